@@ -1,0 +1,91 @@
+"""The `genrec` console script: one subcommand per arrow of the flow, each a module of this package.
+
+A subcommand's module has `HELP` (one line), `EPILOG` (an example that runs),
+`add_arguments(parser)` and `run(arguments) -> None`. It is imported only when it is asked for, so
+that `genrec --help` answers at once and `genrec prepare` never loads JAX.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+
+from genrec_jax.errors import UserError
+
+COMMANDS = {
+    "prepare": "raw logs -> dataset dir",
+    "index": "dataset dir -> item IDs and vocabulary",
+    "train": "dataset and item IDs -> run dir with checkpoints",
+    "evaluate": "run dir -> metrics and predictions",
+    "recommend": "a user or a history -> the next items, by title",
+    "report": "run dirs -> one self-contained HTML page",
+}
+
+DESCRIPTION = """Trains and evaluates generative recommenders.
+
+One subcommand per stage, in the order they are run:
+
+"""
+
+EPILOG = """
+A first run, from nothing to recommendations (make quickstart does the same):
+
+  genrec prepare toystore --output data/toystore
+  genrec index data/toystore --method sequential
+  genrec train --gin_file=gin_configs/quickstart.gin --gin.MODEL_DIR=\\"runs/quickstart\\"
+  genrec evaluate runs/quickstart
+  genrec report runs/quickstart --output runs/quickstart/report.html
+
+`genrec SUBCOMMAND --help` explains each one.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Returns:
+        0 when the work was done; 2 for a mistake the user can mend, printed as one line (`--debug`
+        shows the traceback); 130 when interrupted.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    command = words[0] if words else None
+    parser = argparse.ArgumentParser(
+        prog="genrec",
+        description=DESCRIPTION
+        + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="SUBCOMMAND", help="one of the above")
+    if command not in COMMANDS:
+        parser.parse_args(words)
+        return 2
+    module = importlib.import_module(f"genrec_jax.cli.{command}")
+    subparser = argparse.ArgumentParser(
+        prog=f"genrec {command}",
+        description=module.HELP,
+        epilog=module.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(subparser)
+    subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parsed = subparser.parse_args(words[1:])
+    try:
+        module.run(parsed)
+    except UserError as error:
+        if parsed.debug:
+            traceback.print_exc()
+        print(f"genrec {command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"genrec {command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

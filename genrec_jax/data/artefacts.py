@@ -1,0 +1,148 @@
+"""Writing artefacts so that no later stage can mistake half of one for the whole.
+
+Every stage writes to a temporary sibling and renames it into place; an interruption at any point
+leaves either the old artefact or the new one, never a mixture.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from genrec_jax.errors import UserError
+
+PathLike = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`; on success it is flushed and renamed to `path`.
+
+    Args:
+        path: where the finished file goes; parent folders are made.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    target = pathlib.Path(path)
+    with _disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+        temporary = pathlib.Path(name)
+        temporary.chmod(0o666 & ~_umask())
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+    """Yields an empty temporary folder beside `path`; on success it is renamed to `path`.
+
+    Args:
+        path: where the finished folder goes; parent folders are made.
+        overwrite: replace an existing folder. The old one is moved aside first and removed only
+            after the new one stands.
+
+    Raises:
+        UserError: `path` exists and `overwrite` is false, or the disk is full.
+    """
+    target = pathlib.Path(path)
+    if target.exists() and not overwrite:
+        raise UserError(
+            "already exists; wanted a path that does not. Choose another output folder, or pass"
+            " --overwrite to replace this one",
+            file=str(target),
+        )
+    with _disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary.chmod(0o777 & ~_umask())
+        try:
+            yield temporary
+            if target.exists():
+                aside = pathlib.Path(
+                    tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)
+                )
+                target.rename(aside / target.name)
+                temporary.rename(target)
+                shutil.rmtree(aside)
+            else:
+                temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically; floats keep every digit."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+
+def read_json(path: PathLike, *, wanted: str, remedy: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: the file.
+        wanted: what the file is, for the error ("the manifest of a prepared dataset").
+        remedy: what to do when it is missing or broken ("run `genrec prepare`").
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"not found; wanted {wanted}. {remedy}", file=str(path)) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"is not JSON ({error}); wanted {wanted}. {remedy}", file=str(path)
+        ) from error
+
+
+def sha256_of_file(path: PathLike) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_version(found: Any, wanted: int, *, path: PathLike, remedy: str) -> None:
+    """Raises `UserError` unless an artefact's format version is the one this code writes."""
+    if found != wanted:
+        raise UserError(
+            f"has format version {found!r}; this genrec_jax reads version {wanted}. {remedy}",
+            file=str(path),
+        )
+
+
+@contextlib.contextmanager
+def _disk_errors(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = "the disk is full; nothing was changed. Free some space and run it again"
+        elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            message = f"cannot be written ({error.strerror}); choose a folder you may write to"
+        else:
+            raise
+        raise UserError(message, file=str(path)) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,74 @@
+"""The one description of a T5 network; saved in the run dir, so that a run needs no gin to reload."""
+
+import dataclasses
+from typing import Literal
+
+from genrec_jax.errors import UserError
+
+VOCAB_MULTIPLE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes and choices of a T5 (Raffel et al. 2020) encoder-decoder.
+
+    Attributes:
+        vocab_size: real tokens; the embedding has `padded_vocab_size` rows, and the rows beyond
+            `vocab_size` are masked out of the softmax.
+        embed_dim: width of the residual stream (D).
+        num_heads: attention heads (H).
+        head_dim: width of one head (K); not tied to `embed_dim`.
+        mlp_dim: hidden width of the feed-forward block (F).
+        num_encoder_layers: layers of the encoder.
+        num_decoder_layers: layers of the decoder.
+        mlp_activations: `("relu",)` is T5 1.0; `("gelu", "linear")` is T5 1.1 and FLAN-T5 (gelu is
+            the tanh approximation).
+        tied_head: the logits share the embedding (T5 1.0).
+        scale_head_input: the decoder's output is scaled by `embed_dim ** -0.5` before a tied head.
+        relative_buckets: buckets of the relative position bias.
+        relative_max_distance: distances beyond it share a bucket.
+        relative_bias_per_layer: one bias per layer (T5X's scanned network) instead of one per stack.
+        norm_epsilon: of the RMS norms.
+        dropout_rate: dropout in training.
+        whole_word_embedding: add P5's whole-word embedding to the encoder's input.
+        max_whole_words: rows of that embedding.
+        dtype: activations; parameters are float32 always.
+        remat: recompute in the backward pass: nothing, everything but matmul outputs, or everything.
+        scan_layers: one compiled layer, scanned, so that compile time does not grow with depth.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    tied_head: bool = False
+    scale_head_input: bool = False
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    relative_bias_per_layer: bool = False
+    norm_epsilon: float = 1e-6
+    dropout_rate: float = 0.1
+    whole_word_embedding: bool = True
+    max_whole_words: int = 512
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "dots", "full"] = "none"
+    scan_layers: bool = True
+
+    def __post_init__(self):
+        if self.mlp_activations not in (("relu",), ("gelu", "linear")):
+            raise UserError(
+                f"mlp_activations is {self.mlp_activations!r}; wanted ('relu',) for T5 1.0 or"
+                " ('gelu', 'linear') for T5 1.1 and FLAN-T5"
+            )
+        for field in ("vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} is {getattr(self, field)}; wanted at least 1")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """`vocab_size` rounded up to a multiple of 128, which the hardware's tiles like."""
+        return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
