@@ -62,15 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.parse_args(words)
         return 2
     module = importlib.import_module(f"genrec_jax.cli.{command}")
-    subparser = argparse.ArgumentParser(
-        prog=f"genrec {command}",
-        description=module.HELP,
-        epilog=module.EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(subparser)
-    subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parsed = subparser.parse_args(words[1:])
+    parsed = build_parser(command).parse_args(words[1:])
     try:
         module.run(parsed)
     except UserError as error:
@@ -85,6 +77,20 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def build_parser(command: str) -> argparse.ArgumentParser:
+    """The argument parser of one subcommand; the documentation's commands are checked with it."""
+    module = importlib.import_module(f"genrec_jax.cli.{command}")
+    parser = argparse.ArgumentParser(
+        prog=f"genrec {command}",
+        description=module.HELP,
+        epilog=module.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
 if __name__ == "__main__":

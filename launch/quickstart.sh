@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The main job, end to end: prepare, index, train, evaluate, report. Called by `make quickstart`.
+#
+#   launch/quickstart.sh [toystore | movielens_100k | FOLDER]
+#
+# FOLDER is a dataset dir that `genrec prepare` wrote, or raw files in the layout of MovieLens,
+# MovieTweetings or `user item item ...` sequences. What is already done is not done again.
+set -euo pipefail
+
+dataset=${1:-toystore}
+method=${METHOD:-sequential}
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+step() { # step DONE_FILE COMMAND ...: prints the command, and runs it unless DONE_FILE exists
+  local done_file=$1
+  shift
+  say "\$ $*"
+  if [ -e "$done_file" ]; then
+    echo "(already done: $done_file)"
+  else
+    "$@"
+  fi
+}
+
+gin=gin_configs/quickstart.gin
+case "$dataset" in
+  toystore)
+    data=data/toystore
+    prepare=(toystore)
+    ;;
+  movielens_100k)
+    data=data/movielens_100k
+    prepare=(movielens --download ml-100k --name ML100K)
+    gin=gin_configs/quickstart_large.gin
+    ;;
+  *)
+    if [ ! -d "$dataset" ]; then
+      echo "quickstart: '$dataset' is neither toystore, movielens_100k nor a folder" >&2
+      exit 2
+    fi
+    name=$(basename "$dataset" | tr -cd 'A-Za-z0-9_-')
+    data=data/$name
+    gin=gin_configs/quickstart_large.gin
+    if [ -e "$dataset/dataset.json" ]; then
+      data=$dataset
+      prepare=()
+    elif [ -e "$dataset/u.data" ] || [ -e "$dataset/ratings.csv" ] || [ -e "$dataset/users.dat" ]; then
+      prepare=(movielens --input "$dataset" --name "$name")
+    elif [ -e "$dataset/ratings.dat" ]; then
+      prepare=(movietweetings --input "$dataset" --name "$name")
+    elif [ -e "$dataset/user_sequence.txt" ]; then
+      prepare=(sequences --input "$dataset/user_sequence.txt" --name "$name")
+      [ ! -e "$dataset/items.tsv" ] || prepare+=(--items "$dataset/items.tsv")
+    else
+      echo "quickstart: no raw files that it knows in '$dataset'; run 'genrec prepare --help' for" >&2
+      echo "other sources, then 'make quickstart DATASET=<the dataset dir>'" >&2
+      exit 2
+    fi
+    ;;
+esac
+run=runs/quickstart-$(basename "$data")
+
+started=$(date +%s)
+[ ${#prepare[@]} = 0 ] || step "$data/dataset.json" genrec prepare "${prepare[@]}" --output "$data"
+step "$data/index/$method/index.json" genrec index "$data" --method "$method"
+say "\$ genrec train --gin_file=$gin ..."
+genrec train --gin_file="$gin" --gin.MODEL_DIR="\"$run\"" --gin.DATA_DIR="\"$data\"" \
+  --gin.INDEX_DIR="\"$data/index/$method\""
+say "\$ genrec evaluate $run"
+genrec evaluate "$run"
+say "\$ genrec report $run --output $run/report.html"
+genrec report "$run" --output "$run/report.html" --overwrite
+say "Done in $((($(date +%s) - started) / 60)) min $((($(date +%s) - started) % 60)) s. The report: $run/report.html"
+echo "Ask for recommendations: genrec recommend $run --help"
