@@ -1,0 +1,139 @@
+"""metrics.json: what an evaluation writes and the report, the aggregate and people read.
+
+    {
+      "format_version": 1,
+      "run_dir": "runs/beauty", "step": 12000, "checkpoint": "best", "split": "test",
+      "protocol": "leave_one_out",
+      "dataset": {"name": "Beauty", "path": "data/beauty", "fingerprint": "...",
+                  "users": 22363, "items": 12101, "interactions": 198502},
+      "users": 22363,                         users scored (a cap makes this fewer)
+      "num_beams": 20, "length_penalty": 0.0, "history": 20,
+      "systems": {
+        "model/sequential/A1": {
+          "seen_kept":     {"hr@10": {"value": .05, "low": .047, "high": .053, "count": 22363}, ...},
+          "seen_excluded": {...}              the user's history filtered out of the list
+        },
+        "model/sequential/A11": {...},        one a template
+        "popularity": {...}, "transition": {...}
+      },
+      "templates": {"A1": {"task": "sequential", "seen": true}, ...},
+      "paired": [{"a": "model/sequential/A1", "b": "transition", "footing": "seen_kept",
+                  "metric": "hr@10", "difference": -.01, "low": ..., "high": ..., "p_value": ...}],
+      "interval": {"method": ..., "level": 0.95, "resamples": 10000, "seed": 0},
+      "audit": [{"check": ..., "status": "pass" | "warn" | "fail", "detail": ...}],
+      "oracle": {...} or null,                the generator's own optimum, for generated data
+      "notes": ["..."],                       where this departs from the published protocol
+      "seconds": 61.2, "created": "2026-01-31T12:00:00+00:00",
+      "conditions": {"python": ..., "jax": ..., "device": ...}
+    }
+
+Metrics of a list of n items stop at the cutoff n, so with 10 beams there is no `hr@20`. A run on
+several datasets has one such file a dataset, in `eval/<split>-<step>/<dataset>/`.
+"""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from genrec_jax.data import artefacts
+from genrec_jax.evaluation import intervals
+from genrec_jax.evaluation.metrics import RankHistogram, metric_names
+
+FORMAT_VERSION = 1
+METRICS_FILE = "metrics.json"
+FOOTINGS = ("seen_kept", "seen_excluded")
+PAIRED_METRICS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10")
+INTERVAL_METHOD = "percentile bootstrap over users"
+
+SystemRanks = Mapping[str, Int[np.ndarray, " E"]]
+"""Ranks (0 is a miss) of the same users under each footing, `seen_kept` and `seen_excluded`."""
+
+
+def summarise_systems(
+    ranks: Mapping[str, SystemRanks], *, max_rank: int, config: intervals.BootstrapConfig
+) -> dict[str, Any]:
+    """The `systems` entry: every metric with its interval, for every system and footing.
+
+    Args:
+        ranks: system name -> footing -> ranks, 1-based, 0 a miss, one a user.
+        max_rank: length of the lists; the baselines are cut to the same, to stand on equal footing.
+        config: of the intervals.
+    """
+    return {
+        system: {
+            footing: {
+                metric: dataclasses.asdict(estimate)
+                for metric, estimate in intervals.bootstrap(
+                    RankHistogram.of(ranks_E, max_rank), config
+                ).items()
+            }
+            for footing, ranks_E in footings.items()
+        }
+        for system, footings in ranks.items()
+    }
+
+
+def compare_systems(
+    ranks: Mapping[str, SystemRanks],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    max_rank: int,
+    config: intervals.BootstrapConfig,
+) -> list[dict[str, Any]]:
+    """The `paired` entry: each pair of systems, on every footing that both have."""
+    names = [metric for metric in PAIRED_METRICS if metric in metric_names(max_rank)]
+    comparisons = []
+    for a, b in pairs:
+        for footing in FOOTINGS:
+            if footing not in ranks[a] or footing not in ranks[b]:
+                continue
+            for result in intervals.paired(
+                ranks[a][footing], ranks[b][footing], names, config, max_rank
+            ):
+                comparisons.append(
+                    {"a": a, "b": b, "footing": footing} | dataclasses.asdict(result)
+                )
+    return comparisons
+
+
+def interval_entry(config: intervals.BootstrapConfig) -> dict[str, Any]:
+    """The `interval` entry."""
+    return {"method": INTERVAL_METHOD} | dataclasses.asdict(config)
+
+
+def conditions() -> dict[str, Any]:
+    """The `conditions` entry: versions and device."""
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def load(path: artefacts.PathLike) -> dict[str, Any]:
+    """Reads a metrics.json, given the file or its folder.
+
+    Raises:
+        UserError: missing, broken, or of another format version.
+    """
+    file = pathlib.Path(path)
+    if file.is_dir():
+        file /= METRICS_FILE
+    remedy = "Run `genrec evaluate` on the run dir"
+    result = artefacts.read_json(file, wanted="the metrics of an evaluation", remedy=remedy)
+    artefacts.check_version(result.get("format_version"), FORMAT_VERSION, path=file, remedy=remedy)
+    return result
