@@ -1,0 +1,91 @@
+"""The checksum manifest that makes a checkpoint valid: written last, checked before any restore.
+
+A checkpoint dir without a manifest is one whose writing was interrupted; one whose files differ from
+the manifest is damaged. Neither is ever restored.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from genrec_jax.data import artefacts
+
+FORMAT_VERSION = 1
+NAME = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` in a checkpoint dir says.
+
+    Attributes:
+        step: training steps done when the checkpoint was made.
+        metrics: validation metrics measured at that step, by name; empty where none were.
+        progress: the loop's own state (counts since the start, best so far); plain JSON values.
+        files: relative path -> (size in bytes, sha256) of every file of the checkpoint.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    progress: dict[str, Any]
+    files: dict[str, tuple[int, str]]
+
+
+def write(
+    folder: pathlib.Path, *, step: int, metrics: dict[str, float], progress: dict[str, Any]
+) -> None:
+    """Hashes every file under `folder` and writes the manifest, atomically and last."""
+    files = {
+        str(path.relative_to(folder)): (path.stat().st_size, artefacts.sha256_of_file(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and NAME not in path.name
+    }
+    content = {
+        "format_version": FORMAT_VERSION,
+        "step": step,
+        "metrics": metrics,
+        "progress": progress,
+        "files": files,
+    }
+    artefacts.write_json(folder / NAME, content)
+
+
+def read(folder: pathlib.Path) -> Manifest | None:
+    """The manifest of a checkpoint dir, or None where it is absent, torn or of another version."""
+    try:
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        if content["format_version"] != FORMAT_VERSION:
+            return None
+        files = {
+            name: (int(size), str(digest)) for name, (size, digest) in content["files"].items()
+        }
+        return Manifest(int(content["step"]), content["metrics"], content["progress"], files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def damage(folder: pathlib.Path, *, only: str | None = None) -> str | None:
+    """Says what is wrong with a checkpoint dir, or None when every byte is as it was written.
+
+    Args:
+        folder: the checkpoint dir.
+        only: check only the files under this sub-folder (`params` when nothing else is restored).
+    """
+    manifest = read(folder)
+    if manifest is None:
+        return "its manifest is missing or unreadable: its writing was interrupted"
+    files = manifest.files.items()
+    chosen = [(n, f) for n, f in files if only is None or n.startswith(f"{only}/")]
+    if not chosen:
+        return f"its manifest lists no file{'' if only is None else f' under {only}'}"
+    for name, (size, _) in chosen:
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes; {size} were written"
+    for name, (_, digest) in chosen:
+        if artefacts.sha256_of_file(folder / name) != digest:
+            return f"{name} does not match its checksum"
+    return None
