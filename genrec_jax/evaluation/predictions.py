@@ -1,0 +1,110 @@
+"""predictions.parquet: every scored user's list, written as the evaluation goes, never all in memory.
+
+| column | type | |
+|---|---|---|
+| user | int32 | number in the dataset |
+| template | string | the prompt, such as `A1` |
+| target | int32 | the held-out item |
+| rank | int32 | of the target in the list, from 1; 0 where it is missing |
+| rank_seen_excluded | int32 | its rank once the items of the user's history are struck out |
+| items | list of int32 | item numbers, best first |
+| item_ids | list of string | the same as the ID texts that the model generated |
+| scores | list of float32 | log-probabilities of those |
+
+Rows stand in the order they were computed: by template, then by prompt length.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int32, Int64
+
+from genrec_jax.data import artefacts
+
+PREDICTIONS_FILE = "predictions.parquet"
+ROWS_PER_GROUP = 8192
+
+SCHEMA = pa.schema(
+    [
+        ("user", pa.int32()),
+        ("template", pa.string()),
+        ("target", pa.int32()),
+        ("rank", pa.int32()),
+        ("rank_seen_excluded", pa.int32()),
+        ("items", pa.list_(pa.int32())),
+        ("item_ids", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+
+
+class PredictionWriter:
+    """Appends lists to an open file; made by `writing`."""
+
+    def __init__(self, writer: pq.ParquetWriter, item_ids: tuple[str, ...]):
+        self._writer = writer
+        self._item_ids = pa.array(item_ids, pa.string())
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+
+    def append(
+        self,
+        template: str,
+        users_E: Int32[np.ndarray, " E"],
+        targets_E: Int32[np.ndarray, " E"],
+        ranks_E: Int64[np.ndarray, " E"],
+        excluded_ranks_E: Int64[np.ndarray, " E"],
+        items_ER: Int32[np.ndarray, "E R"],
+        scores_ER: Float32[np.ndarray, "E R"],
+    ) -> None:
+        """Adds one block of users; empty places of a list (item -1) are left out of it."""
+        filled_ER = items_ER >= 0
+        offsets = pa.array(np.concatenate([[0], np.cumsum(filled_ER.sum(axis=1))]), pa.int32())
+        items = pa.array(items_ER[filled_ER], pa.int32())
+        self._waiting.append(
+            pa.table(
+                [
+                    pa.array(users_E),
+                    pa.array([template] * len(users_E), pa.string()),
+                    pa.array(targets_E),
+                    pa.array(ranks_E, pa.int32()),
+                    pa.array(excluded_ranks_E, pa.int32()),
+                    pa.ListArray.from_arrays(offsets, items),
+                    pa.ListArray.from_arrays(offsets, self._item_ids.take(items)),
+                    pa.ListArray.from_arrays(offsets, pa.array(scores_ER[filled_ER])),
+                ],
+                schema=SCHEMA,
+            )
+        )
+        self._rows += len(users_E)
+        if self._rows >= ROWS_PER_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is waiting as one row group."""
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+        self._waiting, self._rows = [], 0
+
+
+@contextlib.contextmanager
+def writing(path: artefacts.PathLike, item_ids: tuple[str, ...]) -> Iterator[PredictionWriter]:
+    """Opens predictions.parquet for appending; it appears under its name only when all is written.
+
+    Args:
+        path: the file to make.
+        item_ids: ID text of item i.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    with (
+        artefacts.atomic_file(path) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+    ):
+        predictions = PredictionWriter(writer, item_ids)
+        yield predictions
+        predictions.flush()
