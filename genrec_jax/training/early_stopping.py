@@ -1,0 +1,36 @@
+"""The best validation so far, and whether there is any point in going on."""
+
+import dataclasses
+from typing import Any, Literal
+
+Mode = Literal["max", "min"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BestSoFar:
+    """The best value of the selection metric; saved with every checkpoint.
+
+    Attributes:
+        value: of the metric; None before the first validation.
+        step: at which it was measured.
+        waited: validations since then.
+    """
+
+    value: float | None = None
+    step: int = 0
+    waited: int = 0
+
+    def update(self, value: float, step: int, mode: Mode) -> "BestSoFar":
+        """The best after one more validation; an equal value is no improvement, nor is NaN."""
+        better = self.value is None or (value > self.value if mode == "max" else value < self.value)
+        if better and value == value:
+            return BestSoFar(value=value, step=step, waited=0)
+        return dataclasses.replace(self, waited=self.waited + 1)
+
+    def should_stop(self, patience: int | None) -> bool:
+        """Whether `patience` validations in a row brought nothing better (None: never stop)."""
+        return patience is not None and self.value is not None and self.waited >= patience
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the checkpoint's manifest."""
+        return dataclasses.asdict(self)
