@@ -31,7 +31,7 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
         UserError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     target = pathlib.Path(path)
-    with _disk_errors(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
@@ -65,7 +65,7 @@ def atomic_directory(path: PathLike, *, overwrite: bool = False) -> Iterator[pat
             " --overwrite to replace this one",
             file=str(target),
         )
-    with _disk_errors(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         temporary.chmod(0o777 & ~_umask())
@@ -129,7 +129,8 @@ def check_version(found: Any, wanted: int, *, path: PathLike, remedy: str) -> No
 
 
 @contextlib.contextmanager
-def _disk_errors(path: pathlib.Path) -> Iterator[None]:
+def disk_errors(path: PathLike) -> Iterator[None]:
+    """Turns a full disk or a forbidden folder into a `UserError` that names `path`."""
     try:
         yield
     except OSError as error:

@@ -13,8 +13,8 @@ Reading needs pyarrow alone, so that training boxes need no Polars.
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class Dataset:
 
     path: pathlib.Path
     manifest: dict[str, Any]
-    offsets_U1: Int64[np.ndarray, "U+1"]
+    offsets_U1: Int64[np.ndarray, " U1"]
     items_X: Int32[np.ndarray, " X"]
     timestamps_X: Int64[np.ndarray, " X"] | None
     ratings_X: Float32[np.ndarray, " X"] | None
@@ -188,6 +188,7 @@ def write(
     users: pa.Table,
     manifest: dict[str, Any] | None = None,
     overwrite: bool = False,
+    finish: Callable[[Dataset], dict[str, Any]] | None = None,
 ) -> Dataset:
     """Writes a dataset dir atomically, and returns it as `load` would.
 
@@ -200,6 +201,8 @@ def write(
         users: columns of USER_SCHEMA; row u is user u.
         manifest: further entries for `dataset.json` (filters, sources, ties, rejected rows).
         overwrite: replace an existing dataset.
+        finish: called with the dataset before it gets its final place; gives last entries for the
+            manifest (the leakage audit). If it raises, nothing is left.
 
     Raises:
         UserError: the folder exists, or the tables are empty.
@@ -238,9 +241,10 @@ def write(
             "files": checksums,
             "fingerprint": _fingerprint(interactions, items, users),
         }
-        (folder / MANIFEST).write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        if finish is not None:
+            artefacts.write_json(folder / MANIFEST, content)
+            content |= finish(load(folder, verify=False))
+        artefacts.write_json(folder / MANIFEST, content)
     return load(path, verify=False)
 
 
@@ -264,10 +268,11 @@ def _fingerprint(*tables: pa.Table) -> str:
     digest = hashlib.sha256()
     for table in tables:
         table = table.combine_chunks()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=1 << 20)
-        digest.update(sink.getvalue())
+        for batch in table.to_batches(max_chunksize=1 << 20):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_batch(batch)
+            digest.update(sink.getvalue())
     return digest.hexdigest()
 
 
