@@ -1,0 +1,1 @@
+"""Readers of raw logs: one module each, imported only when it is asked for."""

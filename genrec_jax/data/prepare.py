@@ -1,0 +1,348 @@
+"""Raw log -> dataset dir: k-core, numbering, sorting, writing, and the leakage audit at the end.
+
+    RawLog --codes--> k-core --> sort by user, time, file order --> number --> dataset.write --> audit
+
+Interactions are held as integers from the start; texts of reviews stay on disk until it is known
+which rows survive.
+"""
+
+import dataclasses
+import importlib.metadata
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from jaxtyping import Bool
+
+from genrec_jax.data import artefacts, dataset, kcore, prepare_progress, rawlog, splits
+from genrec_jax.errors import UserError
+
+LEAVE_ONE_OUT_NEEDS = 3
+SHORT_USER = "user with fewer than 3 interactions"
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """What `prepare` drops.
+
+    Attributes:
+        min_user: interactions a user needs (k-core).
+        min_item: interactions an item needs (k-core).
+        drop_duplicates: drop rows equal to an earlier one in user, item, time and rating. Off by
+            default: the published counts include such rows where there are any.
+        skip_short_users: drop users left with under 3 interactions, which leave-one-out cannot
+            split, where the default is an error.
+    """
+
+    min_user: int = 5
+    min_item: int = 5
+    drop_duplicates: bool = False
+    skip_short_users: bool = False
+
+
+def prepare(
+    raw: rawlog.RawLog,
+    output: artefacts.PathLike,
+    *,
+    name: str,
+    min_user: int = 5,
+    min_item: int = 5,
+    drop_duplicates: bool = False,
+    skip_short_users: bool = False,
+    expected_counts: dict[str, int] | None = None,
+    overwrite: bool = False,
+    manifest: dict[str, Any] | None = None,
+    steps: prepare_progress.Steps | None = None,
+) -> dataset.Dataset:
+    """Filters, numbers and writes a raw log.
+
+    Items are numbered in the order of their source ids, so that a number tells nothing about time;
+    users in the order of their first appearance in the log. A user's interactions are sorted by
+    time, file order breaking ties.
+
+    Args:
+        raw: what a reader made.
+        output: the dataset dir to write.
+        name: what prompts call the dataset: letters, digits, `_` and `-`.
+        min_user: see `Filters`, like the next three.
+        min_item: interactions an item needs.
+        drop_duplicates: drop exact duplicates.
+        skip_short_users: drop users that cannot be split.
+        expected_counts: `users`, `items`, `interactions` that must come out (a recipe's published
+            counts); keys may be absent.
+        overwrite: replace an existing dataset.
+        manifest: further entries for `dataset.json`.
+        steps: where progress is shown.
+
+    Raises:
+        UserError: the output exists, nothing survives the filters, a user is too short to split,
+            or the counts are not the expected ones. No dataset is left behind.
+    """
+    _check_name(name)
+    target = str(output)
+    filters = Filters(min_user, min_item, drop_duplicates, skip_short_users)
+    steps = steps or prepare_progress.Steps()
+    log = _with_rows(raw.interactions)
+    rejected = dict(raw.rejected)
+    dropped = 0
+    if drop_duplicates:
+        log, dropped = _without_duplicates(log)
+    with steps.step("numbering users and items"):
+        coded, user_ids, item_ids = _encode(log)
+    with steps.step("k-core"):
+        core = kcore.k_core(
+            coded["user"].to_numpy(), coded["item"].to_numpy(), min_user=min_user, min_item=min_item
+        )
+        kept = coded[core.kept_X] if len(core.kept_X) < len(coded) else coded
+        filtered = len(coded) - len(kept)
+        del coded
+    if not len(kept):
+        raise UserError(
+            f"nothing is left of {filtered} interactions when every user needs {min_user} and every"
+            f" item {min_item}. Lower --min-user-interactions and --min-item-interactions",
+            file=target,
+        )
+    kept, short = _check_short_users(kept, user_ids, raw, skip=skip_short_users)
+    if short:
+        rejected[SHORT_USER] = rejected.get(SHORT_USER, 0) + short
+    with steps.step("sorting"):
+        timed = "timestamp" in kept.columns and not raw.order_trusted
+        kept = kept.sort(["user", "timestamp", "row"] if timed else ["user", "row"])
+    tables = _number(kept, user_ids, item_ids)
+    _check_counts(tables, expected_counts, name=name, path=target)
+    content: dict[str, Any] = {
+        **(manifest or {}),
+        **raw.manifest,
+        "order": "timestamp" if timed else "trusted",
+        "filters": dataclasses.asdict(filters),
+        "k_core_rounds": core.rounds,
+        "rows": {
+            "read": raw.rows_read,
+            "rejected": rejected,
+            "dropped_by_k_core": filtered,
+            "kept": len(kept),
+        },
+        "duplicates": {"exact_kept": _count_duplicates(kept, timed), "exact_dropped": dropped},
+        "ties": _ties(kept) if timed else None,
+        "sources": [dataclasses.asdict(source) for source in raw.sources],
+        "versions": {
+            package: importlib.metadata.version(package) for package in ("polars", "pyarrow")
+        },
+    }
+    with steps.step("writing"):
+        interactions = _interaction_table(kept, tables, log)
+        del kept
+        return dataset.write(
+            output,
+            name=name,
+            interactions=interactions,
+            items=_item_table(tables.item_ids, raw.items),
+            users=pa.table(
+                {
+                    "user": np.arange(len(tables.user_ids), dtype=np.int32),
+                    "source_id": tables.user_ids.to_arrow(),
+                }
+            ),
+            manifest=content,
+            overwrite=overwrite,
+            finish=audit_entries,
+        )
+
+
+def audit_entries(written: dataset.Dataset) -> dict[str, Any]:
+    """The leakage audit of a dataset under leave-one-out, as entries for its manifest."""
+    try:
+        from genrec_jax.data import audit
+    except ImportError:  # until data/audit.py lands
+        return {"audit": []}
+    results = audit.audit_dataset(written, splits.leave_one_out(written))
+    return {"audit": [dataclasses.asdict(result) for result in results]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered:
+    """Final numbers: row `n` of `user_ids` is user n; `users_X`, `items_X` are the columns."""
+
+    user_ids: pl.Series
+    item_ids: pl.Series
+    users_X: np.ndarray
+    items_X: np.ndarray
+
+
+def _with_rows(interactions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
+    log = interactions.lazy()
+    if "row" in log.collect_schema().names():
+        return log
+    return log.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+
+
+def _without_duplicates(log: pl.LazyFrame) -> tuple[pl.LazyFrame, int]:
+    names = log.collect_schema().names()
+    key = [name for name in ("user", "item", "timestamp", "rating") if name in names]
+    frame = log.collect(engine="streaming")
+    unique = frame.sort("row").unique(key, keep="first", maintain_order=True)
+    return unique.lazy(), len(frame) - len(unique)
+
+
+def _encode(log: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """Integer codes for users (by first appearance) and items (by source id), and what they mean."""
+    users = (
+        log.group_by("user")
+        .agg(pl.col("row").min().alias("first"))
+        .collect(engine="streaming")
+        .sort("first")
+        .select("user", pl.int_range(pl.len(), dtype=pl.Int32).alias("user_code"))
+    )
+    items = (
+        log.select(pl.col("item").unique())
+        .collect(engine="streaming")
+        .sort("item")
+        .with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("item_code"))
+    )
+    numbers = [name for name in ("timestamp", "rating") if name in log.collect_schema().names()]
+    coded = (
+        log.select("row", "user", "item", *numbers)
+        .join(users.lazy(), on="user")
+        .join(items.lazy(), on="item")
+        .select(
+            "row", *numbers, pl.col("user_code").alias("user"), pl.col("item_code").alias("item")
+        )
+        .collect(engine="streaming")
+    )
+    return coded, users["user"], items["item"]
+
+
+def _check_short_users(
+    kept: pl.DataFrame, user_ids: pl.Series, raw: rawlog.RawLog, *, skip: bool
+) -> tuple[pl.DataFrame, int]:
+    lengths_U = np.bincount(kept["user"].to_numpy())
+    short_U = (lengths_U > 0) & (lengths_U < LEAVE_ONE_OUT_NEEDS)
+    if not short_U.any():
+        return kept, 0
+    of_short_X = short_U[kept["user"].to_numpy()]
+    if not skip:
+        user = int(np.flatnonzero(short_U)[0])
+        first = kept.filter(pl.col("user") == user)["row"].min()
+        file, line = (
+            raw.locate(int(first)) if raw.locate and isinstance(first, int) else (None, None)
+        )
+        raise UserError(
+            f"user {user_ids[user]!r} has {lengths_U[user]} interactions (and {short_U.sum() - 1} other"
+            f" users have under 3); wanted at least {LEAVE_ONE_OUT_NEEDS}, to train, validate and test"
+            " on. Pass --min-user-interactions 3 or more, or --skip-bad-rows to leave them out and"
+            " count them",
+            file=file,
+            line=line,
+        )
+    left = kept.filter(~of_short_X)
+    if not len(left):
+        raise UserError(f"no user has {LEAVE_ONE_OUT_NEEDS} interactions. Check --input")
+    return left, int(of_short_X.sum())
+
+
+def _number(kept: pl.DataFrame, user_ids: pl.Series, item_ids: pl.Series) -> _Numbered:
+    """Closes the gaps the filter left; codes keep their order, so numbers do too."""
+    columns = {}
+    for column, ids in (("user", user_ids), ("item", item_ids)):
+        codes_X = kept[column].to_numpy()
+        present = np.zeros(len(ids), bool)
+        present[codes_X] = True
+        numbers = np.cumsum(present, dtype=np.int32) - np.int32(1)
+        columns[column] = (ids.filter(pl.Series(present)), numbers[codes_X])
+    return _Numbered(columns["user"][0], columns["item"][0], columns["user"][1], columns["item"][1])
+
+
+def _same_as_previous(kept: pl.DataFrame, columns: list[str]) -> Bool[np.ndarray, " X"]:
+    same_X = np.ones(len(kept), bool)
+    same_X[0] = False
+    for column in columns:
+        values_X = kept[column].to_numpy()
+        same_X[1:] &= values_X[1:] == values_X[:-1]
+    return same_X
+
+
+def _ties(kept: pl.DataFrame) -> dict[str, Any]:
+    """How many rows share user and second with another, and how many users' last two rows do."""
+    tied_X = _same_as_previous(kept, ["user", "timestamp"])
+    shared_X = tied_X.copy()
+    shared_X[:-1] |= tied_X[1:]
+    users_X = kept["user"].to_numpy()
+    last_X = np.append(users_X[1:] != users_X[:-1], True)
+    return {
+        "rows": int(shared_X.sum()),
+        "rows_share": float(shared_X.mean()),
+        "users_last_two": int(tied_X[last_X].sum()),
+        "users_last_two_share": float(tied_X[last_X].mean()),
+        "rule": "file order",
+    }
+
+
+def _count_duplicates(kept: pl.DataFrame, timed: bool) -> int:
+    """Rows equal to an earlier one: by user, item, time and rating, or the item twice in a row."""
+    if not timed:
+        return int(_same_as_previous(kept, ["user", "item"]).sum())
+    tied_X = _same_as_previous(kept, ["user", "timestamp"])
+    tied_X[:-1] |= tied_X[1:]
+    key = [column for column in ("user", "timestamp", "item", "rating") if column in kept.columns]
+    tied = kept.select(key).filter(tied_X)
+    return len(tied) - tied.n_unique() if len(tied) else 0
+
+
+def _check_name(name: str) -> None:
+    if not name or not all(letter.isalnum() or letter in "_-" for letter in name):
+        raise UserError(
+            f"the name {name!r} cannot stand in prompts; wanted letters, digits, `_` and `-`. Pass --name"
+        )
+
+
+def _check_counts(
+    tables: _Numbered, expected: dict[str, int] | None, *, name: str, path: str
+) -> None:
+    got = {
+        "users": len(tables.user_ids),
+        "items": len(tables.item_ids),
+        "interactions": len(tables.users_X),
+    }
+    wrong = {key: value for key, value in (expected or {}).items() if got[key] != value}
+    if wrong:
+        difference = ", ".join(
+            f"{got[key]:,} {key} (published: {value:,})" for key, value in wrong.items()
+        )
+        raise UserError(
+            f"{name} came out with {difference}. The input is not the data the published figures were"
+            " made from, or was filtered before; no dataset was written. Check --input, or prepare it"
+            " with its reader instead of `recipe` to use it all the same",
+            file=path,
+        )
+
+
+def _interaction_table(kept: pl.DataFrame, tables: _Numbered, log: pl.LazyFrame) -> pa.Table:
+    columns: dict[str, Any] = {"user": tables.users_X, "item": tables.items_X}
+    for column in ("timestamp", "rating"):
+        if column in kept.columns:
+            columns[column] = kept[column].to_arrow()
+    texts = [name for name in ("review", "summary") if name in log.collect_schema().names()]
+    if texts:
+        places = kept.select("row").with_row_index("place")
+        gathered = (
+            log.select("row", *texts)
+            .join(places.lazy(), on="row")
+            .collect(engine="streaming")
+            .sort("place")
+        )
+        for column in texts:
+            columns[column] = gathered[column].to_arrow().cast(pa.string())
+    return pa.table(columns)
+
+
+def _item_table(item_ids: pl.Series, described: pl.DataFrame | None) -> pa.Table:
+    items = pl.DataFrame(
+        {"item": pl.int_range(len(item_ids), dtype=pl.Int32, eager=True), "source_id": item_ids}
+    )
+    if described is not None:
+        first = described.rename({"item": "source_id"}).unique(
+            "source_id", keep="first", maintain_order=True
+        )
+        items = items.join(first, on="source_id", how="left", maintain_order="left")
+    return items.to_arrow()

@@ -1,0 +1,135 @@
+"""One call for the whole of `genrec prepare`: reader, filters, writing; what the command line runs."""
+
+import importlib
+import inspect
+import pathlib
+import tempfile
+from types import ModuleType
+from typing import Any
+
+from genrec_jax.data import artefacts, dataset, prepare, prepare_progress
+from genrec_jax.data.readers import staging
+from genrec_jax.errors import UserError
+
+READERS = (
+    "amazon",
+    "movielens",
+    "movietweetings",
+    "lastfm",
+    "yelp",
+    "taobao",
+    "sequences",
+    "table",
+    "toystore",
+    "tfds",
+)
+
+
+def prepare_from(
+    reader: str,
+    source: artefacts.PathLike | None,
+    output: artefacts.PathLike,
+    *,
+    name: str | None = None,
+    min_user: int = 5,
+    min_item: int = 5,
+    drop_duplicates: bool = False,
+    skip_bad_rows: bool = False,
+    expected_counts: dict[str, int] | None = None,
+    overwrite: bool = False,
+    reader_options: dict[str, Any] | None = None,
+    manifest: dict[str, Any] | None = None,
+    show_progress: bool = False,
+) -> dataset.Dataset:
+    """Reads a source with one of `READERS` and writes a dataset dir.
+
+    Args:
+        reader: its name.
+        source: what the reader reads; None for `toystore`.
+        output: the dataset dir to write.
+        name: what prompts call the dataset; the output folder's name by default.
+        min_user: interactions a user needs (k-core).
+        min_item: interactions an item needs.
+        drop_duplicates: drop rows equal to an earlier one in user, item, time and rating.
+        skip_bad_rows: leave bad rows out and count them in the manifest.
+        expected_counts: counts that must come out, see `prepare.prepare`.
+        overwrite: replace an existing dataset.
+        reader_options: the reader's own keyword arguments; None values are left out.
+        manifest: further entries for `dataset.json`.
+        show_progress: on stderr.
+
+    Raises:
+        UserError: anything wrong with the input, the options or the disk; no dataset is left.
+    """
+    module = load_reader(reader)
+    own = {key: value for key, value in (reader_options or {}).items() if value is not None}
+    _check_options(reader, module, own)
+    if needs_input(module) and source is None:
+        raise UserError(f"the reader `{reader}` needs data; pass --input PATH")
+    if not needs_input(module) and source is not None:
+        raise UserError(f"the reader `{reader}` reads nothing; leave --input out")
+    target = pathlib.Path(output)
+    if target.exists() and not overwrite:
+        raise UserError(
+            "already exists; wanted a path that does not. Choose another --output, or pass"
+            " --overwrite to replace this one",
+            file=str(target),
+        )
+    steps = prepare_progress.Steps(enabled=show_progress)
+    with (
+        artefacts.disk_errors(target),
+        tempfile.TemporaryDirectory(prefix="genrec-prepare-") as workspace,
+        steps.running(),
+    ):
+        options = staging.ReadOptions(pathlib.Path(workspace), skip_bad_rows, steps)
+        raw = module.read(None if source is None else pathlib.Path(source), options, **own)
+        return prepare.prepare(
+            raw,
+            target,
+            name=name or target.name,
+            min_user=min_user,
+            min_item=min_item,
+            drop_duplicates=drop_duplicates,
+            skip_short_users=skip_bad_rows,
+            expected_counts=expected_counts,
+            overwrite=overwrite,
+            manifest={"reader": reader, "reader_options": _as_json(own), **(manifest or {})},
+            steps=steps,
+        )
+
+
+def load_reader(reader: str) -> ModuleType:
+    """A reader's module: `HELP`, `read(path, options, **own)`, perhaps `NEEDS_INPUT`, `download`."""
+    if reader not in READERS:
+        raise UserError(f"there is no reader {reader!r}; wanted one of {', '.join(READERS)}")
+    return importlib.import_module(f"genrec_jax.data.readers.{reader}")
+
+
+def needs_input(module: ModuleType) -> bool:
+    """Whether a reader reads a path."""
+    return getattr(module, "NEEDS_INPUT", True)
+
+
+def own_options(module: ModuleType) -> list[str]:
+    """The names of a reader's own keyword arguments."""
+    parameters = inspect.signature(module.read).parameters.values()
+    return [item.name for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def _check_options(reader: str, module: ModuleType, own: dict[str, Any]) -> None:
+    known = own_options(module)
+    for key in own:
+        if key not in known:
+            flags = ", ".join("--" + name.replace("_", "-") for name in known) or "none"
+            raise UserError(
+                f"--{key.replace('_', '-')} means nothing to the reader `{reader}`; its own options:"
+                f" {flags}"
+            )
+
+
+def _as_json(own: dict[str, Any]) -> dict[str, Any]:
+    """Options for the manifest: paths by file name only, so that equal data give equal manifests."""
+    return {
+        key: value.name if isinstance(value, pathlib.PurePath) else value
+        for key, value in own.items()
+    }

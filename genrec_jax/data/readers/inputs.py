@@ -1,0 +1,202 @@
+"""Where a reader's bytes come from: a file, a folder or an archive, plain, .gz or .zip.
+
+Archives are read as streams and never unpacked, so no member can write anywhere; one whose path
+leaves the archive is refused all the same.
+"""
+
+import contextlib
+import dataclasses
+import fnmatch
+import gzip
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, Protocol
+
+from genrec_jax.data import artefacts, rawlog
+from genrec_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One readable file: on disk, or inside a zip.
+
+    Attributes:
+        file: the file on disk (the archive, for a member of one).
+        member: the path inside the zip, or None.
+    """
+
+    file: pathlib.Path
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What errors call it: `ratings.csv`, or `ml-25m.zip/ml-25m/ratings.csv`."""
+        return str(self.file) if self.member is None else f"{self.file}/{self.member}"
+
+    @property
+    def base_name(self) -> str:
+        """The file's own name without `.gz`."""
+        name = pathlib.PurePosixPath(self.member).name if self.member else self.file.name
+        return name.removesuffix(".gz")
+
+
+class ByteStream(Protocol):
+    """What readers read from: bytes, and how much of the file on disk is behind them."""
+
+    total: int
+
+    def read(self, size: int = -1) -> bytes:
+        """The next `size` bytes, fewer at the end."""
+        ...
+
+    def position(self) -> int:
+        """Bytes of the file on disk consumed so far, of `total`."""
+        ...
+
+
+class Inputs:
+    """The files of one `--input`.
+
+    Args:
+        path: a file, a folder or a .zip.
+        reader: the reader's name, for errors.
+
+    Raises:
+        UserError: nothing there, an empty file, or a zip that is damaged or not safe.
+    """
+
+    def __init__(self, path: artefacts.PathLike, *, reader: str):
+        self.path = pathlib.Path(path)
+        self.reader = reader
+        if not self.path.exists():
+            raise UserError(
+                f"not found; wanted the {reader} data there. Check --input", file=str(path)
+            )
+        if self.path.is_dir():
+            files = sorted(file for file in self.path.rglob("*") if file.is_file())
+            self.members = [Member(file) for file in files]
+        elif self.path.suffix.lower() == ".zip":
+            self.members = [Member(self.path, name) for name in _zip_members(self.path)]
+        else:
+            self.members = [Member(self.path)]
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether `--input` named a single plain or .gz file."""
+        return self.path.is_file() and self.path.suffix.lower() != ".zip"
+
+    def find(self, *patterns: str) -> Member | None:
+        """The first member whose base name matches a pattern; earlier patterns win."""
+        for pattern in patterns:
+            for member in self.members:
+                if fnmatch.fnmatchcase(member.base_name.lower(), pattern.lower()):
+                    return member
+        return None
+
+    def require(self, *patterns: str, what: str) -> Member:
+        """As `find`, but absence is an error that lists what is there."""
+        found = self.find(*patterns)
+        if found is None:
+            names = ", ".join(member.base_name for member in self.members[:8]) or "nothing"
+            raise UserError(
+                f"holds {names}; wanted {what} ({' or '.join(patterns)}). Check --input, or use"
+                " another reader (`genrec prepare --help` lists them)",
+                file=str(self.path),
+            )
+        return found
+
+    def beside(self, *names: str) -> Member | None:
+        """A companion file: among the members, or in the folder of a single input file."""
+        found = self.find(*names)
+        if found is None and self.is_one_file:
+            for name in names:
+                for candidate in (self.path.with_name(name), self.path.with_name(name + ".gz")):
+                    if candidate.is_file():
+                        return Member(candidate)
+        return found
+
+    def sources(self, *members: Member | None) -> tuple[rawlog.SourceFile, ...]:
+        """Name, size and checksum of the files on disk that the members lie in."""
+        files = dict.fromkeys(member.file for member in members if member is not None)
+        return tuple(rawlog.source_file(file) for file in files)
+
+
+@contextlib.contextmanager
+def open_member(member: Member) -> Iterator[ByteStream]:
+    """Opens a member for reading, decompressed.
+
+    Raises:
+        UserError: the file is empty, or (while reading) truncated or damaged.
+    """
+    if member.file.stat().st_size == 0:
+        raise UserError("is empty; wanted data. Download or export it again", file=member.name)
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(open(member.file, "rb"))
+        stream: IO[bytes] = raw
+        total = member.file.stat().st_size
+        name = member.member or member.file.name
+        if member.member is not None:
+            archive = stack.enter_context(zipfile.ZipFile(raw))
+            if archive.getinfo(member.member).flag_bits & 1:
+                raise UserError(
+                    "is encrypted; wanted a readable archive. Unpack it and give the folder as --input",
+                    file=member.name,
+                )
+            stream = stack.enter_context(archive.open(member.member))
+        if name.lower().endswith(".gz"):
+            stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
+        yield _CheckedStream(stream, raw, member.name, total)
+
+
+class _CheckedStream:
+    """Turns what decompressors raise on damage into one readable error."""
+
+    def __init__(self, stream: IO[bytes], raw: IO[bytes], name: str, total: int):
+        self._stream = stream
+        self._raw = raw
+        self._name = name
+        self.total = total
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._stream.read(size)
+        except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+            raise UserError(
+                f"the archive is truncated or damaged ({error}); wanted a whole one. Download it again"
+                " and compare its checksum",
+                file=self._name,
+            ) from error
+
+    def position(self) -> int:
+        return self._raw.tell()
+
+
+def _zip_members(path: pathlib.Path) -> list[str]:
+    if path.stat().st_size == 0:
+        raise UserError("is empty; wanted a zip archive. Download it again", file=str(path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"the archive is truncated or damaged ({error}); wanted a whole zip. Download it again"
+            " and compare its checksum",
+            file=str(path),
+        ) from error
+    for info in infos:
+        member = info.filename.replace("\\", "/")
+        parts = pathlib.PurePosixPath(member).parts
+        if member.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
+            raise UserError(
+                f"its member {info.filename!r} would land outside the folder it is unpacked in;"
+                " wanted plain relative names. Do not use this archive: get it from its source again",
+                file=str(path),
+            )
+    hidden = ("__MACOSX/", ".")
+    return [
+        info.filename
+        for info in infos
+        if not info.is_dir() and not info.filename.startswith(hidden)
+    ]

@@ -1,0 +1,178 @@
+"""Titles and the like from a table beside the log: `items.tsv`, CSV, JSON lines or Parquet."""
+
+import csv
+import html
+import io
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from genrec_jax.data import artefacts, rawlog
+from genrec_jax.data.readers import inputs, staging
+from genrec_jax.errors import UserError
+
+NAMES = {
+    "item": ("item", "item_id", "source_id", "asin", "parent_asin", "movieId", "business_id", "id"),
+    "title": ("title", "name"),
+    "brand": ("brand", "store"),
+    "categories": ("categories", "categories_json", "genres", "category"),
+    "price": ("price",),
+    "description": ("description",),
+}
+
+
+def read(path: artefacts.PathLike, *, columns: dict[str, str] | None = None) -> pl.DataFrame:
+    """Reads a table of items.
+
+    HTML entities (`&amp;`) are turned back into characters. Categories may be a JSON list, a JSON
+    list of lists (Amazon's paths; flattened, doubles dropped) or names separated by `|`.
+
+    Args:
+        path: `.tsv` and `.txt` (tabs, no quoting), `.csv`, `.jsonl`/`.json`, `.parquet`; text may
+            also be gzipped.
+        columns: which of the file's columns is `item`, `title`, ...; the rest go by `NAMES`.
+
+    Returns:
+        The columns of `rawlog.ITEM_COLUMNS`, one row an item.
+
+    Raises:
+        UserError: no such file, no item column, or a broken line.
+    """
+    member = inputs.Member(pathlib.Path(path))
+    if not member.file.is_file():
+        raise UserError(
+            "not found; wanted a table of items with titles. Check --items", file=member.name
+        )
+    suffix = pathlib.PurePath(member.base_name).suffix.lower()
+    if suffix == ".parquet":
+        rows: Iterable[dict[str, Any]] = pq.read_table(member.file).to_pylist()
+    elif suffix in (".jsonl", ".json"):
+        rows = _json_rows(member)
+    else:
+        rows = _delimited_rows(member, quoted=suffix == ".csv")
+    return frame(_renamed(rows, member, columns or {}))
+
+
+def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    """Items as a table, from one dict each with the keys of `rawlog.ITEM_COLUMNS` (any missing)."""
+    columns: dict[str, list[Any]] = {name: [] for name in rawlog.ITEM_COLUMNS}
+    for row in rows:
+        columns["item"].append(str(row["item"]).strip())
+        for name in ("title", "brand", "description"):
+            columns[name].append(clean_text(row.get(name)))
+        columns["categories"].append(clean_categories(row.get("categories")))
+        columns["price"].append(clean_price(row.get("price")))
+    return pl.DataFrame(columns, schema=rawlog.ITEM_COLUMNS)
+
+
+def clean_text(value: Any) -> str | None:
+    """A text on one line, HTML entities resolved; None where there is none.
+
+    For example `"Johnson &amp; Johnson\\n"` becomes `"Johnson & Johnson"`; lists are joined.
+    """
+    if isinstance(value, list):
+        value = " ".join(str(part) for part in value)
+    if value is None:
+        return None
+    text = " ".join(html.unescape(str(value)).split())
+    return text or None
+
+
+def clean_categories(value: Any) -> list[str] | None:
+    """Category names in order, each once; see `read` for the forms understood."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("["):
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError:
+                value = text.strip("[]").split(",")
+        else:
+            value = text.split("|")
+    flat: dict[str, None] = {}
+    stack = list(reversed(value if isinstance(value, (list, tuple)) else [value]))
+    while stack:
+        part = stack.pop()
+        if isinstance(part, (list, tuple)):
+            stack.extend(reversed(part))
+        elif (name := clean_text(part)) is not None:
+            flat[name] = None
+    return list(flat) or None
+
+
+def clean_price(value: Any) -> float | None:
+    """A price in the source's currency; `"$5.99"` becomes 5.99, ranges and texts become None."""
+    if value is None:
+        return None
+    try:
+        price = float(str(value).strip().removeprefix("$").replace(",", ""))
+    except ValueError:
+        return None
+    return price if 0 <= price < 1e9 else None
+
+
+def _renamed(
+    rows: Iterable[dict[str, Any]], member: inputs.Member, columns: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    names: dict[str, str] | None = None
+    for row in rows:
+        if names is None:
+            names = {}
+            for name, candidates in NAMES.items():
+                asked = (columns[name],) if name in columns else candidates
+                found = [candidate for candidate in asked if candidate in row]
+                if found:
+                    names[name] = found[0]
+                elif name in columns or name == "item":
+                    raise UserError(
+                        f"has the columns {', '.join(row)}; wanted {' or '.join(asked)} for"
+                        f" the {name}. Name it in the header or with --item-columns {name}=COLUMN",
+                        file=member.name,
+                        line=1,
+                    )
+        yield {name: row.get(column) for name, column in names.items()}
+
+
+def _delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str, Any]]:
+    text = staging.read_all(member)
+    if quoted:
+        reader = csv.reader(io.StringIO(text, newline=""))
+    else:
+        reader = csv.reader(
+            io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None
+        )
+    header: list[str] | None = None
+    for fields in reader:
+        if not fields:
+            continue
+        if header is None:
+            header = fields
+            continue
+        if len(fields) != len(header):
+            raise UserError(
+                f"has {len(fields)} columns; wanted the {len(header)} of the header. Mend the line",
+                file=member.name,
+                line=reader.line_num,
+            )
+        yield dict(zip(header, fields, strict=True))
+
+
+def _json_rows(member: inputs.Member) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(staging.read_all(member).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"is not JSON ({error}); wanted one item a line. Mend the line",
+                file=member.name,
+                line=number,
+            ) from error
+        yield row

@@ -1,0 +1,209 @@
+"""Where readers put their rows: checked, counted and written to Parquet parts in a work folder.
+
+Rows pass through in blocks, so that memory does not grow with the log; `prepare` scans the parts.
+"""
+
+import bisect
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Collection
+
+import polars as pl
+
+from genrec_jax.data import prepare_progress, rawlog
+from genrec_jax.data.readers import inputs
+from genrec_jax.errors import UserError
+
+LATEST_TIMESTAMP = 4_102_444_800  # 2100-01-01
+SKIP_REMEDY = "Mend the file, or pass --skip-bad-rows to leave such rows out and count them"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """What every reader is told besides its input.
+
+    Attributes:
+        workspace: an empty folder for the reader's rows; it must outlive the `RawLog`.
+        skip_bad_rows: count bad rows and go on, where the default is an error at the first.
+        steps: where progress is shown.
+        block_bytes: decompressed bytes taken into memory at a time.
+    """
+
+    workspace: pathlib.Path
+    skip_bad_rows: bool = False
+    steps: prepare_progress.Steps = dataclasses.field(default_factory=prepare_progress.Steps)
+    block_bytes: int = 32 << 20
+
+
+class Stage:
+    """Collects a reader's rows.
+
+    Args:
+        options: see `ReadOptions`.
+        tolerated: reasons that are counted but never an error.
+    """
+
+    def __init__(self, options: ReadOptions, *, tolerated: Collection[str] = ()):
+        self.options = options
+        self.rejected: collections.Counter[str] = collections.Counter()
+        self.rows_read = 0
+        self._tolerated = set(tolerated)
+        self._parts = 0
+        self._first_rows: list[int] = []
+        self._names: list[str] = []
+        self._next_row = 0
+
+    def begin_file(self, name: str) -> int:
+        """Announces the next file; returns what to add to its line numbers to get `row`."""
+        self._first_rows.append(self._next_row)
+        self._names.append(name)
+        return self._next_row
+
+    def add(self, frame: pl.DataFrame, *, wanted: str) -> None:
+        """Takes one block of rows.
+
+        Args:
+            frame: columns of `rawlog.INTERACTION_COLUMNS` (`row`, `user`, `item` at least), and
+                `problem` (the reason a row is bad, or null) and `got` (what the row says).
+            wanted: what a row should look like, for the error.
+
+        Raises:
+            UserError: a bad row, unless it is to be skipped.
+        """
+        if not len(frame):
+            return
+        self.rows_read += len(frame)
+        self._next_row = max(self._next_row, int(frame["row"][-1]))
+        bad = frame.filter(pl.col("problem").is_not_null())
+        for row, problem, got in bad.select("row", "problem", "got").iter_rows():
+            if not self.options.skip_bad_rows and problem not in self._tolerated:
+                file, line = self.locate(row)
+                raise UserError(
+                    f"{problem}: got {shorten(got)}; wanted {wanted}. {SKIP_REMEDY}",
+                    file=file,
+                    line=line,
+                )
+            self.rejected[problem] += 1
+        good = frame.filter(pl.col("problem").is_null()).drop("problem", "got")
+        if len(good):
+            part = self.options.workspace / f"rows-{self._parts:06d}.parquet"
+            good.write_parquet(part, compression="lz4")
+            self._parts += 1
+
+    def reject(self, problem: str, *, file: str, line: int | None, got: str, wanted: str) -> None:
+        """One bad row that never made it into a frame: an error, or a count when skipping."""
+        if not self.options.skip_bad_rows and problem not in self._tolerated:
+            raise UserError(
+                f"{problem}: got {shorten(got)}; wanted {wanted}. {SKIP_REMEDY}",
+                file=file,
+                line=line,
+            )
+        self.rows_read += 1
+        self.rejected[problem] += 1
+
+    def locate(self, row: int) -> tuple[str, int | None]:
+        """The file and line that a `row` came from."""
+        index = bisect.bisect_left(self._first_rows, row) - 1
+        index = max(index, 0)
+        return self._names[index], row - self._first_rows[index]
+
+    def finish(
+        self,
+        *,
+        sources: tuple[rawlog.SourceFile, ...],
+        items: pl.DataFrame | None = None,
+        order_trusted: bool = False,
+    ) -> rawlog.RawLog:
+        """The raw log of everything added.
+
+        Raises:
+            UserError: not one good row.
+        """
+        if not self._parts:
+            rejected = "".join(f"; {count} x {why}" for why, count in self.rejected.items())
+            raise UserError(
+                f"holds no usable interaction{rejected}; wanted at least one. Check --input and the"
+                " reader's name",
+                file=self._names[0] if self._names else None,
+            )
+        return rawlog.RawLog(
+            interactions=pl.scan_parquet(self.options.workspace / "rows-*.parquet"),
+            items=items,
+            order_trusted=order_trusted,
+            sources=sources,
+            rejected=dict(self.rejected),
+            rows_read=self.rows_read,
+            locate=self.locate,
+        )
+
+
+def check_numbers(
+    frame: pl.DataFrame, *, rating_range: tuple[float, float] | None = None, time_unit: int = 1
+) -> pl.DataFrame:
+    """Turns `timestamp` and `rating` from text to numbers, and names what is wrong with each row.
+
+    Args:
+        frame: string columns `user`, `item` and, where there are any, `timestamp` and `rating`;
+            `problem` may already be set by the caller and is kept.
+        rating_range: lowest and highest rating allowed; None allows any finite number.
+        time_unit: source units in a second (1000 for milliseconds).
+
+    Returns:
+        The frame with numbers and `problem`. For example `("7", "x", "9e99", "3")` for user, item,
+        timestamp and rating gets the problem "impossible timestamp".
+    """
+    problem = pl.col("problem") if "problem" in frame.columns else pl.lit(None, pl.String)
+    checks: list[tuple[pl.Expr, str]] = []
+    changes: list[pl.Expr] = []
+    for column in ("user", "item"):
+        text = pl.col(column).str.strip_chars()
+        changes.append(text.alias(column))
+        checks.append((text.is_null() | (text == ""), f"missing {column}"))
+    if "timestamp" in frame.columns:
+        text = pl.col("timestamp").cast(pl.String).str.strip_chars()
+        number = text.cast(pl.Float64, strict=False)
+        whole = pl.coalesce(
+            text.cast(pl.Int64, strict=False), number.floor().cast(pl.Int64, strict=False)
+        )
+        seconds = whole // time_unit
+        possible = seconds.is_between(1, LATEST_TIMESTAMP - 1) & number.is_finite()
+        checks.append((~possible.fill_null(False), "impossible timestamp"))
+        changes.append(seconds.alias("timestamp"))
+    if "rating" in frame.columns:
+        rating = pl.col("rating").cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+        possible = rating.is_finite()
+        if rating_range is not None:
+            possible &= rating.is_between(*rating_range)
+        checks.append((~possible.fill_null(False), "impossible rating"))
+        changes.append(rating.cast(pl.Float32, strict=False).alias("rating"))
+    chain = problem
+    for failed, reason in checks:
+        chain = pl.when(chain.is_null() & failed).then(pl.lit(reason)).otherwise(chain)
+    return frame.with_columns(*changes, chain.alias("problem"))
+
+
+def shorten(text: str | None, limit: int = 120) -> str:
+    """A row's text as errors quote it: one line, at most `limit` characters."""
+    shown = repr(text)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def read_all(member: inputs.Member, *, encoding: str = "utf-8") -> str:
+    """The whole text of a small file (titles, users).
+
+    Raises:
+        UserError: bytes that are not text in this encoding; the line is named.
+    """
+    with inputs.open_member(member) as stream:
+        content = stream.read()
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"is not {encoding} text (byte {content[error.start]:#04x}); wanted {encoding}. Convert it,"
+            " for example with `iconv -f latin1 -t utf8`",
+            file=member.name,
+            line=line,
+        ) from error

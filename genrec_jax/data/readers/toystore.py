@@ -1,0 +1,26 @@
+"""Hands over the generated shop of the quickstart: no input needed (see `data/toystore.py`)."""
+
+from genrec_jax.data import rawlog, toystore
+from genrec_jax.data.readers import staging
+
+HELP = "a generated shop with a known best possible hit ratio; takes no --input"
+NEEDS_INPUT = False
+
+
+def read(
+    path: None,
+    options: staging.ReadOptions,
+    *,
+    seed: int = toystore.DEFAULT_SEED,
+    num_users: int = toystore.DEFAULT_NUM_USERS,
+) -> rawlog.RawLog:
+    """Generates the log.
+
+    Args:
+        path: None.
+        options: not needed: nothing is staged.
+        seed: fixes the shop and its users.
+        num_users: how many users.
+    """
+    del path, options
+    return toystore.generate(seed=seed, num_users=num_users)
