@@ -1,0 +1,86 @@
+"""Several seeds as one result: mean and spread of what their evaluations measured.
+
+    {
+      "format_version": 1,
+      "runs": [{"run_dir": "runs/a", "step": 12000}, ...],
+      "split": "test", "protocol": "leave_one_out", "num_beams": 20, "dataset": {...}, "users": 22363,
+      "systems": {"model/sequential/A1": {"seen_kept": {"hr@10": {
+          "mean": .05, "standard_deviation": .001, "low": .049, "high": .051, "values": [...]}}}}
+    }
+
+`low` and `high` are the smallest and the largest run; the standard deviation is the sample's, null
+for one run. It is the spread over training runs, which the interval over users does not contain.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from genrec_jax.errors import UserError
+
+FORMAT_VERSION = 1
+MUST_AGREE = ("split", "protocol", "num_beams", "length_penalty", "users")
+
+
+def aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Combines evaluations of runs that differ in nothing but their seed.
+
+    Args:
+        results: contents of metrics.json files, one a run.
+
+    Raises:
+        UserError: they were not made on the same data, split and search, or a run comes twice.
+    """
+    if not results:
+        raise UserError("got no results to aggregate; name at least one run dir")
+    _check_comparable(results)
+    systems = {}
+    for system, footings in results[0]["systems"].items():
+        if all(system in result["systems"] for result in results):
+            systems[system] = {
+                footing: {
+                    metric: _spread(
+                        [r["systems"][system][footing][metric]["value"] for r in results]
+                    )
+                    for metric in metrics
+                }
+                for footing, metrics in footings.items()
+            }
+    return {
+        "format_version": FORMAT_VERSION,
+        "runs": [{"run_dir": r["run_dir"], "step": r["step"]} for r in results],
+        **{key: results[0][key] for key in MUST_AGREE},
+        "dataset": results[0]["dataset"],
+        "systems": systems,
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    return {
+        "mean": statistics.fmean(values),
+        "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        "low": min(values),
+        "high": max(values),
+        "values": values,
+    }
+
+
+def _check_comparable(results: Sequence[dict[str, Any]]) -> None:
+    first = results[0]
+    for result in results[1:]:
+        pairs = [(key, first[key], result[key]) for key in MUST_AGREE]
+        fingerprints = [r["dataset"]["fingerprint"] for r in (first, result)]
+        pairs.append(("dataset fingerprint", *fingerprints))
+        differing = [
+            f"{key} is {theirs!r} in {result['run_dir']} and {ours!r} in {first['run_dir']}"
+            for key, ours, theirs in pairs
+            if ours != theirs
+        ]
+        if differing:
+            raise UserError(
+                f"the runs cannot be averaged: {'; '.join(differing)}. Evaluate them with the same"
+                " settings on the same dataset"
+            )
+    runs = [(result["run_dir"], result["step"]) for result in results]
+    if len(set(runs)) < len(runs):
+        raise UserError("the same run was named twice; its spread would be too small")

@@ -1,0 +1,52 @@
+"""Evaluating new checkpoints beside a running job, until the job says that it is done."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from genrec_jax.errors import UserError
+
+
+def new_steps(
+    steps: Callable[[], list[int]],
+    is_finished: Callable[[], bool],
+    *,
+    poll_seconds: float = 30.0,
+    timeout_seconds: float = 6 * 3600.0,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[int]:
+    """Yields every complete checkpoint once, rising, while the caller evaluates them between yields.
+
+    Retention may remove a checkpoint while it waits its turn: then it is passed over.
+
+    Args:
+        steps: the complete checkpoints at this moment.
+        is_finished: whether the job has ended; asked before looking at the steps, so that the
+            checkpoints it wrote last are seen.
+        poll_seconds: how long to sleep when there is nothing new.
+        timeout_seconds: give up after this long without a new checkpoint.
+        sleep: for tests.
+        clock: for tests; seconds.
+
+    Raises:
+        UserError: nothing new came within the timeout and the job did not say that it was done.
+    """
+    done: set[int] = set()
+    last_news = clock()
+    while True:
+        finished = is_finished()
+        waiting = sorted(set(steps()) - done)
+        if waiting:
+            done.add(waiting[0])
+            yield waiting[0]
+            last_news = clock()
+        elif finished:
+            return
+        elif clock() - last_news > timeout_seconds:
+            raise UserError(
+                f"no new checkpoint for {timeout_seconds:g} seconds, and the job has not said that it"
+                " is done. If it was killed, start it again, or run without --watch; for a slower job"
+                " give a larger --watch-timeout"
+            )
+        else:
+            sleep(poll_seconds)

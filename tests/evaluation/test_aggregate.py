@@ -1,0 +1,76 @@
+"""Seeds aggregated: means and spreads by hand, and refusals of what must not be averaged."""
+
+import copy
+
+import pytest
+
+from genrec_jax.errors import UserError
+from genrec_jax.evaluation.aggregate import aggregate
+
+
+def result(seed, value):
+    def metrics(v):
+        return {"hr@10": {"value": v, "low": v, "high": v, "count": 50}}
+
+    return {
+        "run_dir": f"runs/seed{seed}",
+        "step": 100,
+        "split": "test",
+        "protocol": "leave_one_out",
+        "num_beams": 20,
+        "length_penalty": 0.0,
+        "users": 50,
+        "dataset": {"name": "small", "fingerprint": "f"},
+        "systems": {
+            "model/sequential/A1": {"seen_kept": metrics(value), "seen_excluded": metrics(value)},
+            "popularity": {"seen_kept": metrics(0.25), "seen_excluded": metrics(0.25)},
+        },
+    }
+
+
+def test_mean_and_spread():
+    combined = aggregate([result(0, 0.5), result(1, 0.75), result(2, 0.25)])
+    model = combined["systems"]["model/sequential/A1"]["seen_kept"]["hr@10"]
+    assert model == {
+        "mean": 0.5,
+        "standard_deviation": 0.25,
+        "low": 0.25,
+        "high": 0.75,
+        "values": [0.5, 0.75, 0.25],
+    }
+    assert combined["systems"]["popularity"]["seen_kept"]["hr@10"]["standard_deviation"] == 0
+    assert [run["run_dir"] for run in combined["runs"]] == [
+        "runs/seed0",
+        "runs/seed1",
+        "runs/seed2",
+    ]
+
+
+def test_one_run_has_no_spread():
+    combined = aggregate([result(0, 0.5)])
+    model = combined["systems"]["model/sequential/A1"]["seen_kept"]["hr@10"]
+    assert model["standard_deviation"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("split", "validation"), ("num_beams", 10), ("users", 49), ("step", None)]
+)
+def test_different_settings_are_refused(key, value):
+    other = result(1, 0.5)
+    if key == "step":
+        other["dataset"] = {"name": "small", "fingerprint": "g"}
+        key = "dataset fingerprint"
+    else:
+        other[key] = value
+    with pytest.raises(UserError, match=f"{key} is .* runs/seed1 and .* runs/seed0"):
+        aggregate([result(0, 0.5), other])
+
+
+def test_the_same_run_twice_is_refused():
+    with pytest.raises(UserError, match="twice"):
+        aggregate([result(0, 0.5), copy.deepcopy(result(0, 0.5))])
+
+
+def test_nothing_is_refused():
+    with pytest.raises(UserError, match="no results"):
+        aggregate([])
