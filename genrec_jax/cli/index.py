@@ -1,0 +1,120 @@
+"""`genrec index`: dataset dir -> item IDs and vocabulary."""
+
+import argparse
+import re
+
+from rich.console import Console
+from rich.table import Table
+
+from genrec_jax.indexing import build
+from genrec_jax.prompts import templates
+
+HELP = """Gives every item the text that the model reads and writes for it, and makes the vocabulary.
+
+Methods:
+  random         numbers from 1001 in a seeded shuffle
+  sequential     numbers from 1001 in the order in which training sequences meet the items, so that
+                 items taken together get close numbers
+
+Ids depend on training interactions alone; items that no training sequence has get ids too. Without
+--vocabulary a small vocabulary is trained on the prompts (each id is about two tokens); pass T5's
+spiece.model when you start from pretrained T5 weights."""
+
+EPILOG = """
+examples:
+  genrec index data/toystore --method sequential
+  genrec index data/toystore --method random --seed 1 --output data/toystore/index/random-1
+  genrec index data/beauty --method sequential --vocabulary spiece.model
+  genrec index data/beauty data/toys --method sequential --output data/sp2/index
+"""
+
+EXAMPLES_SHOWN = 5
+_SLOT_WORD = re.compile(r"\S*\{[^}]*\}\S*")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags of `genrec index`."""
+    parser.add_argument("datasets", nargs="+", metavar="DATASET_DIR", help="what `prepare` wrote")
+    parser.add_argument("--method", required=True, choices=build.METHODS)
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder to write (default: DATASET_DIR/index/METHOD); required for several datasets",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing index")
+    parser.add_argument(
+        "--vocabulary",
+        metavar="MODEL",
+        help="T5's spiece.model, to add tokens to (default: train a small vocabulary)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the shuffle (default: 0)")
+    parser.add_argument(
+        "--templates",
+        metavar="FILE",
+        help="prompts whose words the trained vocabulary has (default: OpenP5's)",
+    )
+    parser.add_argument(
+        "--number-digits-per-token",
+        type=int,
+        default=2,
+        metavar="N",
+        help="trained vocabulary: digits of a number that share a token, 1 to 3 (default: 2)",
+    )
+    parser.add_argument(
+        "--cold-items",
+        choices=("catalogue-order", "held-out-order"),
+        default="catalogue-order",
+        help="sequential: how items unseen in training are numbered, after all others;"
+        " held-out-order leaks the held-out items' order and exists to reproduce public files",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the index and prints what it holds."""
+    built = build.build_index(
+        arguments.datasets,
+        build.IndexConfig(
+            method=arguments.method,
+            seed=arguments.seed,
+            cold_items=arguments.cold_items,
+            number_digits_per_token=arguments.number_digits_per_token,
+        ),
+        output=arguments.output,
+        vocabulary=arguments.vocabulary,
+        prompt_lines=prompt_lines(arguments.templates),
+        overwrite=arguments.overwrite,
+    )
+    console = Console(highlight=False)
+    for one in built:
+        _show(console, one)
+
+
+def prompt_lines(templates_file: str | None = None) -> list[str]:
+    """The words of the prompt templates, without those that hold a slot."""
+    return [
+        _SLOT_WORD.sub(" ", text)
+        for template in templates.load_templates(templates_file)
+        for text in (template.input, template.target)
+    ]
+
+
+def _show(console: Console, one: build.BuiltIndex) -> None:
+    ids, tokens, vocabulary = one.item_ids, one.tokens, one.vocabulary
+    table = Table("item id", "tokens", "title", title=f"{ids.dataset_name}: {ids.method} ids")
+    step = max(1, ids.num_items // EXAMPLES_SHOWN)
+    for item in range(0, ids.num_items, step)[:EXAMPLES_SHOWN]:
+        text = ids.texts[item]
+        pieces = " ".join(vocabulary.pieces(vocabulary.encode(text)))
+        table.add_row(text, pieces, one.titles[item], end_section=False)
+    console.print(table)
+    console.print(
+        f"{ids.num_items:,} items ({one.cold_items:,} unseen in training),"
+        f" {tokens.shortest} to {tokens.longest} tokens per id (mean {tokens.mean:.2f}),"
+        f" vocabulary of {vocabulary.size:,} tokens ({len(ids.added_tokens):,} added for these ids)",
+        soft_wrap=True,
+    )
+    for result in one.audit:
+        console.print(
+            f"audit {result['status']}: {result['check']}: {result['detail']}", soft_wrap=True
+        )
+    console.print(f"written to {one.path}", soft_wrap=True)

@@ -1,0 +1,217 @@
+"""`genrec index` as a function: dataset dirs in, item ids and one vocabulary out."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from genrec_jax.data import artefacts, dataset, splits
+from genrec_jax.errors import UserError
+from genrec_jax.indexing import (
+    item_ids,
+    numbered_ids,
+    t5_vocabulary,
+    token_checks,
+    unigram_vocabulary,
+)
+from genrec_jax.indexing.vocabulary import Vocabulary
+
+Method = Literal["random", "sequential"]
+METHODS: tuple[Method, ...] = ("random", "sequential")
+Split = Callable[[dataset.Dataset], splits.Splits]
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexConfig:
+    """How ids are made.
+
+    Attributes:
+        method: `random` or `sequential`.
+        seed: for the methods that draw.
+        cold_items: sequential only; `held-out-order` is a parity option that leaks (see
+            `numbered_ids.sequential_order`).
+        number_digits_per_token: digits that share a token where the vocabulary is trained.
+    """
+
+    method: Method
+    seed: int = 0
+    cold_items: numbered_ids.ColdItems = "catalogue-order"
+    number_digits_per_token: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltIndex:
+    """One dataset's part of what was written.
+
+    Attributes:
+        path: the folder of its `item_ids.parquet`.
+        item_ids: the ids.
+        tokens: how many tokens they take.
+        cold_items: items that no training sequence has.
+        vocabulary: the vocabulary that all datasets of the call share.
+        audit: results of the leakage audit.
+        titles: of the items, for showing examples; the source id where there is no title.
+    """
+
+    path: pathlib.Path
+    item_ids: item_ids.ItemIds
+    tokens: token_checks.TokenCounts
+    cold_items: int
+    vocabulary: Vocabulary
+    audit: list[dict[str, Any]]
+    titles: list[str]
+
+
+def build_index(
+    datasets: Sequence[artefacts.PathLike],
+    config: IndexConfig,
+    *,
+    output: artefacts.PathLike | None = None,
+    vocabulary: artefacts.PathLike | None = None,
+    prompt_lines: Iterable[str] = (),
+    split: Split = splits.leave_one_out,
+    overwrite: bool = False,
+) -> list[BuiltIndex]:
+    """Makes item ids for one or several datasets, and the one vocabulary that they share.
+
+    Args:
+        datasets: dataset dirs.
+        config: the method and its settings.
+        output: the folder to write; by default `<dataset dir>/index/<method>`. Several datasets
+            share `<output>/vocabulary.model` and each has `<output>/<dataset name>/`.
+        vocabulary: T5's `spiece.model`, or one extended before, to add tokens to. Without it a small
+            vocabulary is trained on `prompt_lines`.
+        prompt_lines: the text of the prompts, for training a vocabulary.
+        split: which interactions train; ids depend on those alone.
+        overwrite: replace an existing index.
+
+    Raises:
+        UserError: no output for several datasets, two of one name, ids that clash, or an existing
+            output.
+    """
+    loaded = [dataset.load(path) for path in datasets]
+    if not loaded:
+        raise UserError("no dataset given; wanted one or more dataset dirs")
+    names = [one.name for one in loaded]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(
+            f"two datasets are called {repeated[0]!r}; wanted different names, because prompts tell"
+            " datasets apart by them. Prepare one again with another --name"
+        )
+    if output is None:
+        if len(loaded) > 1:
+            raise UserError(
+                "several datasets share one index, so it must be said where: pass --output DIR"
+            )
+        output = loaded[0].path / "index" / config.method
+    partitions = [split(one) for one in loaded]
+    ids = [make_item_ids(one, part, config) for one, part in zip(loaded, partitions, strict=True)]
+    made = make_vocabulary(
+        ids, base=vocabulary, prompt_lines=prompt_lines, digits=config.number_digits_per_token
+    )
+    target = pathlib.Path(output)
+    built = []
+    with artefacts.atomic_directory(target, overwrite=overwrite) as folder:
+        made.save(folder / item_ids.VOCABULARY)
+        for one, part, own in zip(loaded, partitions, ids, strict=True):
+            alone = len(loaded) == 1
+            tokens = token_checks.check_unambiguous(own.texts, made, describe=one.item_source_ids)
+            audit = _audit(one, part, own)
+            cold = int((splits.training_counts_I(one, part) == 0).sum())
+            (folder if alone else folder / one.name).mkdir(exist_ok=True)
+            item_ids.write(
+                folder if alone else folder / one.name,
+                own,
+                one,
+                vocabulary=made,
+                vocabulary_file=item_ids.VOCABULARY if alone else f"../{item_ids.VOCABULARY}",
+                audit=audit,
+                details={
+                    "counts": {"items": own.num_items, "cold_items": cold},
+                    "tokens_per_id": dataclasses.asdict(tokens),
+                    "split": part.protocol,
+                },
+            )
+            titles = zip(one.item_titles, one.item_source_ids, strict=True)
+            built.append(
+                BuiltIndex(
+                    path=target if alone else target / one.name,
+                    item_ids=own,
+                    tokens=tokens,
+                    cold_items=cold,
+                    vocabulary=made,
+                    audit=audit,
+                    titles=[title or source for title, source in titles],
+                )
+            )
+    return built
+
+
+def make_item_ids(
+    data: dataset.Dataset, part: splits.Splits, config: IndexConfig
+) -> item_ids.ItemIds:
+    """The ids of one dataset, from its training interactions alone."""
+    parameters: dict[str, Any] = {}
+    added: tuple[str, ...] = ()
+    if config.method == "random":
+        order_I = numbered_ids.random_order(data.num_items, seed=config.seed)
+        texts = numbered_ids.numbered(order_I)
+        parameters = {"first_number": numbered_ids.FIRST_NUMBER}
+    elif config.method == "sequential":
+        order_I = numbered_ids.sequential_order(data, part, cold_items=config.cold_items)
+        texts = numbered_ids.numbered(order_I)
+        parameters = {
+            "first_number": numbered_ids.FIRST_NUMBER,
+            "cold_items": config.cold_items,
+        }
+    else:
+        raise UserError(f"unknown method {config.method!r}; wanted one of {', '.join(METHODS)}")
+    return item_ids.ItemIds(
+        texts=texts,
+        method=config.method,
+        parameters=parameters,
+        seed=config.seed,
+        added_tokens=added,
+        dataset_name=data.name,
+        dataset_fingerprint=data.fingerprint,
+    )
+
+
+def make_vocabulary(
+    ids: Sequence[item_ids.ItemIds],
+    *,
+    base: artefacts.PathLike | None,
+    prompt_lines: Iterable[str],
+    digits: int = 2,
+) -> Vocabulary:
+    """One vocabulary for the ids of all datasets: T5's with tokens added, or a small trained one."""
+    added = sorted({token for own in ids for token in own.added_tokens}, key=_natural)
+    if base is not None:
+        return t5_vocabulary.extend(Vocabulary(base), added)
+    first: set[str] = set()
+    if added:
+        for text in (text for own in ids for text in own.texts):
+            opening = re.match(r"[^<]*(<[^>]*>)", text)
+            if opening:
+                first.add(opening.group(1))
+    return unigram_vocabulary.train(
+        prompt_lines,
+        words=[own.dataset_name for own in ids],
+        added_tokens=added,
+        first_tokens=sorted(first, key=_natural),
+        digits_per_token=digits,
+    )
+
+
+def _audit(
+    data: dataset.Dataset, part: splits.Splits, own: item_ids.ItemIds
+) -> list[dict[str, Any]]:
+    return []
+
+
+def _natural(token: str) -> tuple[str, int]:
+    """Sorts `<CI9>` before `<CI10>`."""
+    number = re.search(r"\d+", token)
+    return (re.sub(r"\d+", "", token), int(number.group()) if number else -1)
