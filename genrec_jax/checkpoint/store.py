@@ -28,7 +28,8 @@ State = TypeVar("State")
 PARAMS, OPTIMIZER = "params", "optimizer"
 
 
-def _print_notice(text: str) -> None:
+def print_notice(text: str) -> None:
+    """Shows the user a line, on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -52,7 +53,7 @@ class CheckpointStore:
         keep_every: int | None = None,
         best_metric: str | None = None,
         best_mode: Literal["max", "min"] = "max",
-        notify: Callable[[str], None] = _print_notice,
+        notify: Callable[[str], None] = print_notice,
     ):
         if keep_latest < 1:
             raise UserError(f"keep_latest is {keep_latest}; wanted at least 1")

@@ -1,0 +1,102 @@
+"""Parameters from a run dir, for evaluation, recommendation and a new run's start; no optimizer state."""
+
+from typing import Any, Literal
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from genrec_jax.checkpoint import manifest, store
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
+from genrec_jax.model import t5
+from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.parallel import rules
+
+Which = int | Literal["best", "latest"]
+
+
+def open_store(run_dir: RunDir) -> store.CheckpointStore:
+    """The run's checkpoints, for reading: finding steps."""
+    return store.CheckpointStore(
+        run_dir.checkpoint_dir,
+        best_metric=run_dir.selection["metric"],
+        best_mode="max" if run_dir.selection["mode"] == "max" else "min",
+    )
+
+
+def choose_step(run_dir: RunDir, which: Which = "best") -> int:
+    """The step that `best` or `latest` mean, or the one given, once its checkpoint is found valid.
+
+    `best` is the checkpoint best on validation; the latest where none was validated, or where the
+    best is damaged (a notice says so).
+
+    Raises:
+        UserError: no valid checkpoint, or not that one; it lists those there are.
+    """
+    checkpoints = open_store(run_dir)
+    if isinstance(which, int):
+        _check(checkpoints, which)
+        return which
+    if which not in ("best", "latest"):
+        raise UserError(f"checkpoint is {which!r}; wanted `best`, `latest` or a step")
+    step = checkpoints.best_step() if which == "best" else None
+    if step is not None:
+        problem = manifest.damage(checkpoints.directory / str(step), only=store.PARAMS)
+        if problem is None:
+            return step
+        store.print_notice(f"passing over the best checkpoint, of step {step}: {problem}")
+    step = checkpoints.latest_valid_step()
+    if step is None:
+        raise UserError(
+            "holds no valid checkpoint yet. Train with `genrec train`", file=str(run_dir.path)
+        )
+    return step
+
+
+def restore_params(
+    run_dir: RunDir | artefacts.PathLike,
+    step: Which = "best",
+    model_config: T5Config | None = None,
+    mesh: Mesh | None = None,
+) -> nnx.State:
+    """The parameters of one checkpoint, bit for bit, each array straight onto its devices.
+
+    Args:
+        run_dir: the run.
+        step: a step, `best` on validation, or `latest`.
+        model_config: the network that will take them; the run's own when not given.
+        mesh: where they go; this host's first device when not given.
+
+    Raises:
+        UserError: no such checkpoint, a damaged one, or parameters that do not fit `model_config`.
+    """
+    opened = run_dir if isinstance(run_dir, RunDir) else RunDir.load(run_dir)
+    chosen = choose_step(opened, step)
+    _, abstract = t5.abstract_graph_and_params(model_config or opened.model_config)
+    wanted = with_shardings(abstract, mesh or mesh_lib.single_device_mesh())
+    named = store.name_leaves({store.PARAMS: wanted})
+    folder = opened.checkpoint_dir.absolute() / str(chosen)
+    restored = store.restore_items(folder, {store.PARAMS: named})[store.PARAMS]
+    return jax.tree.unflatten(jax.tree.structure(wanted), [restored[name] for name in named])
+
+
+def with_shardings(abstract: Any, mesh: Mesh) -> Any:
+    """The same pytree of shapes, each with the sharding that its logical axes give it on `mesh`."""
+
+    def place(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(place, abstract, rules.tree_shardings(abstract, mesh))
+
+
+def _check(checkpoints: store.CheckpointStore, step: int) -> None:
+    folder = checkpoints.directory / str(step)
+    problem = manifest.damage(folder, only=store.PARAMS) if folder.is_dir() else "there is none"
+    if problem is not None:
+        standing = ", ".join(map(str, checkpoints.steps())) or "none"
+        raise UserError(
+            f"no checkpoint to restore: {problem}. Steps there: {standing}", file=str(folder)
+        )
