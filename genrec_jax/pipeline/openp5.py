@@ -1,0 +1,280 @@
+"""OpenP5's examples (Xu et al. 2023) as a pure function of seed, epoch and number.
+
+Between the dataset with its item ids and the mixtures. One example per training position but the
+first of each user (positions 1..n-3 of a sequence of n items), for both tasks, as the OpenP5
+repository has it; an epoch draws `templates_per_example` of the seen templates for each, without
+replacement, in an order of its own.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64
+
+from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.splits import Splits
+from genrec_jax.errors import UserError
+from genrec_jax.pipeline import hashing
+from genrec_jax.pipeline.prompt_tables import BoundPrompts, Cut, PromptTables, RunPlan
+from genrec_jax.pipeline.token_runs import TokenRuns
+from genrec_jax.prompts import rendering
+from genrec_jax.prompts.templates import Task
+
+MAX_INPUT_LENGTH = 512
+_ORDER, _TEMPLATE = 1, 2
+
+Epochs = int | Int64[np.ndarray, " E"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleBlock:
+    """Some examples, as ragged tokens.
+
+    Attributes:
+        inputs: prompts, each ending in end-of-sequence.
+        targets: targets, each ending in end-of-sequence.
+        whole_words: for each input token the index of its word, from 1; 0 at end-of-sequence.
+        users_E: whose examples they are.
+        items_E: the items to be generated.
+        templates_E: template numbers, as places in the tables' templates.
+    """
+
+    inputs: TokenRuns
+    targets: TokenRuns
+    whole_words: TokenRuns
+    users_E: Int32[np.ndarray, " E"]
+    items_E: Int32[np.ndarray, " E"]
+    templates_E: Int64[np.ndarray, " E"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExamplePlan:
+    """Some examples, planned: their lengths are known, their tokens not gathered yet.
+
+    Attributes:
+        inputs: slices of the prompts.
+        targets: slices of the targets.
+        users_E: whose examples they are.
+        items_E: the items to be generated.
+        templates_E: template numbers.
+    """
+
+    inputs: RunPlan
+    targets: RunPlan
+    users_E: Int32[np.ndarray, " E"]
+    items_E: Int32[np.ndarray, " E"]
+    templates_E: Int64[np.ndarray, " E"]
+
+    def take(self, indices_E: Int[np.ndarray, " E2"]) -> "ExamplePlan":
+        """The plan of some of the examples."""
+        return ExamplePlan(
+            self.inputs.take(indices_E),
+            self.targets.take(indices_E),
+            self.users_E[indices_E],
+            self.items_E[indices_E],
+            self.templates_E[indices_E],
+        )
+
+
+def bind_dataset(tables: PromptTables, dataset: Dataset) -> BoundPrompts:
+    """The tables with the dataset's users and sequences; both tasks share it.
+
+    It takes 4 bytes for each token of each interaction: about 25 bytes an interaction with T5's
+    vocabulary.
+    """
+    user_ids = [rendering.user_id_text(user) for user in range(dataset.num_users)]
+    return tables.bind(user_ids, dataset.items_X)
+
+
+def training_positions(dataset: Dataset, splits: Splits) -> Int64[np.ndarray, " E"]:
+    """Flat positions of the training targets: all training items but each user's first."""
+    trained_X = splits.in_training_X(dataset)
+    trained_X[dataset.offsets_U1[:-1]] = False
+    return np.flatnonzero(trained_X)
+
+
+class OpenP5Task:
+    """One task on one dataset: the examples of every epoch, by number.
+
+    Attributes:
+        name: dataset and task, as logs show it: `Beauty/sequential`.
+        task: which task.
+        dataset: the dataset.
+        prompts: the bound prompts, shared by a dataset's tasks.
+        positions_N: flat position of each target in the dataset.
+        seed: of every draw.
+        history: items a prompt shows at most.
+        limit: tokens a prompt may have.
+        cut: what a longer one loses.
+        num_examples: examples of one epoch: positions times templates drawn.
+        max_input_length: no prompt is longer.
+        max_target_length: no target is longer.
+    """
+
+    def __init__(
+        self,
+        prompts: BoundPrompts,
+        dataset: Dataset,
+        positions_N: Int64[np.ndarray, " N"],
+        task: Task,
+        template_ids: Sequence[str],
+        *,
+        templates_per_example: int | None = None,
+        history: int = 20,
+        seed: int = 0,
+        shuffle: bool = True,
+        max_input_length: int = MAX_INPUT_LENGTH,
+        cut: Cut = "items",
+    ):
+        """Describes the examples; nothing is made yet.
+
+        Args:
+            prompts: from `bind_dataset`.
+            dataset: the same dataset.
+            positions_N: flat positions of the targets (`training_positions`, or a split's targets).
+            task: which task; all of `template_ids` must be of it.
+            template_ids: templates to draw from.
+            templates_per_example: how many are drawn for a position and epoch; None: all of them.
+            history: how many items a prompt shows at most, the newest.
+            seed: of every draw.
+            shuffle: whether the numbers of an epoch run through it in random order.
+            max_input_length: tokens of a prompt at most; see `cut`.
+            cut: what a longer one loses; see `BoundPrompts.plan_inputs`.
+
+        Raises:
+            UserError: no example, templates of another task, or more draws than templates.
+        """
+        tables = prompts.tables
+        self.name = f"{dataset.name}/{task}"
+        self.dataset = dataset
+        self.prompts = prompts
+        self.positions_N = positions_N
+        self.task: Task = task
+        self.seed = seed
+        self.history = history
+        self._numbers_T = np.array([tables.number_of(i) for i in template_ids], np.int64)
+        self._draws = len(template_ids) if templates_per_example is None else templates_per_example
+        self._shown = history if task == "sequential" else 0
+        self._shuffle = shuffle
+        self.cut: Cut = cut
+        self._stream = zlib.crc32(self.name.encode())
+        self.limit = max_input_length
+        if wrong := [i for i in template_ids if tables.templates[tables.number_of(i)].task != task]:
+            raise UserError(f"template {wrong[0]} is not a {task} template")
+        if not 1 <= self._draws <= len(template_ids):
+            raise UserError(
+                f"templates_per_example is {templates_per_example}; wanted 1 to {len(template_ids)}, the"
+                f" number of {task} templates to draw from, or None for all"
+            )
+        if history < 1:
+            raise UserError(f"history is {history}; wanted at least 1 item")
+        if not len(positions_N):
+            raise UserError(
+                f"{self.name} has no example: every user needs two training interactions (four in all,"
+                " with leave-one-out). Prepare the dataset with a higher --min-user-interactions"
+            )
+        self.num_examples = len(positions_N) * self._draws
+        self.max_input_length, self.max_target_length = self._bounds()
+
+    def plan(self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]) -> ExamplePlan:
+        """Plans examples.
+
+        Args:
+            epochs: the epoch of all of them, or one for each.
+            numbers_E: numbers within the epoch, 0 to `num_examples - 1`.
+        """
+        index_E = np.asarray(numbers_E, np.int64)
+        epoch_E = np.broadcast_to(np.asarray(epochs, np.int64), index_E.shape)
+        if self._shuffle:
+            key_E = hashing.hash_numbers(self.seed, _ORDER, self._stream, epoch_E)
+            index_E = hashing.permute(index_E, self.num_examples, key_E)
+        example_E, draw_E = np.divmod(index_E, self._draws)
+        templates_E = self._templates(epoch_E, example_E, draw_E)
+        end_E = self.positions_N[example_E]
+        users_E = self.dataset.users_X[end_E]
+        begin_E = np.maximum(end_E - self._shown, self.dataset.offsets_U1[users_E])
+        items_E = self.dataset.items_X[end_E]
+        inputs = self.prompts.plan_inputs(
+            templates_E, users_E, begin_E, end_E, max_length=self.limit, cut=self.cut
+        )
+        targets = self.prompts.plan_targets(templates_E, items_E)
+        return ExamplePlan(inputs, targets, users_E, items_E, templates_E)
+
+    def lengths(
+        self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
+    ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
+        """Tokens of the inputs and of the targets, without making them."""
+        plan = self.plan(epochs, numbers_E)
+        return plan.inputs.lengths_E, plan.targets.lengths_E
+
+    def assemble(self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]) -> ExampleBlock:
+        """Makes examples; arguments as `plan`."""
+        return self.gather(self.plan(epochs, numbers_E))
+
+    def gather(self, plan: ExamplePlan) -> ExampleBlock:
+        """Makes planned examples."""
+        inputs = self.prompts.tokens(plan.inputs)
+        return ExampleBlock(
+            inputs=inputs,
+            targets=self.prompts.tokens(plan.targets),
+            whole_words=TokenRuns(self.prompts.whole_words(inputs), inputs.offsets_E1),
+            users_E=plan.users_E,
+            items_E=plan.items_E,
+            templates_E=plan.templates_E,
+        )
+
+    def texts(
+        self, item_texts: tuple[str, ...] | list[str], epoch: int, number: int
+    ) -> tuple[str, str]:
+        """One example as text: for people, and for tests (a cut prompt shows its whole history)."""
+        plan = self.plan(epoch, np.array([number]))
+        template = self.prompts.tables.templates[int(plan.templates_E[0])]
+        example = number
+        if self._shuffle:
+            key = hashing.hash_numbers(self.seed, _ORDER, self._stream, epoch)
+            example = int(hashing.permute(np.array([number]), self.num_examples, key)[0])
+        end = int(self.positions_N[example // self._draws])
+        user = int(plan.users_E[0])
+        begin = max(end - self._shown, int(self.dataset.offsets_U1[user]))
+        return rendering.render(
+            template,
+            dataset=self.dataset.name,
+            user_id=rendering.user_id_text(user),
+            history=[item_texts[item] for item in self.dataset.items_X[begin:end].tolist()],
+            target=item_texts[int(plan.items_E[0])],
+        )
+
+    def _templates(self, epoch_E, example_E, draw_E) -> Int64[np.ndarray, " E"]:
+        count = len(self._numbers_T)
+        if count == 1:
+            return np.broadcast_to(self._numbers_T, draw_E.shape)
+        order_ET = hashing.draw_order(
+            count, self.seed, _TEMPLATE, self._stream, np.asarray(epoch_E), example_E
+        )
+        return self._numbers_T[order_ET[np.arange(len(draw_E)), draw_E]]
+
+    def _bounds(self) -> tuple[int, int]:
+        end_N = self.positions_N
+        begin_N = np.maximum(
+            end_N - self._shown, self.dataset.offsets_U1[self.dataset.users_X[end_N]]
+        )
+        longest = self.prompts.longest_fixed(self._numbers_T)
+        longest += int(self.prompts.history_tokens(begin_N, end_N).max())
+        if longest > self.limit and self.cut == "items":
+            self._check_room(end_N)
+        items_E = np.unique(self.dataset.items_X[end_N])
+        templates_E = np.broadcast_to(self._numbers_T[:1], items_E.shape)
+        targets = self.prompts.plan_targets(templates_E, items_E)
+        return min(longest, self.limit), int(targets.lengths_E.max())
+
+    def _check_room(self, end_N: Int64[np.ndarray, " N"]) -> None:
+        """Refuses a limit under which the question with one item does not fit, before training starts."""
+        longest_item = int(self.prompts.history_tokens(end_N - min(1, self._shown), end_N).max())
+        needed = self.prompts.longest_fixed(self._numbers_T) + longest_item
+        if needed > self.limit:
+            raise UserError(
+                f"{self.name}: max_input_length is {self.limit}, but a prompt with one item of history"
+                f" may take {needed} tokens. Raise max_input_length to {needed} or more"
+            )

@@ -1,0 +1,173 @@
+"""Templates to token runs and slots, so that the pipeline assembles prompts without touching text.
+
+This is exact because SentencePiece joins no piece across white space: a text is tokenised word by
+word. A word without slots becomes tokens here; a word with a slot inside (`user_{user_id}`,
+`{history},`) is tokenised by the pipeline once for each value, with what is glued to it.
+"""
+
+import dataclasses
+import re
+from typing import Literal, Protocol, runtime_checkable
+
+from genrec_jax.errors import UserError
+from genrec_jax.prompts import rendering
+from genrec_jax.prompts.templates import Template
+
+SlotName = Literal["user_id", "history", "target"]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What prompts need of a vocabulary (`indexing.vocabulary.Vocabulary` is one)."""
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """The end-of-sequence token."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without end-of-sequence."""
+        ...
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        ...
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The pieces of those token ids; one that begins a word begins with "▁"."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A word with a value to be filled in: tokenised as `prefix + value + suffix`.
+
+    Attributes:
+        name: whose value.
+        prefix: what is glued to the value's front, such as `user_`; often empty.
+        suffix: what is glued to its end, such as `,`.
+    """
+
+    name: SlotName
+    prefix: str = ""
+    suffix: str = ""
+
+
+CompiledText = tuple[tuple[int, ...] | Slot, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledTemplate:
+    """A template for one dataset, as runs of tokens and slots; both end in end-of-sequence.
+
+    Attributes:
+        template: what it was compiled from.
+        dataset: the dataset's name, which is part of the runs.
+        input: the prompt.
+        target: the target.
+    """
+
+    template: Template
+    dataset: str
+    input: CompiledText
+    target: CompiledText
+
+
+def compile_template(template: Template, dataset: str, vocabulary: Tokenizer) -> CompiledTemplate:
+    """Tokenises a template's words once.
+
+    Args:
+        template: a checked template.
+        dataset: the name that `{dataset}` becomes.
+        vocabulary: the run's vocabulary.
+
+    Raises:
+        UserError: a word holds two slots, or the vocabulary has pieces that reach across white
+            space, so that word by word is not whole text.
+    """
+    compiled = CompiledTemplate(
+        template=template,
+        dataset=dataset,
+        input=_compile_text(template.input, template.id, dataset, vocabulary),
+        target=_compile_text(template.target, template.id, dataset, vocabulary),
+    )
+    _check_exact(compiled, vocabulary)
+    return compiled
+
+
+def fill(text: CompiledText, values: dict[str, list[str]], vocabulary: Tokenizer) -> list[int]:
+    """Fills a compiled text one word at a time: slow, and the definition of what is assembled.
+
+    Args:
+        text: a compiled input or target.
+        values: for each slot its values; a history has several, the other slots one.
+        vocabulary: the run's vocabulary.
+
+    Returns:
+        Token ids, ending in end-of-sequence.
+    """
+    tokens: list[int] = []
+    for part in text:
+        if isinstance(part, Slot):
+            value = rendering.HISTORY_SEPARATOR.join(values[part.name])
+            for word in (part.prefix + value + part.suffix).split():
+                tokens += vocabulary.encode(word)
+        else:
+            tokens += part
+    return tokens
+
+
+def _compile_text(text: str, template_id: str, dataset: str, vocabulary: Tokenizer) -> CompiledText:
+    """Consecutive words without slots become one run; the last run holds end-of-sequence."""
+    parts: list[tuple[int, ...] | Slot] = []
+    constant: list[str] = []
+
+    def flush(*extra: int) -> None:
+        tokens = (*vocabulary.encode(" ".join(constant)), *extra) if constant else extra
+        constant.clear()
+        if tokens:
+            parts.append(tokens)
+
+    for word in text.replace("{dataset}", dataset).split():
+        pieces = re.split(r"(\{\{|\}\}|\{\w+\})", word)
+        names = [piece[1:-1] for piece in pieces[1::2] if piece not in ("{{", "}}")]
+        literals = [{"{{": "{", "}}": "}"}.get(piece, piece) for piece in pieces]
+        if not names:
+            constant.append("".join(literals))
+            continue
+        if len(names) > 1:
+            raise UserError(
+                f"template {template_id}: the word {word!r} holds two slots; wanted one slot a word. Put"
+                " a space between them"
+            )
+        place = pieces.index(f"{{{names[0]}}}")
+        flush()
+        name: SlotName = names[0]  # type: ignore[assignment]  # templates.py allows only these
+        parts.append(Slot(name, "".join(literals[:place]), "".join(literals[place + 1 :])))
+    flush(vocabulary.eos_id)
+    return tuple(parts)
+
+
+def _check_exact(compiled: CompiledTemplate, vocabulary: Tokenizer) -> None:
+    history = ["item_1001", "item_20345", "item_9"]
+    for user_id in ("1", "24680"):
+        texts = rendering.render(
+            compiled.template,
+            dataset=compiled.dataset,
+            user_id=user_id,
+            history=history,
+            target=history[1],
+        )
+        values = {"user_id": [user_id], "history": history, "target": history[1:2]}
+        for text, parts in zip(texts, (compiled.input, compiled.target), strict=True):
+            if fill(parts, values, vocabulary) != [*vocabulary.encode(text), vocabulary.eos_id]:
+                raise UserError(
+                    f"template {compiled.template.id}: this vocabulary tokenises {text!r} otherwise as a"
+                    " whole than word by word, so its pieces reach across white space. Train the"
+                    " vocabulary with split_by_whitespace, as `genrec index` does"
+                )
