@@ -1,0 +1,334 @@
+"""The training loop: dispatches steps, reads each one's metrics a step later, saves, validates, stops.
+
+It knows nothing of datasets and models: `training.run` hands it functions. Everything that a resumed
+run needs beside the training state is a small JSON value saved with each checkpoint, so that a run
+killed at any moment ends, after a restart, with the same parameters, bit for bit.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+
+from genrec_jax.checkpoint.store import CheckpointStore
+from genrec_jax.errors import UserError
+from genrec_jax.training.early_stopping import BestSoFar, Mode
+from genrec_jax.training.logging import MetricsLog
+from genrec_jax.training.preemption import StopRequest
+from genrec_jax.training.prefetch import Prefetcher
+from genrec_jax.training.progress import Display
+
+Stopped = Literal["finished", "preempted", "early_stopping"]
+Metrics = dict[str, Any]
+SUMMED = ("loss_sum", "z_loss_sum", "target_tokens")
+KEPT_SUMS = ("examples", "target_tokens", "cells", "padding", "seconds", "steps")
+
+
+class NonFiniteLoss(UserError):
+    """The loss or the gradients became NaN or infinite; the message names the batch."""
+
+
+class Batches(Protocol):
+    """Prepared batches by step."""
+
+    def prepare(self, step: int) -> "Prepared":
+        """The batch of a step, on the device; called in a background thread."""
+        ...
+
+    def describe(self, step: int) -> str:
+        """What a step's batch is made of: epoch, task, example numbers."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A batch on the device and what it holds, this host's share times the number of hosts.
+
+    Attributes:
+        batch: what the step takes.
+        examples: examples that the step consumes.
+        cells: positions of inputs and targets.
+        padding: those of them that hold padding.
+    """
+
+    batch: Any
+    examples: int
+    cells: int
+    padding: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When the loop does what; all in steps, `None` for never.
+
+    Attributes:
+        train_steps: steps in all.
+        log_period: between lines of the log.
+        eval_period: between validations.
+        checkpoint_period: between checkpoints; the last step is always saved, and so is the best.
+        patience: validations without improvement before the run stops early.
+        metric: the validation metric that picks the best checkpoint.
+        mode: whether it is better larger or smaller.
+    """
+
+    train_steps: int
+    log_period: int = 100
+    eval_period: int | None = None
+    checkpoint_period: int | None = None
+    patience: int | None = None
+    metric: str = "hr@10"
+    mode: Mode = "max"
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run has done so far, apart from the training state; saved with every checkpoint.
+
+    Attributes:
+        totals: sums since the start of the run.
+        window: sums since the last line of the log.
+        best: the best validation.
+    """
+
+    totals: dict[str, float]
+    window: dict[str, float]
+    best: BestSoFar
+
+    @classmethod
+    def start(cls) -> "Progress":
+        """Of a run that has done nothing."""
+        return cls(dict.fromkeys(KEPT_SUMS, 0), {}, BestSoFar())
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Progress":
+        """As `to_json` gave it."""
+        return cls(dict(value["totals"]), dict(value["window"]), BestSoFar(**value["best"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"totals": self.totals, "window": self.window, "best": self.best.to_json()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How the loop ended.
+
+    Attributes:
+        state: the training state.
+        step: steps done.
+        stopped: why it ended.
+        progress: counts and the best validation.
+    """
+
+    state: Any
+    step: int
+    stopped: Stopped
+    progress: Progress
+
+
+class Loop:
+    """One run, from a state at `step` to the end."""
+
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        train_step: Callable[[Any, Any, int], tuple[Any, Metrics]],
+        batches: Batches,
+        store: CheckpointStore,
+        display: Display,
+        log: MetricsLog | None = None,
+        validate: Callable[[Any], dict[str, float]] | None = None,
+        flops_share: Callable[[float, float], float | None] | None = None,
+    ):
+        """Binds the run's parts.
+
+        Args:
+            schedule: when to do what.
+            train_step: (state, batch, step) -> (state, metrics); takes the state over (donated).
+            batches: batches by step.
+            store: where checkpoints go.
+            display: what the person watching sees.
+            log: where metrics go; None on all hosts but the first.
+            validate: parameters -> validation metrics; every host calls it.
+            flops_share: (tokens, seconds) -> share of the devices' peak, where that is known.
+        """
+        self._schedule = schedule
+        self._train_step = train_step
+        self._batches = batches
+        self._store = store
+        self._display = display
+        self._log = log
+        self._validate = validate
+        self._flops_share = flops_share
+        self._saved = -1
+
+    def run(self, state: Any, step: int = 0, progress: Progress | None = None) -> Result:
+        """Trains until the last step, an early stop or SIGTERM, and leaves a complete checkpoint.
+
+        Args:
+            state: the training state after `step` steps.
+            step: steps done already.
+            progress: as saved with that state's checkpoint.
+
+        Raises:
+            NonFiniteLoss: a step's loss or gradient norm is not finite; nothing is saved from it on.
+            UserError: the disk is full.
+        """
+        progress = progress or Progress.start()
+        schedule = self._schedule
+        stopped: Stopped = "finished"
+        if progress.best.should_stop(schedule.patience):
+            return Result(state, step, "early_stopping", progress)
+        self._saved = step
+        prefetcher = Prefetcher(self._batches.prepare, step, schedule.train_steps)
+        clock = _Clock(prefetcher)
+        unread: tuple[int, Metrics, Prepared] | None = None
+        with StopRequest() as stop:
+            try:
+                while step < schedule.train_steps:
+                    prepared = prefetcher.next(step)
+                    state, metrics = self._train_step(state, prepared.batch, step)
+                    if unread is not None:
+                        self._read(*unread, progress)
+                    unread = (step, metrics, prepared)
+                    step += 1
+                    self._store.raise_if_failed()
+                    wants_stop = stop.after_step(step)
+                    if not (wants_stop or self._is_due(step)):
+                        self._display.update(step - 1, {})
+                        continue
+                    self._read(*unread, progress)
+                    unread = None
+                    clock.add_to(progress)
+                    if self._at(step, schedule.log_period):
+                        self._log_window(step, progress)
+                    measured = self._validate_if_due(state, step, progress)
+                    clock.restart()
+                    better = bool(measured) and progress.best.step == step
+                    early = bool(measured) and progress.best.should_stop(schedule.patience)
+                    last = early or wants_stop or step == schedule.train_steps
+                    if last or better or self._at(step, schedule.checkpoint_period):
+                        self._save(step, state, measured, progress)
+                    if early or (wants_stop and step < schedule.train_steps):
+                        stopped = "early_stopping" if early else "preempted"
+                        break
+                self._store.wait()
+            finally:
+                prefetcher.close()
+        return Result(state, step, stopped, progress)
+
+    def _is_due(self, step: int) -> bool:
+        schedule = self._schedule
+        periods = (schedule.log_period, schedule.eval_period, schedule.checkpoint_period)
+        return step == schedule.train_steps or any(self._at(step, period) for period in periods)
+
+    def _at(self, step: int, period: int | None) -> bool:
+        return period is not None and (step % period == 0 or step == self._schedule.train_steps)
+
+    def _read(self, step: int, metrics: Metrics, prepared: Prepared, progress: Progress) -> None:
+        """Reads the metrics of a step (number `step`, from 0), waiting for it to be computed."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        wrong = [n for n in ("loss_sum", "grad_norm") if not math.isfinite(values[n])]
+        if wrong:
+            self._store.wait()
+            raise NonFiniteLoss(
+                f"at step {step + 1} {' and '.join(wrong)} became {values[wrong[0]]}, on the batch of"
+                f" {self._batches.describe(step)}. Checkpoints before it stand (steps:"
+                f" {', '.join(map(str, self._store.steps())) or 'none'}). Lower the learning rate, warm up"
+                " longer or clip the gradients"
+            )
+        values |= {"steps": 1.0, "examples": float(prepared.examples)}
+        values |= {"cells": float(prepared.cells), "padding": float(prepared.padding)}
+        learning_rate = values.pop("learning_rate", None)
+        for name, value in values.items():
+            progress.window[name] = progress.window.get(name, 0.0) + value
+            if name in KEPT_SUMS:
+                progress.totals[name] += value
+        if learning_rate is not None:
+            progress.window["learning_rate"] = learning_rate
+
+    def _log_window(self, step: int, progress: Progress) -> None:
+        window, totals = progress.window, progress.totals
+        steps, tokens = max(1.0, window["steps"]), max(1.0, window["target_tokens"])
+        seconds = max(1e-9, window["seconds"])
+        values = {"seconds": totals["seconds"], "loss": window["loss_sum"] / tokens}
+        if "z_loss_sum" in window:
+            values["z_loss"] = window["z_loss_sum"] / tokens
+        values["grad_norm"] = window["grad_norm"] / steps
+        if "learning_rate" in window:
+            values["learning_rate"] = window["learning_rate"]
+        real = window["cells"] - window["padding"]
+        values |= {
+            "examples": totals["examples"],
+            "target_tokens": totals["target_tokens"],
+            "padding_share": window["padding"] / max(1.0, window["cells"]),
+            "input_wait_share": min(1.0, window["waited"] / seconds),
+            "steps_per_second": window["steps"] / seconds,
+            "examples_per_second": window["examples"] / seconds,
+            "tokens_per_second": real / seconds,
+        }
+        share = self._flops_share(real, seconds) if self._flops_share is not None else None
+        if share is not None:
+            values["mfu"] = share
+        if self._log is not None:
+            self._log.write(step, "train", values)
+        self._display.update(step, values)
+        progress.window.clear()
+
+    def _validate_if_due(self, state: Any, step: int, progress: Progress) -> dict[str, float]:
+        schedule = self._schedule
+        if self._validate is None or not self._at(step, schedule.eval_period):
+            return {}
+        measured = self._validate(state.params)
+        if schedule.metric not in measured:
+            raise UserError(
+                f"the best checkpoint is chosen by {schedule.metric!r}; the validation measured"
+                f" {', '.join(sorted(measured))}. Choose one of these"
+            )
+        progress.best = progress.best.update(measured[schedule.metric], step, schedule.mode)
+        if self._log is not None:
+            seconds = {
+                "seconds": progress.totals["seconds"],
+                "examples": progress.totals["examples"],
+            }
+            self._log.write(step, "validation", {**seconds, **measured})
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+        mark = "  (best so far)" if progress.best.step == step else ""
+        self._display.say(f"validation at step {step}: {shown}{mark}")
+        return measured
+
+    def _save(self, step: int, state: Any, measured: dict[str, float], progress: Progress) -> None:
+        if step != self._saved:
+            self._store.save(step, state, metrics=measured, progress=progress.to_json())
+            self._saved = step
+
+
+class _Clock:
+    """Seconds of training, validation left out, and how many of them were spent waiting for input."""
+
+    def __init__(self, prefetcher: Prefetcher):
+        self._prefetcher = prefetcher
+        self.restart()
+
+    def restart(self) -> None:
+        self._since = time.perf_counter()
+        self._waited = self._prefetcher.seconds_waited
+
+    def add_to(self, progress: Progress) -> None:
+        seconds = time.perf_counter() - self._since
+        waited = self._prefetcher.seconds_waited - self._waited
+        self.restart()
+        progress.totals["seconds"] += seconds
+        progress.window["seconds"] = progress.window.get("seconds", 0.0) + seconds
+        progress.window["waited"] = progress.window.get("waited", 0.0) + waited
+
+
+def count_cells(*segment_ids: np.ndarray) -> tuple[int, int]:
+    """Positions of some segment id arrays, and how many of them are padding (0)."""
+    cells = sum(array.size for array in segment_ids)
+    return cells, cells - sum(int(np.count_nonzero(array)) for array in segment_ids)
