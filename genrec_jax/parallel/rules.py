@@ -1,0 +1,99 @@
+"""The one table from logical axes to mesh axes, read when parameters and batches are placed."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from genrec_jax.errors import UserError
+
+Axes = tuple[str, ...]
+
+# Logical names are T5X's. Parameters: a matrix is split over `fsdp` along `embed` and over `tensor`
+# along its other side. Activations: rows are split over `data` and `fsdp` together.
+MESH_AXES_OF: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": (),
+    "activation_embed": (),
+    "layers": (),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "norm_embed": (),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
+    "kv": (),
+    "joined_kv": ("tensor",),
+    "relpos_buckets": (),
+    "whole_words": (),
+}
+
+
+def spec_of(axes: Axes) -> PartitionSpec:
+    """The partition of an array whose dimensions carry these logical names.
+
+    Raises:
+        ValueError: an unknown name, or two dimensions that want the same mesh axis.
+    """
+    unknown = [axis for axis in axes if axis not in MESH_AXES_OF]
+    if unknown:
+        raise ValueError(f"logical axes {unknown} of {axes} are not in MESH_AXES_OF; add them")
+    wanted = [mesh_axis for axis in axes for mesh_axis in MESH_AXES_OF[axis]]
+    if len(set(wanted)) != len(wanted):
+        raise ValueError(f"axes {axes} map to mesh axes {wanted}: one of them is used twice")
+    return PartitionSpec(*[MESH_AXES_OF[axis] or None for axis in axes])
+
+
+def sharding_of(mesh: Mesh, axes: Axes, shape: tuple[int, ...]) -> NamedSharding:
+    """Where an array of this shape lives on the mesh.
+
+    Raises:
+        UserError: a dimension that the mesh cannot split evenly.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"axes {axes} name {len(axes)} dimensions of an array of shape {shape}")
+    for axis, size in zip(axes, shape, strict=True):
+        ways = 1
+        for mesh_axis in MESH_AXES_OF[axis]:
+            ways *= mesh.shape[mesh_axis]
+        if size % ways:
+            names = " x ".join(MESH_AXES_OF[axis])
+            raise UserError(
+                f"a parameter's `{axis}` dimension has size {size}, which {names} = {ways} does not"
+                f" divide; choose another mesh or model size"
+            )
+    return NamedSharding(mesh, spec_of(axes))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over all of `data` and `fsdp`; every other dimension whole."""
+    return NamedSharding(mesh, PartitionSpec(MESH_AXES_OF["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def axes_of(variable: nnx.Variable) -> Axes:
+    """The logical axes that a parameter (or optimizer statistic) was made with."""
+    return variable.get_metadata()["axes"]
+
+
+def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+    """Shardings for a pytree of arrays: variables by their `axes`, everything else replicated."""
+
+    def place(leaf):
+        if isinstance(leaf, nnx.Variable):
+            value = leaf.get_value()
+            return leaf.replace(sharding_of(mesh, axes_of(leaf), tuple(value.shape)))
+        return replicated(mesh)
+
+    return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def constrain(array: jax.Array, axes: Axes) -> jax.Array:
+    """Tells the partitioner how an activation is laid out; does nothing where no mesh is set."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return array
+    return jax.lax.with_sharding_constraint(array, spec_of(axes))
