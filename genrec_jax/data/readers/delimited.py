@@ -9,6 +9,7 @@ from genrec_jax.data.readers import inputs, staging
 from genrec_jax.errors import UserError
 
 REPLACEMENT = "\ufffd"
+KEPT = ("row", "got", "problem", "user", "item", "timestamp", "rating")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Layout:
         encoding: of the text.
         rating_range: lowest and highest rating.
         time_unit: source units in a second.
+        earliest: first second that counts as a possible time.
     """
 
     separator: str | None
@@ -30,6 +32,7 @@ class Layout:
     encoding: str = "utf-8"
     rating_range: tuple[float, float] | None = None
     time_unit: int = 1
+    earliest: int = 1
 
     @property
     def wanted(self) -> str:
@@ -40,7 +43,7 @@ class Layout:
             parts.append(f"ratings {self.rating_range[0]:g} to {self.rating_range[1]:g}")
         if "timestamp" in self.columns:
             unit = "seconds" if self.time_unit == 1 else "milliseconds"
-            parts.append(f"times in {unit} from 1970 to 2100")
+            parts.append(f"times in {unit} since 1970, before 2100")
         return ", ".join(parts)
 
 
@@ -50,6 +53,7 @@ def read(
     stage: staging.Stage,
     *,
     transform: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    keep: pl.Expr | None = None,
 ) -> None:
     """Reads one file into the stage.
 
@@ -58,6 +62,7 @@ def read(
         layout: its columns.
         stage: takes the rows; `row` is the line number (plus the file's base).
         transform: applied to each checked block; may set further problems.
+        keep: which lines count at all, from the columns that the layout names.
 
     Raises:
         UserError: an empty file, a wrong header or encoding, or a bad line.
@@ -78,8 +83,14 @@ def read(
         if not len(frame):
             continue
         met_line = True
+        frame = _split(frame, layout)
+        if keep is not None:
+            frame = frame.filter(keep | pl.col("problem").is_not_null())
         frame = staging.check_numbers(
-            _split(frame, layout), rating_range=layout.rating_range, time_unit=layout.time_unit
+            frame.select([name for name in KEPT if name in frame.columns]),
+            rating_range=layout.rating_range,
+            time_unit=layout.time_unit,
+            earliest=layout.earliest,
         )
         if transform is not None:
             frame = transform(frame)
@@ -152,7 +163,6 @@ def _split(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:
     kept = [
         field(name).alias(column)
         for name, column in zip(names[:width], layout.columns, strict=True)
-        if column in ("user", "item", "timestamp", "rating")
     ]
     return frame.select("row", "got", problem.alias("problem"), *kept)
 

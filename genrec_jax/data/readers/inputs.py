@@ -146,14 +146,16 @@ def open_member(member: Member) -> Iterator[ByteStream]:
                 )
             stream = stack.enter_context(archive.open(member.member))
         if name.lower().endswith(".gz"):
-            stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
+            unpacked = stack.enter_context(gzip.GzipFile(fileobj=stream))
+            yield _CheckedStream(unpacked, raw, member.name, total)
+            return
         yield _CheckedStream(stream, raw, member.name, total)
 
 
 class _CheckedStream:
     """Turns what decompressors raise on damage into one readable error."""
 
-    def __init__(self, stream: IO[bytes], raw: IO[bytes], name: str, total: int):
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, raw: IO[bytes], name: str, total: int):
         self._stream = stream
         self._raw = raw
         self._name = name

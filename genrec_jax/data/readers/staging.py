@@ -139,7 +139,12 @@ class Stage:
 
 
 def check_numbers(
-    frame: pl.DataFrame, *, rating_range: tuple[float, float] | None = None, time_unit: int = 1
+    frame: pl.DataFrame,
+    *,
+    rating_range: tuple[float, float] | None = None,
+    time_unit: int = 1,
+    time_formats: tuple[str, ...] = (),
+    earliest: int = 1,
 ) -> pl.DataFrame:
     """Turns `timestamp` and `rating` from text to numbers, and names what is wrong with each row.
 
@@ -148,6 +153,8 @@ def check_numbers(
             `problem` may already be set by the caller and is kept.
         rating_range: lowest and highest rating allowed; None allows any finite number.
         time_unit: source units in a second (1000 for milliseconds).
+        time_formats: strptime formats to try in turn, where times are dates (taken as UTC).
+        earliest: first second that counts as possible.
 
     Returns:
         The frame with numbers and `problem`. For example `("7", "x", "9e99", "3")` for user, item,
@@ -162,12 +169,8 @@ def check_numbers(
         checks.append((text.is_null() | (text == ""), f"missing {column}"))
     if "timestamp" in frame.columns:
         text = pl.col("timestamp").cast(pl.String).str.strip_chars()
-        number = text.cast(pl.Float64, strict=False)
-        whole = pl.coalesce(
-            text.cast(pl.Int64, strict=False), number.floor().cast(pl.Int64, strict=False)
-        )
-        seconds = whole // time_unit
-        possible = seconds.is_between(1, LATEST_TIMESTAMP - 1) & number.is_finite()
+        seconds = _seconds(text, time_unit, time_formats)
+        possible = seconds.is_between(earliest, LATEST_TIMESTAMP - 1)
         checks.append((~possible.fill_null(False), "impossible timestamp"))
         changes.append(seconds.alias("timestamp"))
     if "rating" in frame.columns:
@@ -181,6 +184,17 @@ def check_numbers(
     for failed, reason in checks:
         chain = pl.when(chain.is_null() & failed).then(pl.lit(reason)).otherwise(chain)
     return frame.with_columns(*changes, chain.alias("problem"))
+
+
+def _seconds(text: pl.Expr, time_unit: int, time_formats: tuple[str, ...]) -> pl.Expr:
+    if time_formats:
+        dates = [text.str.to_datetime(form, strict=False, exact=True) for form in time_formats]
+        return pl.coalesce(dates).dt.epoch("s")
+    whole = pl.coalesce(
+        text.cast(pl.Int64, strict=False),
+        text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False),
+    )
+    return whole // time_unit
 
 
 def shorten(text: str | None, limit: int = 120) -> str:

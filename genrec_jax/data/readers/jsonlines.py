@@ -1,0 +1,168 @@
+"""Reads logs with one JSON object a line (Amazon reviews, Yelp); older files hold Python dicts.
+
+Blocks go through Polars' parser; a block in which it finds a fault is read again line by line, so
+that the error can name the line.
+"""
+
+import ast
+import dataclasses
+import html
+import io
+import json
+import warnings
+from typing import Any
+
+import polars as pl
+
+from genrec_jax.data.readers import delimited, inputs, staging
+from genrec_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """Which keys of an object hold what.
+
+    Attributes:
+        keys: our column (`user`, `item`, `timestamp`, `rating`, `review`, `summary`) -> their key.
+        rating_range: lowest and highest rating.
+        time_unit: source units in a second.
+        time_formats: strptime formats, where times are dates.
+    """
+
+    keys: dict[str, str]
+    rating_range: tuple[float, float] | None = None
+    time_unit: int = 1
+    time_formats: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> str:
+        """A line in words, for errors."""
+        needed = ", ".join(
+            key for column, key in self.keys.items() if column not in ("review", "summary")
+        )
+        text = f"a JSON object with {needed}"
+        if self.rating_range and "rating" in self.keys:
+            text += f", ratings {self.rating_range[0]:g} to {self.rating_range[1]:g}"
+        return text
+
+
+def read(
+    member: inputs.Member,
+    fields: Fields,
+    stage: staging.Stage,
+    *,
+    keep: pl.Expr | None = None,
+) -> None:
+    """Reads one file into the stage.
+
+    Args:
+        member: the file.
+        fields: its keys.
+        stage: takes the rows; `row` is the line number (plus the file's base).
+        keep: which checked rows count at all (a range of dates); bad rows always do.
+
+    Raises:
+        UserError: an empty file, a wrong encoding, or a bad line.
+    """
+    base = stage.begin_file(member.name)
+    met_line = False
+    for first_line, text in delimited.text_blocks(member, stage, encoding="utf-8"):
+        lines = text.removesuffix("\n").split("\n")
+        frame = _parse_block(text, lines, fields)
+        frame = frame.with_columns(pl.col("row") + first_line + base)
+        if not len(frame):
+            continue
+        met_line = True
+        frame = staging.check_numbers(
+            frame,
+            rating_range=fields.rating_range,
+            time_unit=fields.time_unit,
+            time_formats=fields.time_formats,
+        )
+        if keep is not None:
+            frame = frame.filter(keep | pl.col("problem").is_not_null())
+        frame = _with_lines(_clean_texts(frame), lines, first_line + base)
+        stage.add(frame, wanted=fields.wanted)
+    if not met_line:
+        raise UserError("has no rows; wanted interactions. Export it again", file=member.name)
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """One line as a dict: JSON, or the Python literal of Amazon's 2014 files (never evaluated).
+
+    For example `{'asin': '0000031852', 'price': 3.17}`.
+
+    Raises:
+        ValueError: neither, or not a dict.
+    """
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as "invalid escape sequence" in old titles
+            try:
+                value = ast.literal_eval(line.strip())
+            except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+                raise ValueError("neither JSON nor a Python literal") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _parse_block(text: str, lines: list[str], fields: Fields) -> pl.DataFrame:
+    """Columns `row` (from 0), `problem` and those of the keys, as strings."""
+    schema = dict.fromkeys(fields.keys.values(), pl.String)
+    if delimited.REPLACEMENT not in text:
+        try:
+            frame = pl.read_ndjson(io.BytesIO(text.encode()), schema=schema)
+        except pl.exceptions.PolarsError:
+            frame = None
+        if frame is not None and len(frame) == len(lines):
+            renamed = [pl.col(key).alias(column) for column, key in fields.keys.items()]
+            rows = pl.int_range(pl.len(), dtype=pl.Int64).alias("row")
+            return frame.select(rows, pl.lit(None, pl.String).alias("problem"), *renamed)
+    columns: dict[str, list[Any]] = {name: [] for name in ("row", "problem", *fields.keys)}
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        problem, value = None, {}
+        if delimited.REPLACEMENT in line:
+            problem = "not text in the file's encoding"
+        else:
+            try:
+                value = parse_object(line)
+            except ValueError:
+                problem = "broken line"
+        columns["row"].append(number)
+        columns["problem"].append(problem)
+        for column, key in fields.keys.items():
+            found = value.get(key)
+            columns[column].append(None if found is None else str(found))
+    types = dict.fromkeys(columns, pl.String) | {"row": pl.Int64}
+    return pl.DataFrame(columns, schema=types)
+
+
+def _with_lines(frame: pl.DataFrame, lines: list[str], first_row: int) -> pl.DataFrame:
+    """Adds `got`, the line itself, for bad rows only."""
+    bad = frame.select("row", "problem").iter_rows()
+    got = [None if problem is None else lines[row - first_row] for row, problem in bad]
+    return frame.with_columns(pl.Series("got", got, dtype=pl.String))
+
+
+def _clean_texts(frame: pl.DataFrame) -> pl.DataFrame:
+    """HTML entities resolved, empty texts to null."""
+    changes = []
+    for column in ("review", "summary"):
+        if column in frame.columns:
+            text = pl.col(column)
+            entity = text.str.contains("&[#a-zA-Z0-9]+;")
+            unescaped = (
+                pl.when(entity)
+                .then(text)
+                .map_elements(html.unescape, return_dtype=pl.String, skip_nulls=True)
+            )
+            cleaned = pl.coalesce(unescaped, text).str.strip_chars()
+            changes.append(pl.when(cleaned != "").then(cleaned).alias(column))
+    return frame.with_columns(changes)
