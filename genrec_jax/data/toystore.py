@@ -1,9 +1,10 @@
 """The generated dataset of `make quickstart`: a raw log whose true next-item distribution is known.
 
-A toy shop sells every combination of a kind (puzzle, kite, ...) and a theme (pirates, space, ...).
-What a customer takes next depends on the last TWO items: its kind follows from the kind of the
-second-last item, its theme from the theme of the last one, and now and then the customer takes
-something else. A table of last-item transitions cannot hold this: it sees the theme alone.
+A toy shop sells twelve series (pirates, space, ...) of ten toys each (puzzle, kite, ...), every
+series in an order of its own. A customer follows two series in turns. So what comes next depends on
+the last TWO items: mostly it is the toy that follows the second-last one in its series, sometimes
+the one after that or the one that follows the last item, and now and then anything. A table of
+last-item transitions cannot hold this: it does not see which other series the customer follows.
 
 The generator's own best possible hit ratio is exact, because every choice is drawn from integer
 weights. It goes into the dataset's manifest, to be shown beside what a model reaches. Numbers come
@@ -35,8 +36,6 @@ KINDS = (
     ("Hand Puppet", "Pretend Play"),
     ("Night Light", "Room Decor"),
     ("Marble Run", "Science"),
-    ("Spinning Top", "Classic Toys"),
-    ("Bath Boat", "Bath Toys"),
 )
 THEMES = (
     "Pirate",
@@ -55,8 +54,9 @@ THEMES = (
 BRANDS = ("Alder & Finch", "Bright Acorn", "Cobble Lane", "Little Harbour", "Moonhill", "Tin Owl")
 ADJECTIVES = ("Classic", "Cosy", "Deluxe", "Giant", "Merry", "Mini", "Painted", "Shiny", "Tiny")
 
-# Parts in 1,000. The theme moves one step round the circle of themes, two steps, or stays.
-THEME_STEPS = ((1, 550), (2, 300), (0, 150))
+# Parts in 1,000 of what the rule decides: the next of the second-last item's series, the one after
+# it, the next of the last item's series. The rule itself decides 900 in 1,000 choices.
+RULE_PARTS = (700, 240, 60)
 RULE_SHARE = 900
 FIRST_LENGTH, LAST_LENGTH = 6, 14
 HOUR = 3600
@@ -66,16 +66,15 @@ NUM_ITEMS = len(KINDS) * len(THEMES)
 
 @dataclasses.dataclass(frozen=True)
 class Shop:
-    """The generator's true rules; item i is of kind `kinds_I[i]` and theme `themes_I[i]`.
+    """The generator's true rules; item i is of kind `kinds_I[i]` in the series `themes_I[i]`.
 
     Attributes:
         source_ids: product codes, drawn at random, so that they tell nothing.
         titles: one title an item, all different.
         brands: one brand an item, unrelated to the rules.
         kinds_I: kind of each item, an index into KINDS.
-        themes_I: theme of each item, an index into THEMES.
-        next_kind: the kind that follows a kind two steps later: one circle through all kinds.
-        next_theme: the theme one step further round the circle of themes.
+        themes_I: series of each item, an index into THEMES.
+        next_I: the item that follows each item in its series; the last is followed by the first.
         popularity_I: weights of an item taken outside the rule, as integers.
     """
 
@@ -84,8 +83,7 @@ class Shop:
     brands: tuple[str, ...]
     kinds_I: Int64[np.ndarray, " I"]
     themes_I: Int64[np.ndarray, " I"]
-    next_kind: Int64[np.ndarray, " kinds"]
-    next_theme: Int64[np.ndarray, " themes"]
+    next_I: Int64[np.ndarray, " I"]
     popularity_I: Int64[np.ndarray, " I"]
 
     def next_weights_I(self, history: list[int]) -> Int64[np.ndarray, " I"]:
@@ -101,12 +99,10 @@ class Shop:
         outside_I[history] = 0
         rule_I = np.zeros(NUM_ITEMS, np.int64)
         if len(history) >= 2:
-            kind = self.next_kind[self.kinds_I[history[-2]]]
-            theme = self.themes_I[history[-1]]
-            step_themes = (theme, self.next_theme[theme], self.next_theme[self.next_theme[theme]])
-            for step, parts in THEME_STEPS:
-                chosen_I = (self.kinds_I == kind) & (self.themes_I == step_themes[step])
-                rule_I[chosen_I] = parts
+            following = self.next_I[history[-2]]
+            candidates = (following, self.next_I[following], self.next_I[history[-1]])
+            for item, parts in zip(candidates, RULE_PARTS, strict=True):
+                rule_I[item] += parts
             rule_I[history] = 0
         if not rule_I.any():
             return outside_I
@@ -156,13 +152,6 @@ class _Draws:
             order[last], order[other] = order[other], order[last]
         return order
 
-    def circle(self, size: int) -> Int64[np.ndarray, " size"]:
-        """The successor of each element on one random circle through all of them."""
-        order = self.permutation(size)
-        successor = np.empty(size, np.int64)
-        successor[order] = np.roll(order, -1)
-        return successor
-
 
 def generate(*, seed: int = DEFAULT_SEED, num_users: int = DEFAULT_NUM_USERS) -> rawlog.RawLog:
     """The toy store's log, rows in the order of time, as any reader would hand it over.
@@ -203,7 +192,7 @@ def generate(*, seed: int = DEFAULT_SEED, num_users: int = DEFAULT_NUM_USERS) ->
             "title": shop.titles,
             "brand": shop.brands,
             "categories": [
-                ["Toys", KINDS[kind][1], f"{THEMES[theme]} Toys"]
+                ["Toys", KINDS[kind][1], f"{THEMES[theme]} Series"]
                 for kind, theme in zip(shop.kinds_I, shop.themes_I, strict=True)
             ],
         }
@@ -232,6 +221,10 @@ def open_shop(seed: int = DEFAULT_SEED) -> Shop:
         adjective = ADJECTIVES[draws.below(len(ADJECTIVES))]
         titles.append(f"{adjective} {THEMES[theme]} {KINDS[kind][0]}")
     brands = [BRANDS[draws.below(len(BRANDS))] for _ in range(NUM_ITEMS)]
+    next_I = np.empty(NUM_ITEMS, np.int64)
+    for theme in range(len(THEMES)):
+        series = np.flatnonzero(themes_I == theme)[draws.permutation(len(KINDS))]
+        next_I[series] = np.roll(series, -1)
     ranks = draws.permutation(NUM_ITEMS)
     return Shop(
         source_ids=tuple(codes),
@@ -239,8 +232,7 @@ def open_shop(seed: int = DEFAULT_SEED) -> Shop:
         brands=tuple(brands),
         kinds_I=kinds_I,
         themes_I=themes_I,
-        next_kind=draws.circle(len(KINDS)),
-        next_theme=draws.circle(len(THEMES)),
+        next_I=next_I,
         popularity_I=(1000 // (ranks + 10)).astype(np.int64),
     )
 

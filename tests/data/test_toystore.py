@@ -22,7 +22,7 @@ def test_the_default_shop_never_changes(log):
         [log.shop.source_ids, log.shop.titles, log.sequences, log.timestamps, log.ratings]
     )
     digest = hashlib.sha256(content.encode()).hexdigest()
-    assert digest == "6bdf08444361934d70d1e9462b9bbfceec18b378669944f36d60ab1e7a9d0e54"
+    assert digest == "2d3a5ad950d750f438fcde0bd0f2d750760ee0041d40021f077aafb8caeb0e17"
 
 
 def test_another_seed_gives_another_shop(log):
@@ -46,18 +46,33 @@ def test_nobody_takes_an_item_twice_and_time_moves_on(log):
         assert all(earlier < later for earlier, later in itertools.pairwise(times))
 
 
-def test_a_third_item_follows_kind_of_the_first_and_theme_of_the_second(log):
+def test_a_series_leads_through_its_ten_items_and_back(log):
     shop = log.shop
-    first, second = 0, 1
-    kind = shop.next_kind[shop.kinds_I[first]]
-    theme = shop.next_theme[shop.themes_I[second]]
-    likeliest = int(np.flatnonzero((shop.kinds_I == kind) & (shop.themes_I == theme))[0])
+    for first in range(toystore.NUM_ITEMS):
+        items = [first]
+        while (following := int(shop.next_I[items[-1]])) != first:
+            items.append(following)
+        assert len(items) == len(toystore.KINDS) == len({int(shop.kinds_I[i]) for i in items})
+        assert len({int(shop.themes_I[i]) for i in items}) == 1
+
+
+def test_the_third_item_follows_the_first_in_its_series(log):
+    shop = log.shop
+    first = 0
+    second = int(np.flatnonzero(shop.themes_I != shop.themes_I[first])[0])
     weights_I = shop.next_weights_I([first, second])
-    assert int(weights_I.argmax()) == likeliest
-    outside = shop.popularity_I[likeliest] / (
+    following = int(shop.next_I[first])
+    outside_I = shop.popularity_I / (
         shop.popularity_I.sum() - shop.popularity_I[[first, second]].sum()
     )
-    assert weights_I[likeliest] / weights_I.sum() == pytest.approx(0.9 * 0.55 + 0.1 * outside)
+    for item, rule in (
+        (following, 0.7),
+        (int(shop.next_I[following]), 0.24),
+        (int(shop.next_I[second]), 0.06),
+    ):
+        expected = 0.9 * rule + 0.1 * outside_I[item]
+        assert weights_I[item] / weights_I.sum() == pytest.approx(expected)
+    assert weights_I[first] == weights_I[second] == 0
 
 
 def test_the_last_item_alone_says_little(log):
