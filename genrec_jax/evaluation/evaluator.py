@@ -1,0 +1,201 @@
+"""The evaluator: built once for one dataset of a run, it scores any parameters, in training or after.
+
+A model is scored once a template. Results are named `model/<task>/<template>`, so that it is always
+clear whether the prompt's wording was seen in training.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from flax import nnx
+
+from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.splits import SplitName, Splits
+from genrec_jax.decoding.search import BeamConfig
+from genrec_jax.errors import UserError
+from genrec_jax.evaluation import ranking
+from genrec_jax.evaluation.intervals import BootstrapConfig
+from genrec_jax.evaluation.ranking import OnLists, UserRanks
+from genrec_jax.pipeline.batch import PromptBatch
+from genrec_jax.prompts.templates import Template
+
+Params = nnx.State
+Search = Callable[[Params, PromptBatch], tuple[np.ndarray, np.ndarray]]
+"""Compiled beam search: items (B, R) int32 and scores (B, R) float32, as `ranking.Recommend`."""
+
+PromptsOf = Callable[[str], Iterable[PromptBatch]]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """How a model is evaluated.
+
+    Attributes:
+        split: `validation` or `test`.
+        templates: ids of the prompts, such as `("A1", "A11")`. None: for each task the run was
+            trained on, the first seen and the first unseen one (OpenP5's own choice).
+        num_beams: beams, and length of the lists.
+        length_penalty: see `BeamConfig`; OpenP5's published numbers have 1.0.
+        finish_within_beams: Hugging Face's finishing rule, as in OpenP5's published numbers.
+        batch_size: users searched at once.
+        max_users: score a seeded sample of this many users only; None scores everybody.
+        seed: of that sample.
+        intervals: bootstrap settings.
+    """
+
+    split: SplitName = "test"
+    templates: tuple[str, ...] | None = None
+    num_beams: int = 20
+    length_penalty: float = 0.0
+    finish_within_beams: bool = False
+    batch_size: int = 64
+    max_users: int | None = None
+    seed: int = 0
+    intervals: BootstrapConfig = dataclasses.field(default_factory=BootstrapConfig)
+
+    def __post_init__(self):
+        if self.split not in ("validation", "test"):
+            raise UserError(f"split is {self.split!r}; wanted validation or test")
+        for field in ("num_beams", "batch_size"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} is {getattr(self, field)}; wanted at least 1")
+        if self.max_users is not None and self.max_users < 1:
+            raise UserError(
+                f"max_users is {self.max_users}; wanted at least 1, or None for all users"
+            )
+
+    @property
+    def beams(self) -> BeamConfig:
+        """The search this asks for."""
+        return BeamConfig(
+            num_beams=self.num_beams,
+            num_results=self.num_beams,
+            length_penalty=self.length_penalty,
+            finish_within_beams=self.finish_within_beams,
+        )
+
+
+def choose_templates(
+    templates: Sequence[Template], tasks: Sequence[str], wanted: Sequence[str] | None
+) -> tuple[Template, ...]:
+    """The templates to evaluate with.
+
+    Args:
+        templates: all of the run's.
+        tasks: what the run was trained on.
+        wanted: template ids; None takes the first seen and the first unseen one of each task.
+
+    Raises:
+        UserError: an id that the run does not have, or the same one twice.
+    """
+    if wanted is None:
+        chosen = []
+        for task in tasks:
+            for seen in (True, False):
+                chosen += [t for t in templates if t.task == task and t.seen == seen][:1]
+        return tuple(chosen)
+    by_id = {template.id: template for template in templates}
+    unknown = [name for name in wanted if name not in by_id]
+    if unknown or not wanted or len(set(wanted)) < len(wanted):
+        raise UserError(
+            f"got the templates {', '.join(wanted) or 'none'}; wanted different ones of"
+            f" {', '.join(by_id)}, which this run has"
+        )
+    return tuple(by_id[name] for name in wanted)
+
+
+def system_name(template: Template) -> str:
+    """The name of the model's row for one template, such as `model/sequential/A1`."""
+    return f"model/{template.task}/{template.id}"
+
+
+class Evaluator:
+    """Scores parameters on one dataset; compiles and prepares prompts once.
+
+    Attributes:
+        dataset: what the users come from.
+        splits: where the histories end.
+        split: which target is to be found.
+        num_users: users that are scored.
+        templates: the prompts, in the order they are scored.
+        max_rank: length of the lists.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: Dataset,
+        splits: Splits,
+        split: SplitName,
+        num_users: int,
+        templates: Sequence[Template],
+        prompts_of: PromptsOf,
+        search: Search,
+        max_rank: int,
+        keep_prompts: bool = False,
+    ):
+        """Binds everything but the parameters.
+
+        Args:
+            dataset: the histories.
+            splits: where they end.
+            split: which target is to be found.
+            num_users: users that `prompts_of` has prompts for.
+            templates: the prompts to score with.
+            prompts_of: template id -> batches of prompts of distinct users; called once a scoring.
+            search: (params, batch) -> lists, compiled.
+            max_rank: length of the lists.
+            keep_prompts: hold the prompts in memory, for scoring the same users again and again.
+        """
+        self.dataset, self.splits = dataset, splits
+        self.split: SplitName = split
+        self.num_users, self.max_rank = num_users, max_rank
+        self.templates = tuple(templates)
+        self._prompts_of, self._keep = prompts_of, keep_prompts
+        self._kept: dict[str, list[PromptBatch]] = {}
+        self._search = search
+
+    def rank(
+        self, params: Params, template: Template, on_lists: OnLists | None = None
+    ) -> UserRanks:
+        """Searches for every user with one template and ranks the targets.
+
+        Args:
+            params: the model's parameters.
+            template: one of `templates`.
+            on_lists: told of each block of lists.
+        """
+
+        def recommend(batch: PromptBatch):
+            return self._search(params, batch)
+
+        return ranking.rank_users(
+            self._prompts(template.id), recommend, self.dataset, self.splits, self.split, on_lists
+        )
+
+    def hit_ratio(self, params: Params) -> dict[str, float]:
+        """Metrics for the training loop, seen items kept.
+
+        Returns:
+            `hr@10` and `ndcg@10` (with lists shorter than 10, at their length): the mean over the
+            templates, and each template's own as `hr@10/sequential/A1`.
+        """
+        cutoff = min(10, self.max_rank)
+        values: dict[str, float] = {}
+        for kind in ("hr", "ndcg"):
+            values[f"{kind}@{cutoff}"] = 0.0
+        for template in self.templates:
+            histogram = self.rank(params, template).histogram(self.max_rank)
+            for kind in ("hr", "ndcg"):
+                value = histogram.mean(f"{kind}@{cutoff}")
+                values[f"{kind}@{cutoff}/{template.task}/{template.id}"] = value
+                values[f"{kind}@{cutoff}"] += value / len(self.templates)
+        return values
+
+    def _prompts(self, template_id: str) -> Iterator[PromptBatch]:
+        if not self._keep:
+            return iter(self._prompts_of(template_id))
+        if template_id not in self._kept:
+            self._kept[template_id] = list(self._prompts_of(template_id))
+        return iter(self._kept[template_id])

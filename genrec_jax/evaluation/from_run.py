@@ -1,0 +1,155 @@
+"""An evaluator from a run dir: datasets found and checked, prompts compiled, the search jitted."""
+
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from genrec_jax.checkpoint.run_dir import RunDataset, RunDir
+from genrec_jax.data import artefacts
+from genrec_jax.data import dataset as datasets
+from genrec_jax.data import splits as splitting
+from genrec_jax.data.dataset import Dataset
+from genrec_jax.decoding import recommend as recommending
+from genrec_jax.decoding import trie as tries
+from genrec_jax.errors import UserError
+from genrec_jax.evaluation import evaluator as evaluators
+from genrec_jax.evaluation import ranking
+from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator, Search
+from genrec_jax.model import t5
+from genrec_jax.parallel import rules
+from genrec_jax.pipeline import mixtures, prompt_batches
+from genrec_jax.pipeline.batch import PromptBatch
+
+USERS_AT_A_TIME = 32_768
+"""Prompts are tokenised for this many users at a time, which bounds their memory."""
+
+DataPaths = Mapping[str, artefacts.PathLike]
+
+
+def open_dataset(entry: RunDataset, data: DataPaths) -> Dataset:
+    """The dataset that a run was trained on, checked to be just that.
+
+    Args:
+        entry: the run's record of it.
+        data: dataset name -> folder, where it has moved since.
+
+    Raises:
+        UserError: it is not there, or is not the one trained on.
+    """
+    path = pathlib.Path(data.get(entry.name, entry.path))
+    if not path.is_dir():
+        raise UserError(
+            f"is not there; wanted the dataset {entry.name!r} that this run was trained on. If it has"
+            " moved, say where with --data FOLDER",
+            file=str(path),
+        )
+    dataset = datasets.load(path)
+    if dataset.fingerprint != entry.fingerprint:
+        raise UserError(
+            f"is not the data that this run was trained on: its fingerprint is {dataset.fingerprint},"
+            f" the run's {entry.fingerprint}. Prepare it from the same sources with the same settings,"
+            " or name the right folder with --data FOLDER",
+            file=str(path),
+        )
+    return dataset
+
+
+def trained_tasks(run_dir: RunDir) -> tuple[str, ...]:
+    """The tasks a run was trained on; for a user's own mixture, all that its templates have."""
+    known = mixtures.MIXTURE_TASKS.get(run_dir.mixture["name"])
+    return known or tuple(dict.fromkeys(template.task for template in run_dir.templates))
+
+
+def build(
+    run_dir: RunDir,
+    config: EvaluateConfig,
+    mesh: Mesh,
+    *,
+    dataset_name: str | None = None,
+    data: DataPaths | None = None,
+    keep_prompts: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluator:
+    """An evaluator for one dataset of a run.
+
+    Args:
+        run_dir: the run; its checkpoints are not looked at.
+        config: split, templates, beams, users.
+        mesh: the devices; the batch is rounded up to divide among them.
+        dataset_name: which dataset, where the run has several.
+        data: dataset name -> folder, where a dataset has moved since training.
+        keep_prompts: hold the prompts in memory, to score the same users many times.
+        on_batch: told the number of users of each batch as it comes up.
+
+    Raises:
+        UserError: the dataset is not the trained one, or a template is unknown.
+    """
+    entry = run_dir.dataset(dataset_name)
+    dataset = open_dataset(entry, data or {})
+    splits = splitting.leave_one_out(dataset)
+    templates = evaluators.choose_templates(
+        run_dir.templates, trained_tasks(run_dir), config.templates
+    )
+    assembler = prompt_batches.PromptAssembler(
+        run_dir.vocabulary,
+        run_dir.item_ids(entry.name).texts,
+        run_dir.templates,
+        entry.name,
+        run_dir.mixture["history"],
+        max_input_length=run_dir.mixture["max_input_length"],
+    )
+    users = ranking.choose_users(splits, config.split, config.max_users, config.seed)
+    ways = math.prod(mesh.shape[axis] for axis in rules.MESH_AXES_OF["batch"])
+    batch_size = -(-min(config.batch_size, len(users)) // ways) * ways
+
+    def prompts_of(template_id: str) -> Iterator[PromptBatch]:
+        for start in range(0, len(users), USERS_AT_A_TIME):
+            chosen = users[start : start + USERS_AT_A_TIME]
+            for batch in prompt_batches.prompt_batches(
+                assembler, dataset, splits, config.split, template_id, batch_size, users=chosen
+            ):
+                yield batch
+                if on_batch is not None:
+                    on_batch(int((np.asarray(batch.users_B) >= 0).sum()))
+
+    return Evaluator(
+        dataset=dataset,
+        splits=splits,
+        split=config.split,
+        num_users=len(users),
+        templates=templates,
+        prompts_of=prompts_of,
+        search=_search(run_dir, entry, config, mesh),
+        max_rank=config.num_beams,
+        keep_prompts=keep_prompts,
+    )
+
+
+def _search(run_dir: RunDir, entry: RunDataset, config: EvaluateConfig, mesh: Mesh) -> Search:
+    graphdef, _ = t5.abstract_graph_and_params(run_dir.model_config)
+    step = recommending.make_recommend_step(graphdef, config.beams)
+    trie = jax.device_put(tries.load(entry.trie), rules.replicated(mesh))
+    rows = rules.batch_sharding(mesh)
+
+    def search(params: Any, batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
+        result = step(params, jax.tree.map(lambda array: _lay_out(array, rows), batch), trie)
+        return _fetch(result.items_BR), _fetch(result.scores_BR)
+
+    return search
+
+
+def _lay_out(array: Any, sharding: Any) -> jax.Array:
+    """Every host holds the whole batch and gives its devices their rows."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda rows: array[rows])
+
+
+def _fetch(array: jax.Array) -> np.ndarray:
+    if jax.process_count() > 1:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
