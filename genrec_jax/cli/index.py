@@ -15,6 +15,9 @@ Methods:
   random         numbers from 1001 in a seeded shuffle
   sequential     numbers from 1001 in the order in which training sequences meet the items, so that
                  items taken together get close numbers
+  collaborative  a path down a tree of clusters of items that co-occur, <CI3><CI21><CI4>, so that
+                 items taken together share their first tokens
+  independent    one token of its own for every item: a baseline without structure
 
 Ids depend on training interactions alone; items that no training sequence has get ids too. Without
 --vocabulary a small vocabulary is trained on the prompts (each id is about two tokens); pass T5's
@@ -24,6 +27,7 @@ EPILOG = """
 examples:
   genrec index data/toystore --method sequential
   genrec index data/toystore --method random --seed 1 --output data/toystore/index/random-1
+  genrec index data/beauty --method collaborative --clusters 20 --max-cluster 500
   genrec index data/beauty --method sequential --vocabulary spiece.model
   genrec index data/beauty data/toys --method sequential --output data/sp2/index
 """
@@ -61,6 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="trained vocabulary: digits of a number that share a token, 1 to 3 (default: 2)",
     )
     parser.add_argument(
+        "--clusters",
+        type=int,
+        metavar="N",
+        help="collaborative: clusters of one split (default: 20, fewer for small catalogues)",
+    )
+    parser.add_argument(
+        "--max-cluster",
+        type=int,
+        metavar="K",
+        help="collaborative: a cluster of more items is split again (default: 500, or thrice the"
+        " average size of a cluster if that is less)",
+    )
+    parser.add_argument(
         "--cold-items",
         choices=("catalogue-order", "held-out-order"),
         default="catalogue-order",
@@ -77,6 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
             method=arguments.method,
             seed=arguments.seed,
             cold_items=arguments.cold_items,
+            clusters=arguments.clusters,
+            max_cluster=arguments.max_cluster,
             number_digits_per_token=arguments.number_digits_per_token,
         ),
         output=arguments.output,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from genrec_jax.data import artefacts, dataset, splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import (
+    collaborative_ids,
     item_ids,
     numbered_ids,
     t5_vocabulary,
@@ -17,8 +18,10 @@ from genrec_jax.indexing import (
 )
 from genrec_jax.indexing.vocabulary import Vocabulary
 
-Method = Literal["random", "sequential"]
-METHODS: tuple[Method, ...] = ("random", "sequential")
+Method = Literal["random", "sequential", "collaborative", "independent"]
+METHODS: tuple[Method, ...] = ("random", "sequential", "collaborative", "independent")
+_TOKEN = re.compile(r"<[^>]*>")
+
 Split = Callable[[dataset.Dataset], splits.Splits]
 
 
@@ -27,16 +30,21 @@ class IndexConfig:
     """How ids are made.
 
     Attributes:
-        method: `random` or `sequential`.
-        seed: for the methods that draw.
+        method: `random`, `sequential`, `collaborative` or `independent`.
+        seed: of `random`, the only method that draws.
         cold_items: sequential only; `held-out-order` is a parity option that leaks (see
             `numbered_ids.sequential_order`).
+        clusters: collaborative only; clusters of one split, by default from the catalogue's size
+            (see `collaborative_ids.default_settings`).
+        max_cluster: collaborative only; a cluster of more items is split again.
         number_digits_per_token: digits that share a token where the vocabulary is trained.
     """
 
     method: Method
     seed: int = 0
     cold_items: numbered_ids.ColdItems = "catalogue-order"
+    clusters: int | None = None
+    max_cluster: int | None = None
     number_digits_per_token: int = 2
 
 
@@ -166,6 +174,16 @@ def make_item_ids(
             "first_number": numbered_ids.FIRST_NUMBER,
             "cold_items": config.cold_items,
         }
+    elif config.method == "collaborative":
+        clusters, max_cluster = collaborative_ids.default_settings(data.num_items)
+        clusters = clusters if config.clusters is None else config.clusters
+        max_cluster = max_cluster if config.max_cluster is None else config.max_cluster
+        tree = collaborative_ids.build_tree(data, part, clusters=clusters, max_cluster=max_cluster)
+        texts, added = tree.texts, tree.added_tokens
+        parameters = {"clusters": clusters, "max_cluster": max_cluster}
+    elif config.method == "independent":
+        added = tuple(f"<I{item}>" for item in range(data.num_items))
+        texts = tuple(item_ids.PREFIX + token for token in added)
     else:
         raise UserError(f"unknown method {config.method!r}; wanted one of {', '.join(METHODS)}")
     return item_ids.ItemIds(
@@ -187,19 +205,20 @@ def make_vocabulary(
     digits: int = 2,
 ) -> Vocabulary:
     """One vocabulary for the ids of all datasets: T5's with tokens added, or a small trained one."""
-    added = sorted({token for own in ids for token in own.added_tokens}, key=_natural)
     if base is not None:
-        return t5_vocabulary.extend(Vocabulary(base), added)
+        added = {token for own in ids for token in own.added_tokens}
+        return t5_vocabulary.extend(Vocabulary(base), sorted(added, key=_natural))
     first: set[str] = set()
-    if added:
-        for text in (text for own in ids for text in own.texts):
-            opening = re.match(r"[^<]*(<[^>]*>)", text)
-            if opening:
-                first.add(opening.group(1))
+    later: set[str] = set()
+    for own in ids:
+        for text in own.texts if own.added_tokens else ():
+            opening, *rest = _TOKEN.findall(text)
+            first.add(opening)
+            later.update(rest)
     return unigram_vocabulary.train(
         prompt_lines,
         words=[own.dataset_name for own in ids],
-        added_tokens=added,
+        added_tokens=sorted(later, key=_natural),
         first_tokens=sorted(first, key=_natural),
         digits_per_token=digits,
     )

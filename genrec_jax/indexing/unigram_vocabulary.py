@@ -52,8 +52,9 @@ def train(
         lines: the text of the prompts, without ids and user numbers. Nothing in it may come from
             held-out interactions.
         words: names that must be one token each, such as the dataset's.
-        added_tokens: tokens of the item ids, such as `<CI0>`.
-        first_tokens: those of them that begin an id.
+        added_tokens: tokens that item ids have after their first, such as `<CI21>`.
+        first_tokens: tokens that item ids begin with, such as `<CI3>`; each becomes one token with
+            the name before it.
         digits_per_token: digits of a number that share a token, 1 to 3. More make ids shorter and
             the vocabulary larger (about 2 x 10^n names and 10^n groups).
         unigram_size: how many unigram pieces to train at most.
