@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ class NonFiniteLoss(UserError):
     """The loss or the gradients became NaN or infinite; the message names the batch."""
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Prepared batches by step."""
 
@@ -101,7 +102,7 @@ class Progress:
     @classmethod
     def start(cls) -> "Progress":
         """Of a run that has done nothing."""
-        return cls(dict.fromkeys(KEPT_SUMS, 0), {}, BestSoFar())
+        return cls(dict.fromkeys(KEPT_SUMS, 0.0), {}, BestSoFar())
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Progress":

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import rich.console
 import rich.progress
@@ -10,6 +10,7 @@ import rich.progress
 LINE_SECONDS = 30.0
 
 
+@runtime_checkable
 class Display(Protocol):
     """What the loop tells the person watching."""
 
