@@ -1,0 +1,278 @@
+"""Constrained beam search: a network and a trie go in, the best distinct items per example come out.
+
+The network is seen only through `Network`, so that the search is tested without one. k running beams
+carry unfinished ids; a finished id leaves them for a separate pool. A cut keeps the highest scores
+and, among equal scores, the smallest item numbers: a finished id has its item's number, an unfinished
+one the smallest number of the items it may still become. So lists do not depend on batch, chunk width
+or layout, and equal scores give the same list everywhere.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from genrec_jax.decoding import candidates
+from genrec_jax.decoding.trie import Trie
+from genrec_jax.errors import UserError
+from genrec_jax.pytree import pytree_dataclass
+
+DECODER_START = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamConfig:
+    """How to search.
+
+    Attributes:
+        num_beams: unfinished ids kept at each step (k).
+        num_results: length of the returned list.
+        length_penalty: a finished score is its log-probability over tokens ** length_penalty (tokens
+            with end-of-sequence, without the start). 0 is none; Hugging Face's default is 1.
+        finish_within_beams: Hugging Face's rule, for parity: an id may finish only from among its
+            step's first k candidates, and under a length penalty the search stops on a bound at the
+            present length, which may be too soon.
+        renormalise: score each token under the softmax over the trie's children instead of the whole
+            vocabulary.
+        chunk_width: children of a beam read at a time; the lists do not depend on it.
+    """
+
+    num_beams: int = 20
+    num_results: int = 20
+    length_penalty: float = 0.0
+    finish_within_beams: bool = False
+    renormalise: bool = False
+    chunk_width: int = 64
+
+    def __post_init__(self):
+        for field in ("num_beams", "num_results", "chunk_width"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field} is {getattr(self, field)}; wanted at least 1")
+        if self.length_penalty < 0:
+            raise UserError(f"length_penalty is {self.length_penalty}; wanted 0 or more")
+
+
+@pytree_dataclass
+class BeamResult:
+    """The best items of each example, best first.
+
+    Attributes:
+        items_BR: item numbers, all different; -1 in empty places.
+        scores_BR: their scores, -inf in empty places.
+    """
+
+    items_BR: Int[Array, "B R"]
+    scores_BR: Float[Array, "B R"]
+
+
+class Network(NamedTuple):
+    """All that the search knows of a network. Caches and views are pytrees the network chooses.
+
+    Attributes:
+        advance: (tokens_BMQ, slot, cache) -> (view, log_normaliser_BMQ, cache). Feeds Q new tokens to
+            each beam, the first of them at position `slot`. `log_normaliser` is the logsumexp of the
+            next token's logits over the whole vocabulary; the view's leaves lead with B, M, Q.
+        asked_logits: (view, tokens_BMC) -> logits_BMC, of a view whose leaves lead with B, M.
+        reorder: (cache, parents_BM) -> cache, whose beam m continues what was beam parents[b, m]; the
+            number of beams may change.
+    """
+
+    advance: Callable[..., tuple[Any, Float[Array, "B M Q"], Any]]
+    asked_logits: Callable[[Any, Int[Array, "B M C"]], Float[Array, "B M C"]]
+    reorder: Callable[[Any, Int[Array, "B M"]], Any]
+
+
+@pytree_dataclass
+class SearchState:
+    """What the search carries from step to step.
+
+    Attributes:
+        step: tokens chosen so far beyond the ids' common prefix, scalar.
+        tokens_BM: the last token of each running beam, not yet fed to the network.
+        places_BM: where it stands in the trie: a node's number, or `-1 - item` inside a tail.
+        tails_BM: inside a tail, the position of its next token in the trie's tail tokens.
+        scores_BM: log-probability of each running beam, best first; -inf for none.
+        finished_BR: scores of the pool of finished ids, best first; -inf for none.
+        items_BR: their items; -1 for none.
+        active_B: whether a running beam may still enter the pool.
+        cache: the network's own; its beam m is this state's.
+    """
+
+    step: Int[Array, ""]
+    tokens_BM: Int[Array, "B M"]
+    places_BM: Int[Array, "B M"]
+    tails_BM: Int[Array, "B M"]
+    scores_BM: Float[Array, "B M"]
+    finished_BR: Float[Array, "B R"]
+    items_BR: Int[Array, "B R"]
+    active_B: Bool[Array, " B"]
+    cache: Any
+
+
+def cache_slots(trie: Trie) -> int:
+    """Positions that the network is fed at most: the start token, the prefix and all later steps."""
+    return 1 + trie.prefix_Q.shape[0] + trie.max_steps - 1
+
+
+def beam_search(
+    network: Network,
+    cache: Any,
+    trie: Trie,
+    config: BeamConfig,
+    batch: int,
+    exclusions: candidates.Exclusions | None = None,
+) -> BeamResult:
+    """Finds the items whose ids the network thinks most likely.
+
+    Args:
+        network: the network, already conditioned on each example's prompt.
+        cache: the network's empty cache for `batch` examples of one beam and `cache_slots` positions.
+        trie: the catalogue.
+        config: how to search.
+        batch: number of examples (B).
+        exclusions: items that an example must not get; the search is then exactly that of a catalogue
+            without them. None excludes nothing and costs nothing.
+
+    Returns:
+        the best `num_results` finished ids of each example; fewer when the search found fewer.
+    """
+    state = _start(network, cache, trie, config, batch, exclusions)
+
+    def may_go_on(state: SearchState) -> Bool[Array, ""]:
+        return jnp.any(state.active_B) & (state.step < trie.max_steps)
+
+    def take_step(state: SearchState) -> SearchState:
+        slot = trie.prefix_Q.shape[0] + state.step
+        view, normaliser_BMQ, cache = network.advance(
+            state.tokens_BM[:, :, None], slot, state.cache
+        )
+        view_BM = jax.tree.map(lambda leaf: leaf[:, :, -1], view)
+        return _extend(
+            state, cache, network, view_BM, normaliser_BMQ[:, :, -1], trie, config, exclusions
+        )
+
+    state = jax.lax.while_loop(may_go_on, take_step, state)
+    return BeamResult(items_BR=state.items_BR, scores_BR=state.finished_BR)
+
+
+def _start(
+    network: Network,
+    cache: Any,
+    trie: Trie,
+    config: BeamConfig,
+    batch: int,
+    exclusions: candidates.Exclusions | None,
+) -> SearchState:
+    """Feeds the common prefix to one beam in one pass and takes the first step from the root."""
+    start = jnp.full((1,), DECODER_START, jnp.int32)
+    tokens_Q = jnp.concatenate([start, jnp.asarray(trie.prefix_Q, jnp.int32)])
+    tokens_BMQ = jnp.broadcast_to(tokens_Q, (batch, 1, tokens_Q.shape[0]))
+    view, normaliser_BMQ, cache = network.advance(tokens_BMQ, jnp.zeros((), jnp.int32), cache)
+    scores_BM = jnp.zeros((batch, 1), jnp.float32)
+    if tokens_Q.shape[0] > 1 and not config.renormalise:
+        # Positions take the place of beams here: each is asked for the one token that follows it.
+        view_BQ = jax.tree.map(lambda leaf: leaf[:, 0, :-1], view)
+        logits_BQC = network.asked_logits(view_BQ, tokens_BMQ[:, 0, 1:, None])
+        scores_BM = jnp.sum(logits_BQC[:, :, 0] - normaliser_BMQ[:, 0, :-1], axis=1)[:, None]
+    zeros_BM = jnp.zeros((batch, 1), jnp.int32)
+    state = SearchState(
+        step=jnp.zeros((), jnp.int32),
+        tokens_BM=zeros_BM,
+        places_BM=zeros_BM,
+        tails_BM=zeros_BM,
+        scores_BM=scores_BM,
+        finished_BR=jnp.full((batch, config.num_results), -jnp.inf, jnp.float32),
+        items_BR=jnp.full((batch, config.num_results), -1, jnp.int32),
+        active_B=jnp.ones((batch,), bool),
+        cache=None,
+    )
+    view_BM = jax.tree.map(lambda leaf: leaf[:, :, -1], view)
+    return _extend(
+        state, cache, network, view_BM, normaliser_BMQ[:, :, -1], trie, config, exclusions
+    )
+
+
+def _extend(
+    state: SearchState,
+    cache: Any,
+    network: Network,
+    view_BM: Any,
+    normaliser_BM: Float[Array, "B M"],
+    trie: Trie,
+    config: BeamConfig,
+    exclusions: candidates.Exclusions | None,
+) -> SearchState:
+    """Replaces the running beams by their best children, and lets finished children into the pool."""
+    beams = candidates.Beams(state.places_BM, state.tails_BM, state.scores_BM)
+    # With one beam, at the root, as many children fit in memory as all beams have elsewhere.
+    width = config.chunk_width * (config.num_beams if state.scores_BM.shape[1] == 1 else 1)
+    logits_of = lambda tokens_BMC: network.asked_logits(view_BM, tokens_BMC)  # noqa: E731
+    if config.renormalise:
+        normaliser_BM = candidates.normaliser_of_children(beams, trie, logits_of, width, exclusions)
+    children = candidates.best_children(
+        beams, trie, logits_of, normaliser_BM, config.num_beams, width, exclusions
+    )
+    step = state.step + 1
+    length = (trie.prefix_Q.shape[0] + step).astype(jnp.float32)
+    finished_BM = children.finished_BM
+    if config.finish_within_beams:
+        finished_BM = _only_first_candidates(children, config.num_beams)
+    # Once its bound is met, an example's pool is closed.
+    finished_BM = jnp.where(state.active_B[:, None], finished_BM, -jnp.inf)
+    pool_scores, pool_items = candidates.best_pairs(
+        jnp.concatenate([state.finished_BR, _penalised(finished_BM, length, config)], axis=1),
+        jnp.concatenate([state.items_BR, children.finished_items_BM], axis=1),
+        config.num_results,
+    )
+    pool_items = jnp.where(pool_scores > -jnp.inf, pool_items, -1)
+    best_B, worst_B = children.scores_BM[:, 0], pool_scores[:, -1]
+    if config.finish_within_beams:
+        going_B = _penalised(best_B, length, config) > worst_B
+    else:
+        # The longest id dilutes a log-probability most; equal scores may still win by item number.
+        longest = jnp.float32(trie.prefix_Q.shape[0] + trie.max_steps)
+        going_B = _penalised(best_B, longest, config) >= worst_B
+    active_B = state.active_B & going_B & (best_B > -jnp.inf)
+    return SearchState(
+        step=step,
+        tokens_BM=children.tokens_BM,
+        places_BM=children.places_BM,
+        tails_BM=children.tails_BM,
+        scores_BM=jnp.where(active_B[:, None], children.scores_BM, -jnp.inf),
+        finished_BR=pool_scores,
+        items_BR=pool_items,
+        active_B=active_B,
+        cache=network.reorder(cache, children.parents_BM),
+    )
+
+
+def _penalised(
+    scores: Float[Array, "..."], length: Float[Array, ""], config: BeamConfig
+) -> Float[Array, "..."]:
+    return scores / length**config.length_penalty if config.length_penalty else scores
+
+
+def _only_first_candidates(children: candidates.Children, num_beams: int) -> Float[Array, "B M"]:
+    """Finished scores, -inf unless among the k best of all children, finished and not."""
+    finished_BM, items_BM = children.finished_BM, children.finished_items_BM
+    # A running child above counts, and so does a finished one: (score, then item) decides.
+    above_running = _above(children.scores_BM, children.items_BM, finished_BM, items_BM)
+    above_finished = _above(finished_BM, items_BM, finished_BM, items_BM)
+    return jnp.where(above_running + above_finished < num_beams, finished_BM, -jnp.inf)
+
+
+def _above(
+    scores_BC: Float[Array, "B C"],
+    items_BC: Int[Array, "B C"],
+    than_BM: Float[Array, "B M"],
+    than_items_BM: Int[Array, "B M"],
+) -> Int[Array, "B M"]:
+    """How many of the first pairs (score, item) rank above each of the second."""
+    higher = scores_BC[:, None, :] > than_BM[:, :, None]
+    tied = (scores_BC[:, None, :] == than_BM[:, :, None]) & (
+        items_BC[:, None, :] < than_items_BM[:, :, None]
+    )
+    return jnp.sum(higher | tied, axis=2, dtype=jnp.int32)
