@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import tempfile
@@ -12,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
 
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
@@ -74,99 +74,131 @@ def evaluate_checkpoint(
         UserError: no valid checkpoint, another dataset than the trained one, an unknown template, a
             full disk.
     """
-    run = run_dir if isinstance(run_dir, RunDir) else RunDir.load(run_dir)
-    config = config or EvaluateConfig()
-    mesh = mesh or meshes.make_mesh()
-    step = restore.choose_step(run, checkpoint)
-    params = restore.restore_params(run, step, mesh=mesh)
-    target = run.eval_dir / f"{config.split}-{step}"
-    steps = Steps(enabled=show_progress and jax.process_index() == 0)
-    written = []
-    with _output(target) as folder, steps.running():
-        for entry in run.datasets:
-            place = folder if len(run.datasets) == 1 else folder / entry.name
-            place.mkdir(exist_ok=True)
-            began = time.monotonic()
-            counter = _Counter()
-            evaluator = from_run.build(
-                run, config, mesh, dataset_name=entry.name, data=data, on_batch=counter
+    evaluation = RunEvaluation(
+        run_dir, config, data=data, references=references, mesh=mesh, show_progress=show_progress
+    )
+    return evaluation.evaluate(checkpoint)
+
+
+class RunEvaluation:
+    """Evaluates any number of checkpoints of one run; datasets, search and references are made once.
+
+    The arguments are those of `evaluate_checkpoint`.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDir | artefacts.PathLike,
+        config: EvaluateConfig | None = None,
+        *,
+        data: from_run.DataPaths | None = None,
+        references: References | None = None,
+        mesh: Mesh | None = None,
+        show_progress: bool = False,
+    ):
+        """Opens the run and its datasets.
+
+        Raises:
+            UserError: another dataset than the trained one, or an unknown template.
+        """
+        self.run = run_dir if isinstance(run_dir, RunDir) else RunDir.load(run_dir)
+        self._config = config or EvaluateConfig()
+        self._mesh = mesh or meshes.make_mesh()
+        self._show_progress = show_progress and jax.process_index() == 0
+        self._counter = _Counter()
+        self._evaluators = {
+            entry.name: from_run.build(
+                self.run,
+                self._config,
+                self._mesh,
+                dataset_name=entry.name,
+                data=data,
+                on_batch=self._counter,
             )
-            ranks, lists = _score(evaluator, params, place, run, entry.name, steps, counter)
-            metrics = {
-                "format_version": results.FORMAT_VERSION,
-                "run_dir": str(run.path),
-                "step": step,
-                "checkpoint": checkpoint,
-                "split": config.split,
-                **_describe(run, evaluator, config, entry.name),
-                **_systems(evaluator, ranks, config, references),
-                "lists": lists,
-                "notes": _notes(config),
-                "seconds": time.monotonic() - began,
-                "created": results.now(),
-                "conditions": results.conditions(),
-            }
-            artefacts.write_json(place / results.METRICS_FILE, metrics)
-            written.append(Evaluation(target / place.relative_to(folder), metrics))
-    return tuple(written)
+            for entry in self.run.datasets
+        }
+        self._references = {
+            name: {} if references is None else _of_scored_users(evaluator, references)
+            for name, evaluator in self._evaluators.items()
+        }
 
+    def evaluate(self, checkpoint: restore.Which = "best") -> tuple[Evaluation, ...]:
+        """Evaluates one checkpoint; see `evaluate_checkpoint`."""
+        step = restore.choose_step(self.run, checkpoint)
+        params = restore.restore_params(self.run, step, mesh=self._mesh)
+        target = self.run.eval_dir / f"{self._config.split}-{step}"
+        steps = Steps(enabled=self._show_progress)
+        written = []
+        with _output(target) as folder, steps.running():
+            for name, evaluator in self._evaluators.items():
+                place = folder if len(self._evaluators) == 1 else folder / name
+                place.mkdir(exist_ok=True)
+                began = time.monotonic()
+                ranks, lists = self._score(name, params, place, steps)
+                metrics = {
+                    "format_version": results.FORMAT_VERSION,
+                    "run_dir": str(self.run.path),
+                    "step": step,
+                    "checkpoint": checkpoint,
+                    "split": self._config.split,
+                    **_describe(self.run, evaluator, self._config, name),
+                    **_systems(evaluator, ranks, self._config, self._references[name]),
+                    "lists": lists,
+                    "notes": _notes(self._config),
+                    "seconds": time.monotonic() - began,
+                    "created": results.now(),
+                    "conditions": results.conditions(),
+                }
+                artefacts.write_json(place / results.METRICS_FILE, metrics)
+                written.append(Evaluation(target / place.relative_to(folder), metrics))
+        return tuple(written)
 
-def _score(
-    evaluator: Evaluator,
-    params: Any,
-    folder: pathlib.Path,
-    run: RunDir,
-    dataset_name: str,
-    steps: Steps,
-    counter: "_Counter",
-) -> tuple[dict[str, ranking.UserRanks], dict[str, Any]]:
-    texts = run.item_ids(dataset_name).texts
-    ranks, lists = {}, {}
-    with predictions.writing(folder / predictions.PREDICTIONS_FILE, texts) as writer:
-        for template in evaluator.templates:
-
-            def write(*block, template_id=template.id):
-                writer.append(template_id, *block)
-
-            title = f"{dataset_name}, {template.task} template {template.id}"
-            with steps.step(title, evaluator.num_users) as tell:
-                counter.start(tell)
-                found = evaluator.rank(params, template, write)
-            name = evaluators.system_name(template)
-            ranks[name] = found
-            lists[name] = {"seen_share": found.seen_share, "empty_share": found.empty_share}
-    return ranks, lists
+    def _score(
+        self, dataset_name: str, params: Any, folder: pathlib.Path, steps: Steps
+    ) -> tuple[dict[str, ranking.UserRanks], dict[str, Any]]:
+        """Ranks under every template, written to predictions.parquet on the way."""
+        evaluator = self._evaluators[dataset_name]
+        texts = self.run.item_ids(dataset_name).texts
+        ranks, lists = {}, {}
+        with predictions.writing(folder / predictions.PREDICTIONS_FILE, texts) as writer:
+            for template in evaluator.templates:
+                title = f"{dataset_name}, {template.task} template {template.id}"
+                with steps.step(title, evaluator.num_users) as tell:
+                    self._counter.start(tell)
+                    write = functools.partial(writer.append, template.id)
+                    found = evaluator.rank(params, template, write)
+                name = evaluators.system_name(template)
+                ranks[name] = found
+                lists[name] = {"seen_share": found.seen_share, "empty_share": found.empty_share}
+        return ranks, lists
 
 
 def _systems(
     evaluator: Evaluator,
     ranks: Mapping[str, ranking.UserRanks],
     config: EvaluateConfig,
-    references: References | None,
+    references: Mapping[str, SystemRanks],
 ) -> dict[str, Any]:
-    systems: dict[str, SystemRanks] = {name: found.footings() for name, found in ranks.items()}
-    users_E = next(iter(ranks.values())).users_E
-    others = {} if references is None else _references(evaluator, users_E, references)
-    systems |= others
+    systems = {name: found.footings() for name, found in ranks.items()} | dict(references)
     settings = {"max_rank": evaluator.max_rank, "config": config.intervals}
-    pairs = [(model, other) for model in ranks for other in others]
+    pairs = [(model, other) for model in ranks for other in references]
     return {
-        "users": len(users_E),
+        "users": evaluator.num_users,
         "systems": results.summarise_systems(systems, **settings),
         "paired": results.compare_systems(systems, pairs, **settings),
         "interval": results.interval_entry(config.intervals),
     }
 
 
-def _references(
-    evaluator: Evaluator, users_E: Int[np.ndarray, " E"], references: References
-) -> dict[str, SystemRanks]:
-    """The reference systems' ranks of exactly the users that the model was scored on."""
+def _of_scored_users(evaluator: Evaluator, references: References) -> dict[str, SystemRanks]:
+    """The reference systems' ranks of exactly the users that the model is scored on."""
     with_target_U = evaluator.splits.targets_U(evaluator.split) >= 0
     place_U = np.cumsum(with_target_U) - 1
     found = references(evaluator.dataset, evaluator.splits, evaluator.split)
     return {
-        name: {footing: ranks[place_U[users_E]] for footing, ranks in footings.items()}
+        name: {
+            footing: ranks_E[place_U[evaluator.users_E]] for footing, ranks_E in footings.items()
+        }
         for name, footings in found.items()
     }
 

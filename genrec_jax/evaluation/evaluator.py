@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from flax import nnx
+from jaxtyping import Int32
 
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
@@ -117,7 +118,7 @@ class Evaluator:
         dataset: what the users come from.
         splits: where the histories end.
         split: which target is to be found.
-        num_users: users that are scored.
+        users_E: the users that are scored, in ascending order.
         templates: the prompts, in the order they are scored.
         max_rank: length of the lists.
     """
@@ -128,7 +129,7 @@ class Evaluator:
         dataset: Dataset,
         splits: Splits,
         split: SplitName,
-        num_users: int,
+        users_E: Int32[np.ndarray, " E"],
         templates: Sequence[Template],
         prompts_of: PromptsOf,
         search: Search,
@@ -141,7 +142,7 @@ class Evaluator:
             dataset: the histories.
             splits: where they end.
             split: which target is to be found.
-            num_users: users that `prompts_of` has prompts for.
+            users_E: users that `prompts_of` has prompts for, in ascending order.
             templates: the prompts to score with.
             prompts_of: template id -> batches of prompts of distinct users; called once a scoring.
             search: (params, batch) -> lists, compiled.
@@ -150,11 +151,16 @@ class Evaluator:
         """
         self.dataset, self.splits = dataset, splits
         self.split: SplitName = split
-        self.num_users, self.max_rank = num_users, max_rank
+        self.users_E, self.max_rank = users_E, max_rank
         self.templates = tuple(templates)
         self._prompts_of, self._keep = prompts_of, keep_prompts
         self._kept: dict[str, list[PromptBatch]] = {}
         self._search = search
+
+    @property
+    def num_users(self) -> int:
+        """Users that are scored."""
+        return len(self.users_E)
 
     def rank(
         self, params: Params, template: Template, on_lists: OnLists | None = None

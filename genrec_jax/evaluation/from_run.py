@@ -104,7 +104,7 @@ def build(
         run_dir.mixture["history"],
         max_input_length=run_dir.mixture["max_input_length"],
     )
-    users = ranking.choose_users(splits, config.split, config.max_users, config.seed)
+    users = ranking.choose_users(dataset, splits, config.split, config.max_users, config.seed)
     ways = math.prod(mesh.shape[axis] for axis in rules.MESH_AXES_OF["batch"])
     batch_size = -(-min(config.batch_size, len(users)) // ways) * ways
 
@@ -122,7 +122,7 @@ def build(
         dataset=dataset,
         splits=splits,
         split=config.split,
-        num_users=len(users),
+        users_E=users,
         templates=templates,
         prompts_of=prompts_of,
         search=_search(run_dir, entry, config, mesh),

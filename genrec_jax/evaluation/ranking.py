@@ -146,10 +146,11 @@ def ranks_after_striking(
 
 
 def choose_users(
-    splits: Splits, split: SplitName, max_users: int | None, seed: int
+    dataset: Dataset, splits: Splits, split: SplitName, max_users: int | None, seed: int
 ) -> Int32[np.ndarray, " E"]:
-    """The users with a target in `split`, or a seeded sample of them, in ascending order."""
-    users = np.flatnonzero(splits.targets_U(split) >= 0).astype(np.int32)
+    """The users with a target and a history before it, or a seeded sample of them, ascending."""
+    with_history_U = splits.targets_U(split) > dataset.offsets_U1[:-1]
+    users = np.flatnonzero(with_history_U).astype(np.int32)
     if max_users is not None and max_users < len(users):
         users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
     return users

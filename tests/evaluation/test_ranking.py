@@ -79,10 +79,10 @@ def test_a_target_taken_before_is_missed_once_seen_items_are_struck():
 
 
 def test_only_the_users_asked_for_are_scored(fakes, make_prompts, dataset, splits):
-    users = ranking.choose_users(splits, "test", 100, seed=3)
+    users = ranking.choose_users(dataset, splits, "test", 100, seed=3)
     assert len(users) == len(set(users.tolist())) == 100
-    assert np.array_equal(users, ranking.choose_users(splits, "test", 100, seed=3))
-    assert not np.array_equal(users, ranking.choose_users(splits, "test", 100, seed=4))
+    assert np.array_equal(users, ranking.choose_users(dataset, splits, "test", 100, seed=3))
+    assert not np.array_equal(users, ranking.choose_users(dataset, splits, "test", 100, seed=4))
     prompts = make_prompts("test", users)
     ranks = ranking.rank_users(prompts, fakes["perfect"], dataset, splits, "test")
     assert np.array_equal(ranks.users_E, users)

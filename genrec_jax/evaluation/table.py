@@ -1,0 +1,85 @@
+"""An evaluation as a table for the terminal: a row a system, the interval under each figure."""
+
+from typing import Any
+
+import rich.table
+
+COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr@10")
+TITLES = {
+    "seen_kept": "items of the history kept in the lists",
+    "seen_excluded": "items of the history struck from the lists",
+}
+
+
+def metrics_table(metrics: dict[str, Any], footing: str = "seen_kept") -> rich.table.Table:
+    """The content of a metrics.json as a table.
+
+    Args:
+        metrics: as `results` lays it out.
+        footing: `seen_kept` or `seen_excluded`.
+    """
+    systems = metrics["systems"]
+    columns = [name for name in COLUMNS if name in next(iter(systems.values()))[footing]]
+    table = rich.table.Table(
+        title=f"{metrics['dataset']['name']}, {metrics['split']} of step {metrics['step']},"
+        f" {metrics['users']} users, {metrics['num_beams']} beams: {TITLES[footing]}",
+        title_justify="left",
+    )
+    table.add_column("system", no_wrap=True)
+    for name in columns:
+        table.add_column(name.upper(), justify="right", no_wrap=True)
+    for system, footings in systems.items():
+        estimates = [footings[footing][name] for name in columns]
+        cells = [f"{e['value']:.4f}\n[dim]{e['low']:.4f}-{e['high']:.4f}[/dim]" for e in estimates]
+        table.add_row(_label(system, metrics), *cells)
+    oracle = metrics.get("oracle")
+    if oracle and footing == "seen_kept":
+        table.add_row(
+            "best possible\n[dim]the generator's own[/dim]",
+            *[f"{oracle[name]:.4f}" if name in oracle else "" for name in columns],
+        )
+    return table
+
+
+def comparison_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str]:
+    """The paired comparisons of one metric as sentences, seen items kept."""
+    return [
+        f"{c['a']} against {c['b']}: {metric.upper()} {c['difference']:+.4f}"
+        f" [{c['low']:+.4f}, {c['high']:+.4f}], p = {c['p_value']:.2g}"
+        for c in metrics["paired"]
+        if c["metric"] == metric and c["footing"] == "seen_kept"
+    ]
+
+
+def aggregate_table(combined: dict[str, Any], footing: str = "seen_kept") -> rich.table.Table:
+    """The content of an aggregate file as a table: mean, and standard deviation under it."""
+    systems = combined["systems"]
+    columns = [name for name in COLUMNS if name in next(iter(systems.values()))[footing]]
+    table = rich.table.Table(
+        title=f"{combined['dataset']['name']}, {combined['split']}, mean and standard deviation of"
+        f" {len(combined['runs'])} runs: {TITLES[footing]}",
+        title_justify="left",
+    )
+    table.add_column("system", no_wrap=True)
+    for name in columns:
+        table.add_column(name.upper(), justify="right", no_wrap=True)
+    for system, footings in systems.items():
+        spreads = [footings[footing][name] for name in columns]
+        cells = [
+            f"{s['mean']:.4f}"
+            + (
+                ""
+                if s["standard_deviation"] is None
+                else f"\n[dim]±{s['standard_deviation']:.4f}[/dim]"
+            )
+            for s in spreads
+        ]
+        table.add_row(system, *cells)
+    return table
+
+
+def _label(system: str, metrics: dict[str, Any]) -> str:
+    template = metrics["templates"].get(system.rpartition("/")[2])
+    if template is None:
+        return system
+    return f"{system}\n[dim]{'seen' if template['seen'] else 'unseen'} wording[/dim]"
