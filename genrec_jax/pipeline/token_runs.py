@@ -18,7 +18,7 @@ class TokenRuns:
     """
 
     values_P: Int32[np.ndarray, " P"]
-    offsets_E1: Int64[np.ndarray, "E+1"]
+    offsets_E1: Int64[np.ndarray, " E1"]
 
     @classmethod
     def from_lists(cls, lists: Iterable[Sequence[int]]) -> "TokenRuns":
@@ -64,7 +64,7 @@ class TokenRuns:
         return rows
 
 
-def offsets_of(lengths_E: Int[np.ndarray, " E"]) -> Int64[np.ndarray, "E+1"]:
+def offsets_of(lengths_E: Int[np.ndarray, " E"]) -> Int64[np.ndarray, " E1"]:
     """Where runs of these lengths begin, and where the last one ends."""
     offsets_E1 = np.zeros(len(lengths_E) + 1, np.int64)
     np.cumsum(lengths_E, out=offsets_E1[1:])
