@@ -2,55 +2,271 @@
 
 import argparse
 import pathlib
+from typing import Any
 
-from genrec_jax.data import prepare_run
+from rich import box, console, table
 
-HELP = (
-    "Turns a raw interaction log into a dataset dir: filtered, numbered, sorted, audited for leaks."
-)
+from genrec_jax.data import dataset, download, prepare_run, recipes
+from genrec_jax.errors import UserError
+
+HELP = """\
+Turns a raw interaction log into a dataset dir: filtered (k-core), numbered, sorted by user and time,
+and audited for leaks. The first argument says what the log is:
+
+  amazon          Amazon reviews of 2014, 2018 or 2023 and their metadata, plain, .gz or .zip
+  movielens       MovieLens 100K, 1M, 10M, 20M, 25M or 32M, the folder or the .zip
+  movietweetings  MovieTweetings: ratings.dat and movies.dat
+  lastfm          LastFM (hetrec2011): artists in the order in which a user first tagged them
+  yelp            Yelp's review and business JSON
+  taobao          Taobao's UserBehavior.csv, purchases only
+  sequences       `user item item ...` a line, in time order; titles from --items
+  table           any CSV, TSV, Parquet or JSON lines; --columns says which column is what
+  toystore        a generated shop whose best possible hit ratio is known; no --input
+  tfds            a TensorFlow Datasets builder, named by --input
+  recipe NAME     a published dataset: its counts are compared with the paper's, and other counts are
+                  an error"""
+
 EPILOG = """\
 examples, the first of which runs anywhere:
 
   genrec prepare toystore --output data/toystore
-  genrec prepare movielens --input ml-100k.zip --output data/ml100k --name ML100K
+  genrec prepare movielens --download ml-100k --name ML100K --output data/ml100k
+  genrec prepare movielens --input ml-1m.zip --name ML1M --output data/ml1m
+  genrec prepare amazon --input reviews_Beauty_5.json.gz --name Beauty --output data/beauty
   genrec prepare sequences --input user_sequence.txt --items items.tsv --output data/Beauty
+  genrec prepare table --input clicks.csv --columns user=visitor,item=sku,timestamp=when \\
+      --time-format '%Y-%m-%d %H:%M:%S' --output data/clicks
+  genrec prepare recipe Beauty --input reviews_Beauty_5.json.gz --output data/beauty
+
+what to know:
+
+  A table of items (--items) has a header: item (or asin, item_id), title, brand, categories, price,
+  description; HTML entities (&amp;) are turned into characters.
+  Without times, the order of the log is taken on trust, and the audit says so.
+  Tied times keep file order; how many there are is printed and stored.
+  Exact duplicates are kept and counted, because published counts include them; --drop-duplicates.
+  A bad row is an error that names file and line; --skip-bad-rows leaves it out and counts it.
+  Large logs are staged in the temporary folder (TMPDIR), about half their unpacked size.
+  The output holds interactions.parquet, items.parquet, users.parquet and dataset.json, or nothing.
+
+next: genrec index DIR
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    parser.add_argument("reader", choices=prepare_run.READERS, metavar="READER", help="see above")
-    parser.add_argument("--input", type=pathlib.Path, metavar="PATH", help="file, folder or .zip")
-    parser.add_argument("--output", type=pathlib.Path, metavar="DIR", required=True)
-    parser.add_argument("--name", help="what prompts call it (default: the output folder's name)")
-    parser.add_argument("--min-user-interactions", type=int, default=5, metavar="N")
-    parser.add_argument("--min-item-interactions", type=int, default=5, metavar="N")
-    parser.add_argument("--drop-duplicates", action="store_true")
-    parser.add_argument("--skip-bad-rows", action="store_true")
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument(
+        "reader",
+        choices=(*prepare_run.READERS, "recipe"),
+        metavar="READER",
+        help="one of the above",
+    )
+    parser.add_argument(
+        "recipe_name",
+        nargs="?",
+        metavar="NAME",
+        help=f"for `recipe`: {', '.join(recipes.load_recipes())}",
+    )
+    parser.add_argument("--input", metavar="PATH", help="the log: a file, a folder or a .zip")
+    parser.add_argument(
+        "--output", type=pathlib.Path, metavar="DIR", required=True, help="the dataset dir to write"
+    )
+    parser.add_argument(
+        "--name",
+        help="what prompts call the dataset, such as Beauty (default: the output folder's name)",
+    )
+    parser.add_argument(
+        "--download",
+        metavar="WHAT",
+        help=f"fetch the log first: {', '.join(download.DOWNLOADS)}; for amazon 2014/CATEGORY or"
+        " 2023/CATEGORY. Resumable, checked, kept in --download-dir",
+    )
+    parser.add_argument(
+        "--download-dir", type=pathlib.Path, metavar="DIR", help="default: ~/.cache/genrec_jax"
+    )
+    filters = parser.add_argument_group("filters")
+    filters.add_argument(
+        "--min-user-interactions", type=int, metavar="N", help="k-core, users (default: 5)"
+    )
+    filters.add_argument(
+        "--min-item-interactions", type=int, metavar="N", help="k-core, items (default: 5)"
+    )
+    filters.add_argument("--drop-duplicates", action="store_true", help="drop repeated rows")
+    filters.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave bad rows out, and count them"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     own = parser.add_argument_group("options of single readers")
-    own.add_argument("--items", type=pathlib.Path, metavar="FILE", help="sequences, table: titles")
+    own.add_argument(
+        "--items", type=pathlib.Path, metavar="FILE", help="sequences, table: titles and the like"
+    )
+    own.add_argument(
+        "--item-columns",
+        type=_pairs,
+        metavar="A=B,...",
+        help="sequences, table: columns of --items with other names, title=product_name",
+    )
+    own.add_argument(
+        "--metadata", type=pathlib.Path, metavar="FILE", help="amazon: if not beside the reviews"
+    )
+    own.add_argument("--from-date", metavar="YYYY-MM-DD", help="yelp: first day counted")
+    own.add_argument("--to-date", metavar="YYYY-MM-DD", help="yelp: last day counted")
+    own.add_argument(
+        "--columns",
+        metavar="...",
+        help="table, tfds: user=COLUMN,item=COLUMN,timestamp=COLUMN,rating=COLUMN; with --no-header"
+        " what each column is, in order: user,item,_,timestamp",
+    )
+    own.add_argument("--no-header", dest="header", action="store_false", default=None, help="table")
+    own.add_argument("--separator", metavar="S", help="table: between columns")
+    own.add_argument(
+        "--time-unit", metavar="UNIT", help="table: seconds, milliseconds, microseconds"
+    )
+    own.add_argument("--time-format", metavar="FORMAT", help="table: where times are dates")
+    own.add_argument(
+        "--rating-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="table: what is possible",
+    )
     own.add_argument("--seed", type=int, help="toystore")
-    own.add_argument("--num-users", type=int, help="toystore")
+    own.add_argument("--num-users", type=int, metavar="N", help="toystore")
+    own.add_argument("--split", metavar="NAME", help="tfds: default train")
+    own.add_argument(
+        "--data-dir", type=pathlib.Path, metavar="DIR", help="tfds: where its data lie"
+    )
+
+
+OWN_OPTIONS = (
+    "items",
+    "item_columns",
+    "metadata",
+    "from_date",
+    "to_date",
+    "columns",
+    "header",
+    "separator",
+    "time_unit",
+    "time_format",
+    "rating_range",
+    "seed",
+    "num_users",
+    "split",
+    "data_dir",
+)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepares one dataset and prints what came out."""
-    written = prepare_run.prepare_from(
-        arguments.reader,
-        arguments.input,
-        arguments.output,
-        name=arguments.name,
-        min_user=arguments.min_user_interactions,
-        min_item=arguments.min_item_interactions,
-        drop_duplicates=arguments.drop_duplicates,
-        skip_bad_rows=arguments.skip_bad_rows,
-        overwrite=arguments.overwrite,
-        reader_options={
-            "items": arguments.items,
-            "seed": arguments.seed,
-            "num_users": arguments.num_users,
-        },
-        show_progress=True,
+    source = arguments.input
+    if arguments.download is not None:
+        source = _download(arguments)
+    own = {name: getattr(arguments, name) for name in OWN_OPTIONS}
+    if own["rating_range"] is not None:
+        own["rating_range"] = tuple(own["rating_range"])
+    common: dict[str, Any] = {
+        "skip_bad_rows": arguments.skip_bad_rows,
+        "overwrite": arguments.overwrite,
+        "reader_options": own,
+        "show_progress": True,
+    }
+    minima = (arguments.min_user_interactions, arguments.min_item_interactions)
+    if arguments.reader == "recipe":
+        written = _run_recipe(arguments, source, minima, common)
+    else:
+        if arguments.recipe_name is not None:
+            raise UserError(
+                f"{arguments.recipe_name!r} follows the reader `{arguments.reader}`; only `recipe` takes"
+                " a name there. Pass the log as --input and the dataset's name as --name"
+            )
+        written = prepare_run.prepare_from(
+            arguments.reader,
+            source,
+            arguments.output,
+            name=arguments.name,
+            min_user=5 if minima[0] is None else minima[0],
+            min_item=5 if minima[1] is None else minima[1],
+            drop_duplicates=arguments.drop_duplicates,
+            **common,
+        )
+    show(written)
+
+
+def show(written: dataset.Dataset) -> None:
+    """Prints counts, duplicates, ties, rejected rows and the audit."""
+    manifest = written.manifest
+    rows, ties = manifest["rows"], manifest["ties"]
+    facts = table.Table(title=f"{written.name}: {written.path}", box=box.SIMPLE, show_header=False)
+    for key, value in manifest["counts"].items():
+        facts.add_row(key, f"{value:,}")
+    if rows["read"] is not None:
+        facts.add_row("rows read", f"{rows['read']:,}")
+    facts.add_row("dropped by k-core", f"{rows['dropped_by_k_core']:,}")
+    facts.add_row("rejected rows", f"{sum(rows['rejected'].values()):,}")
+    for reason, count in rows["rejected"].items():
+        facts.add_row(f"  {reason}", f"{count:,}")
+    duplicates = manifest["duplicates"]
+    facts.add_row(
+        "exact duplicates",
+        f"{duplicates['exact_kept']:,} kept, {duplicates['exact_dropped']:,} dropped",
     )
-    print(written.manifest["counts"], written.manifest.get("audit"))
+    if ties is None:
+        facts.add_row("order", "taken on trust: no timestamps")
+    else:
+        facts.add_row("rows tied in time", f"{ties['rows']:,} ({ties['rows_share']:.1%})")
+        facts.add_row(
+            "users whose last two tie",
+            f"{ties['users_last_two']:,} ({ties['users_last_two_share']:.1%})",
+        )
+    if "published_counts" in manifest:
+        facts.add_row("published counts", "as expected")
+    audit = table.Table(title="Leakage audit", box=box.SIMPLE)
+    for column in ("status", "check", "detail"):
+        audit.add_column(column)
+    colours = {"pass": "green", "warn": "yellow", "fail": "red"}
+    for result in manifest["audit"]:
+        colour = colours.get(result["status"], "white")
+        audit.add_row(f"[{colour}]{result['status']}[/]", result["check"], result["detail"])
+    out = console.Console(soft_wrap=False)
+    out.print(facts)
+    out.print(audit)
+    out.print(f"next: genrec index {written.path}", markup=False, highlight=False)
+
+
+def _run_recipe(
+    arguments: argparse.Namespace,
+    source: Any,
+    minima: tuple[int | None, int | None],
+    common: dict[str, Any],
+) -> dataset.Dataset:
+    if arguments.recipe_name is None:
+        raise UserError(f"`recipe` needs a name; wanted one of {', '.join(recipes.load_recipes())}")
+    if minima != (None, None) or arguments.drop_duplicates or arguments.name:
+        raise UserError(
+            "a recipe fixes the name and the filters; leave --name, --min-user-interactions,"
+            " --min-item-interactions and --drop-duplicates out, or use its reader instead"
+        )
+    if source is None:
+        raise UserError("a recipe needs the original data; pass --input PATH")
+    return recipes.prepare_recipe(arguments.recipe_name, source, arguments.output, **common)
+
+
+def _download(arguments: argparse.Namespace) -> pathlib.Path:
+    if arguments.input is not None:
+        raise UserError("--input and --download exclude each other; pass one of them")
+    reader = arguments.reader
+    if reader == "recipe":
+        entry = download.DOWNLOADS.get(arguments.download)
+        reader = entry[0] if entry else "amazon"
+    return prepare_run.download_for(reader, arguments.download, folder=arguments.download_dir)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for part in text.split(","):
+        ours, _, theirs = part.partition("=")
+        pairs[ours] = theirs
+    if not all(pairs.values()):
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted NAME=COLUMN,NAME=COLUMN")
+    return pairs

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool
 
-from genrec_jax.data import artefacts, dataset, kcore, prepare_progress, rawlog, splits
+from genrec_jax.data import artefacts, audit, dataset, kcore, prepare_progress, rawlog, splits
 from genrec_jax.errors import UserError
 
 LEAVE_ONE_OUT_NEEDS = 3
@@ -152,10 +152,6 @@ def prepare(
 
 def audit_entries(written: dataset.Dataset) -> dict[str, Any]:
     """The leakage audit of a dataset under leave-one-out, as entries for its manifest."""
-    try:
-        from genrec_jax.data import audit
-    except ImportError:  # until data/audit.py lands
-        return {"audit": []}
     results = audit.audit_dataset(written, splits.leave_one_out(written))
     return {"audit": [dataclasses.asdict(result) for result in results]}
 

@@ -7,7 +7,7 @@ import tempfile
 from types import ModuleType
 from typing import Any
 
-from genrec_jax.data import artefacts, dataset, prepare, prepare_progress
+from genrec_jax.data import artefacts, dataset, download, prepare, prepare_progress
 from genrec_jax.data.readers import staging
 from genrec_jax.errors import UserError
 
@@ -82,7 +82,7 @@ def prepare_from(
         steps.running(),
     ):
         options = staging.ReadOptions(pathlib.Path(workspace), skip_bad_rows, steps)
-        raw = module.read(None if source is None else pathlib.Path(source), options, **own)
+        raw = module.read(source, options, **own)
         return prepare.prepare(
             raw,
             target,
@@ -96,6 +96,14 @@ def prepare_from(
             manifest={"reader": reader, "reader_options": _as_json(own), **(manifest or {})},
             steps=steps,
         )
+
+
+def download_for(
+    reader: str, name: str, *, folder: artefacts.PathLike | None = None
+) -> pathlib.Path:
+    """Fetches a named download for a reader, showing progress; see `download.fetch_all`."""
+    with prepare_progress.Steps(enabled=True).running() as steps:
+        return download.fetch_all(name, reader=reader, folder=folder, steps=steps)
 
 
 def load_reader(reader: str) -> ModuleType:

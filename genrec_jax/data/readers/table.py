@@ -1,0 +1,286 @@
+"""Reads any table with a user and an item a row: CSV, TSV, Parquet or JSON lines, columns named.
+
+Without a time column the order of rows is taken on trust, and the audit says so.
+"""
+
+import csv
+import io
+import itertools
+import pathlib
+from collections.abc import Iterator
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from genrec_jax.data import artefacts, rawlog
+from genrec_jax.data.readers import delimited, inputs, item_table, jsonlines, staging
+from genrec_jax.errors import UserError
+
+HELP = "any CSV, TSV, Parquet or JSON lines, with the columns named"
+DEFAULT_COLUMNS = ("user", "item", "timestamp", "rating")
+OURS = ("user", "item", "timestamp", "rating", "review", "summary")
+TIME_UNITS = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000}
+
+
+def read(
+    path: artefacts.PathLike,
+    options: staging.ReadOptions,
+    *,
+    columns: str | None = None,
+    header: bool = True,
+    separator: str | None = None,
+    time_unit: str = "seconds",
+    time_format: str | None = None,
+    rating_range: tuple[float, float] | None = None,
+    items: artefacts.PathLike | None = None,
+    item_columns: dict[str, str] | None = None,
+) -> rawlog.RawLog:
+    """Reads a table.
+
+    Args:
+        path: one file, plain, `.gz` or alone in a `.zip`; the kind goes by `.csv`, `.tsv`,
+            `.parquet`, `.jsonl` or `.json`.
+        options: see `ReadOptions`.
+        columns: which columns hold what. With a header, `user=USER_ID,item=SKU,timestamp=WHEN`;
+            without one, what each column is, in order: `user,item,rating,timestamp`, `_` for
+            columns to read past. By default columns go by our names (user, item, timestamp,
+            rating, review, summary).
+        header: False where a CSV or TSV has none.
+        separator: between columns, where it is not the comma of CSV or the tab of TSV.
+        time_unit: `seconds`, `milliseconds` or `microseconds` since 1970.
+        time_format: strptime format, where times are dates, such as `%Y-%m-%d %H:%M:%S` (UTC).
+        rating_range: lowest and highest rating that is possible.
+        items: a table of items, see `item_table.read`.
+        item_columns: its columns, where they have other names.
+
+    Raises:
+        UserError: another kind of file, a column that is not there, or a bad row.
+    """
+    found = inputs.Inputs(path, reader="table")
+    member = found.require(
+        "*.csv", "*.tsv", "*.txt", "*.parquet", "*.jsonl", "*.json", what="a table"
+    )
+    if time_unit not in TIME_UNITS:
+        raise UserError(
+            f"--time-unit {time_unit!r} is unknown; wanted one of {', '.join(TIME_UNITS)}"
+        )
+    stage = staging.Stage(options)
+    kind = pathlib.PurePath(member.base_name).suffix.lower()
+    scale = TIME_UNITS[time_unit]
+    formats = (time_format,) if time_format else ()
+    if kind in (".jsonl", ".json"):
+        keys = _named(columns, member) or {name: name for name in _json_keys(member)}
+        fields = jsonlines.Fields(keys, rating_range, scale, formats)
+        jsonlines.read(member, fields, stage)
+        timed = "timestamp" in keys
+    else:
+        separator = separator or ("," if kind == ".csv" else "\t")
+        frames = (
+            _parquet_frames(member, columns, stage)
+            if kind == ".parquet"
+            else _delimited_frames(member, columns, stage, header, separator)
+        )
+        timed = False
+        for frame in frames:
+            timed = "timestamp" in frame.columns
+            checked = staging.check_numbers(
+                frame, rating_range=rating_range, time_unit=scale, time_formats=formats
+            )
+            got = pl.struct(pl.exclude("row", "problem", "got")).struct.json_encode()
+            if "got" not in checked.columns:
+                checked = checked.with_columns(
+                    pl.when(pl.col("problem").is_not_null()).then(got).alias("got")
+                )
+            stage.add(checked, wanted=_wanted(rating_range, time_format or time_unit))
+    described = item_table.read(items, columns=item_columns) if items is not None else None
+    extra = [rawlog.source_file(items)] if items is not None else []
+    return stage.finish(
+        sources=(*found.sources(member), *extra), items=described, order_trusted=not timed
+    )
+
+
+def _wanted(rating_range: tuple[float, float] | None, time: str) -> str:
+    ratings = f"{rating_range[0]:g} to {rating_range[1]:g}" if rating_range else "finite"
+    return f"a user, an item, a time ({time}, before 2100) and a rating ({ratings}) where named"
+
+
+def _named(columns: str | None, member: inputs.Member) -> dict[str, str] | None:
+    """`user=A,item=B` as a dict; None where nothing was named."""
+    if columns is None:
+        return None
+    named = {}
+    for part in columns.split(","):
+        ours, equals, theirs = part.partition("=")
+        if not equals or ours.strip() not in OURS:
+            raise UserError(
+                f"--columns has {part!r}; wanted pairs such as user=USER_ID,item=SKU with any of"
+                f" {', '.join(OURS)}",
+                file=member.name,
+            )
+        named[ours.strip()] = theirs.strip()
+    _require_user_and_item(named, member)
+    return named
+
+
+def _require_user_and_item(named: dict[str, str] | list[str], member: inputs.Member) -> None:
+    for needed in ("user", "item"):
+        if needed not in named:
+            raise UserError(
+                f"no column is named for the {needed}; wanted one. Pass --columns"
+                " user=COLUMN,item=COLUMN,timestamp=COLUMN",
+                file=member.name,
+                line=1,
+            )
+
+
+def _pick(names: list[str], columns: str | None, member: inputs.Member) -> dict[str, str]:
+    """Our column -> theirs, checked against the columns there are."""
+    named = _named(columns, member) or {name: name for name in OURS if name in names}
+    missing = [theirs for theirs in named.values() if theirs not in names]
+    if missing or not {"user", "item"} <= set(named):
+        lacking = ", ".join(missing) or "user and item"
+        raise UserError(
+            f"has the columns {', '.join(names)}; wanted {lacking}. Name them with --columns"
+            " user=COLUMN,item=COLUMN,timestamp=COLUMN,rating=COLUMN",
+            file=member.name,
+            line=1,
+        )
+    return named
+
+
+def _json_keys(member: inputs.Member) -> list[str]:
+    """Our names among the keys of the first object."""
+    with inputs.open_member(member) as stream:
+        line = next((line for line in stream.read(1 << 20).split(b"\n") if line.strip()), b"")
+    try:
+        names = list(jsonlines.parse_object(line.decode()))
+    except ValueError as error:
+        raise UserError(
+            f"begins with {staging.shorten(line.decode('utf-8', 'replace'))}; wanted one JSON object"
+            " a line. Convert it, or check the file's ending",
+            file=member.name,
+            line=1,
+        ) from error
+    return list(_pick(names, None, member))
+
+
+def _parquet_frames(
+    member: inputs.Member, columns: str | None, stage: staging.Stage
+) -> Iterator[pl.DataFrame]:
+    if member.member is not None or member.name.endswith(".gz"):
+        raise UserError("is Parquet in an archive; unpack it first", file=member.name)
+    try:
+        file = pq.ParquetFile(member.file)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"is not a whole Parquet file ({error}); wanted one. Export it again", file=member.name
+        ) from error
+    named = _pick(file.schema_arrow.names, columns, member)
+    base = stage.begin_file(member.name)
+    done = 0
+    with stage.options.steps.step(f"reading {member.base_name}", file.metadata.num_rows) as advance:
+        for batch in file.iter_batches(1 << 20, columns=list(named.values())):
+            frame = pl.DataFrame(pl.from_arrow(batch))
+            frame = frame.select(
+                *(_as_text(frame, theirs).alias(ours) for ours, theirs in named.items()),
+                (pl.int_range(pl.len(), dtype=pl.Int64) + base + done + 1).alias("row"),
+            )
+            done += len(frame)
+            advance(done)
+            yield frame
+
+
+def _as_text(frame: pl.DataFrame, column: str) -> pl.Expr:
+    """Dates become seconds, everything else its text, so that all sources are checked alike."""
+    if frame.schema[column] in (pl.Date, pl.Datetime):
+        return pl.col(column).cast(pl.Datetime("us")).dt.epoch("s").cast(pl.String)
+    return pl.col(column).cast(pl.String)
+
+
+def _delimited_frames(
+    member: inputs.Member,
+    columns: str | None,
+    stage: staging.Stage,
+    header: bool,
+    separator: str,
+) -> Iterator[pl.DataFrame]:
+    base = stage.begin_file(member.name)
+    names: list[str] = []
+    named: dict[str, str] = {}
+    for first_line, text in _whole_records(delimited.text_blocks(member, stage, encoding="utf-8")):
+        frame = _split_plain(text, separator) if '"' not in text else _split_quoted(text, separator)
+        if not len(frame):
+            continue
+        if not names:
+            width = len(frame["fields"][0])
+            if header:
+                names = [name.strip() for name in frame["fields"][0]]
+                frame = frame.slice(1)
+                named = _pick(names, columns, member)
+            else:
+                names = [name.strip() for name in (columns or ",".join(DEFAULT_COLUMNS)).split(",")]
+                _require_user_and_item(names, member)
+                if len(names) != width:
+                    raise UserError(
+                        f"has {width} columns; --columns names {len(names)} ({', '.join(names)})."
+                        " Name each, `_` for those to read past",
+                        file=member.name,
+                        line=1,
+                    )
+                named = {name: name for name in names if name in OURS}
+        count = pl.col("fields").list.len()
+        problem = (
+            pl.when(pl.col("got").str.contains(delimited.REPLACEMENT, literal=True))
+            .then(pl.lit("not text in the file's encoding"))
+            .when(count < len(names))
+            .then(pl.lit("missing column"))
+            .when(count > len(names))
+            .then(pl.lit("too many columns"))
+            .otherwise(pl.lit(None, pl.String))
+        )
+        yield frame.select(
+            pl.col("row").cast(pl.Int64) + first_line + base,
+            "got",
+            problem.alias("problem"),
+            *(
+                pl.col("fields").list.get(names.index(theirs), null_on_oob=True).alias(ours)
+                for ours, theirs in named.items()
+            ),
+        )
+
+
+def _whole_records(blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Joins blocks that end inside a quoted field."""
+    held: tuple[int, str] | None = None
+    for first_line, text in itertools.chain(blocks, [(0, "")]):
+        if held is not None:
+            first_line, text = held[0], held[1] + text
+            held = None
+        if text.count('"') % 2 and first_line:
+            held = (first_line, text)
+        elif text:
+            yield first_line, text
+    if held is not None:
+        yield held
+
+
+def _split_plain(text: str, separator: str) -> pl.DataFrame:
+    lines = pl.Series("got", [text.removesuffix("\n")]).str.split("\n").explode()
+    frame = pl.DataFrame({"got": lines}).with_row_index("row")
+    frame = frame.with_columns(pl.col("got").str.strip_chars_end("\r"))
+    frame = frame.filter(pl.col("got").str.strip_chars() != "")
+    return frame.with_columns(pl.col("got").str.split(separator).alias("fields"))
+
+
+def _split_quoted(text: str, separator: str) -> pl.DataFrame:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows, fields, line = [], [], 0
+    for record in reader:
+        if record:
+            rows.append(line)
+            fields.append(record)
+        line = reader.line_num
+    return pl.DataFrame(
+        {"row": rows, "got": [separator.join(record) for record in fields], "fields": fields},
+        schema={"row": pl.UInt32, "got": pl.String, "fields": pl.List(pl.String)},
+    )

@@ -1,0 +1,110 @@
+"""Datasets as papers publish them: `genrec prepare recipe NAME` checks that their counts come out.
+
+The recipes are data, in `recipes.toml` beside this file.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import tomllib
+from typing import Any
+
+from genrec_jax.data import artefacts, dataset, prepare_run
+from genrec_jax.data.readers import inputs
+from genrec_jax.errors import UserError
+
+FILE = pathlib.Path(__file__).with_name("recipes.toml")
+MIN_INTERACTIONS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One published dataset.
+
+    Attributes:
+        recipe: what the user calls it.
+        name: what prompts call it.
+        systems: the papers that use it.
+        readers: the readers that can make it, the original source's first.
+        counts: the published `users`, `items`, `interactions`; one may be absent.
+        options: the reader's own keyword arguments, by reader.
+    """
+
+    recipe: str
+    name: str
+    systems: tuple[str, ...]
+    readers: tuple[str, ...]
+    counts: dict[str, int]
+    options: dict[str, dict[str, Any]]
+
+
+@functools.cache
+def load_recipes() -> dict[str, Recipe]:
+    """Every recipe, by name."""
+    content = tomllib.loads(FILE.read_text(encoding="utf-8"))
+    return {
+        recipe: Recipe(
+            recipe=recipe,
+            name=entry.get("name", recipe),
+            systems=tuple(entry["systems"]),
+            readers=tuple(entry["readers"]),
+            counts=entry["counts"],
+            options=entry.get("options", {}),
+        )
+        for recipe, entry in content.items()
+    }
+
+
+def prepare_recipe(
+    recipe: str,
+    source: artefacts.PathLike,
+    output: artefacts.PathLike,
+    *,
+    reader_options: dict[str, Any] | None = None,
+    skip_bad_rows: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = False,
+) -> dataset.Dataset:
+    """Prepares a published dataset with 5-core, or fails if its counts are not the published ones.
+
+    Args:
+        recipe: its name in `recipes.toml`, in any case.
+        source: the original log, or its sequences (`user item item ...` in a .txt file).
+        output: the dataset dir to write.
+        reader_options: the reader's own keyword arguments (`items`, `metadata`).
+        skip_bad_rows: leave bad rows out and count them.
+        overwrite: replace an existing dataset.
+        show_progress: on stderr.
+
+    Raises:
+        UserError: no such recipe, or other counts came out (both are shown; nothing is written).
+    """
+    known = {name.lower(): entry for name, entry in load_recipes().items()}
+    found = known.get(recipe.lower().replace("-", ""))
+    if found is None:
+        raise UserError(f"there is no recipe {recipe!r}; wanted one of {', '.join(load_recipes())}")
+    reader = _choose_reader(found, source)
+    return prepare_run.prepare_from(
+        reader,
+        source,
+        output,
+        name=found.name,
+        min_user=MIN_INTERACTIONS,
+        min_item=MIN_INTERACTIONS,
+        skip_bad_rows=skip_bad_rows,
+        expected_counts=found.counts,
+        overwrite=overwrite,
+        reader_options={**found.options.get(reader, {}), **(reader_options or {})},
+        manifest={"recipe": found.recipe, "published_counts": found.counts},
+        show_progress=show_progress,
+    )
+
+
+def _choose_reader(recipe: Recipe, source: artefacts.PathLike) -> str:
+    """`sequences` for a text file of sequences, else the original source's reader."""
+    found = inputs.Inputs(source, reader=recipe.readers[0])
+    text = found.find("*sequen*.txt") or (found.find("*.txt") if found.is_one_file else None)
+    if text is not None and "sequences" in recipe.readers:
+        return "sequences"
+    others = [reader for reader in recipe.readers if reader != "sequences"]
+    return others[0]
