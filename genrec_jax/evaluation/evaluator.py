@@ -56,6 +56,8 @@ class EvaluateConfig:
     intervals: BootstrapConfig = dataclasses.field(default_factory=BootstrapConfig)
 
     def __post_init__(self):
+        if self.templates is not None:
+            object.__setattr__(self, "templates", tuple(self.templates))
         if self.split not in ("validation", "test"):
             raise UserError(f"split is {self.split!r}; wanted validation or test")
         for field in ("num_beams", "batch_size"):

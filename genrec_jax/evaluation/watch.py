@@ -1,9 +1,60 @@
 """Evaluating new checkpoints beside a running job, until the job says that it is done."""
 
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 
+from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
+from genrec_jax.evaluation.checkpoints import Evaluation, RunEvaluation
+
+DONE = "DONE"
+"""Training leaves a file of this name in the run dir once it will write no more checkpoints."""
+
+
+def watch_run(
+    run_dir: artefacts.PathLike,
+    open_evaluation: Callable[[RunDir], RunEvaluation],
+    *,
+    poll_seconds: float = 30.0,
+    timeout_seconds: float = 6 * 3600.0,
+    notify: Callable[[str], None] = print,
+) -> Iterator[tuple[Evaluation, ...]]:
+    """Evaluates the checkpoints of a run as they appear, those already there first.
+
+    Args:
+        run_dir: the run; it need not have begun.
+        open_evaluation: called once, as soon as the run dir is complete.
+        poll_seconds: how often to look.
+        timeout_seconds: give up after this long without anything new.
+        notify: told in one line of a checkpoint that went before its turn came.
+
+    Raises:
+        UserError: nothing new came in time and the run is not done, or an evaluation failed.
+    """
+    folder = pathlib.Path(run_dir)
+    evaluation: RunEvaluation | None = None
+
+    def steps() -> list[int]:
+        return restore.open_store(RunDir.load(folder)).steps() if RunDir.exists(folder) else []
+
+    for step in new_steps(
+        steps,
+        (folder / DONE).exists,
+        poll_seconds=poll_seconds,
+        timeout_seconds=timeout_seconds,
+    ):
+        evaluation = evaluation or open_evaluation(RunDir.load(folder))
+        try:
+            written = evaluation.evaluate(step)
+        except UserError:
+            if step in steps():
+                raise
+            notify(f"checkpoint {step} was removed by the run's retention before it was evaluated")
+            continue
+        yield written
 
 
 def new_steps(

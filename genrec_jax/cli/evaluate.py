@@ -1,0 +1,244 @@
+"""`genrec evaluate`: run dirs -> metrics with intervals, beside the baselines, and predictions."""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gin
+import rich.console
+
+from genrec_jax.cli import gin_setup
+from genrec_jax.errors import UserError
+
+if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so that --help is quick
+    from genrec_jax.evaluation.checkpoints import Evaluation
+    from genrec_jax.evaluation.evaluator import EvaluateConfig
+
+HELP = """Searches the whole catalogue for every user of a trained run and measures HR, NDCG and MRR.
+
+Every figure comes with a bootstrap interval, with popularity and last-item transition beside it.
+Writes metrics.json and predictions.parquet to RUN_DIR/eval/<split>-<step>/."""
+EPILOG = """\
+examples:
+
+  genrec evaluate runs/quickstart
+  genrec evaluate runs/quickstart --split validation --templates A1 --num-beams 10
+  genrec evaluate runs/seed0 runs/seed1 runs/seed2 --aggregate runs/seeds.json
+  genrec evaluate runs/quickstart --watch
+  genrec evaluate --gin_file=gin_configs/runs/evaluate.gin --gin.MODEL_DIR=\\"runs/quickstart\\" \\
+    --gin.NUM_BEAMS=10
+
+The templates of a run: A1 to A11 show the history, B1 to B11 the user alone; training never saw the
+wording of A11 and B11. Without --templates the first seen and the first unseen one of each task that
+the run was trained on are scored. docs/protocols.md says what the numbers mean.
+"""
+
+
+DEFAULT_GIN_FILE = "gin_configs/runs/evaluate.gin"
+
+rewrite_arguments = gin_setup.rewrite_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags; those left out keep gin's value, or that of EvaluateConfig."""
+    parser.add_argument(
+        "run_dirs",
+        nargs="*",
+        metavar="RUN_DIR",
+        help="what `genrec train` wrote; with gin, MODEL_DIR says it too",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        type=_checkpoint,
+        help="best on validation (default), latest, or a step",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("validation", "test"),
+        help="whose targets (default: test; validation with --watch, for choosing on test is cheating)",
+    )
+    parser.add_argument("--templates", metavar="ID,ID", type=_names, help="such as A1,A11,B1")
+    parser.add_argument("--num-beams", type=int, metavar="N", help="beams and list length (20)")
+    parser.add_argument("--length-penalty", type=float, metavar="P", help="0; OpenP5 has 1.0")
+    parser.add_argument(
+        "--finish-within-beams",
+        action="store_true",
+        default=None,
+        help="Hugging Face's finishing rule, as in OpenP5's published numbers",
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="users searched at once (64)")
+    parser.add_argument("--max-users", type=int, metavar="N", help="score a seeded sample only")
+    parser.add_argument("--seed", type=int, metavar="N", help="of that sample (0)")
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        type=pathlib.Path,
+        metavar="DIR",
+        help="the dataset dir, where it has moved since training; once for each dataset",
+    )
+    parser.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
+    parser.add_argument(
+        "--aggregate",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="write mean and spread over the run dirs (training seeds) to this file",
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="evaluate each new checkpoint until the run is done"
+    )
+    parser.add_argument(
+        "--watch-poll", type=float, default=30.0, metavar="SECONDS", help="how often to look (30)"
+    )
+    parser.add_argument(
+        "--watch-timeout",
+        type=float,
+        default=6 * 3600.0,
+        metavar="SECONDS",
+        help="give up after this long without a new checkpoint (6 hours)",
+    )
+    gin_setup.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluates and prints."""
+    from genrec_jax.checkpoint.run_dir import RunDir
+    from genrec_jax.data import dataset as datasets
+    from genrec_jax.evaluation import watch
+    from genrec_jax.evaluation.checkpoints import RunEvaluation
+
+    config, run_dirs = _configure(arguments)
+    options: dict[str, Any] = {
+        "data": {datasets.load(path, verify=False).name: path for path in arguments.data},
+        "references": None if arguments.no_baselines else rank_references,
+        "show_progress": True,
+    }
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
+    if arguments.watch:
+        if len(run_dirs) > 1 or arguments.aggregate is not None:
+            raise UserError("--watch takes one run dir and no --aggregate; leave the others out")
+        for written in watch.watch_run(
+            run_dirs[0],
+            lambda run_dir: RunEvaluation(run_dir, config, **options),
+            poll_seconds=arguments.watch_poll,
+            timeout_seconds=arguments.watch_timeout,
+            notify=lambda line: print(line, file=sys.stderr, flush=True),
+        ):
+            _show(written, console)
+        return
+    evaluations = []
+    for run_dir in run_dirs:
+        evaluation = RunEvaluation(RunDir.load(run_dir), config, **options)
+        written = evaluation.evaluate(arguments.checkpoint)
+        _show(written, console)
+        evaluations.append(written)
+    if arguments.aggregate is not None:
+        _aggregate(evaluations, arguments.aggregate, console)
+
+
+def rank_references(dataset: Any, splits: Any, split: Any) -> dict[str, Any]:
+    """Popularity and last-item transition on both footings (`checkpoints.References`)."""
+    from genrec_jax.baselines import popularity, transition
+
+    return {
+        name: {
+            "seen_kept": module.rank_targets(dataset, splits, split, exclude_seen=False),
+            "seen_excluded": module.rank_targets(dataset, splits, split, exclude_seen=True),
+        }
+        for name, module in (("popularity", popularity), ("transition", transition))
+    }
+
+
+def _configure(arguments: argparse.Namespace) -> "tuple[EvaluateConfig, list[str]]":
+    """Settings from gin, where it is used, and from flags, which win; and the run dirs."""
+    from genrec_jax.evaluation.evaluator import EvaluateConfig
+
+    config = EvaluateConfig()
+    run_dirs = list(dict.fromkeys(arguments.run_dirs))
+    if arguments.gin_file or arguments.gin_bindings:
+        files = arguments.gin_file or [DEFAULT_GIN_FILE]
+        gin_setup.parse(files, arguments.gin_bindings, arguments.gin_search_paths)
+        config = gin_setup.configure(EvaluateConfig)
+        if not run_dirs:
+            run_dirs = [_model_dir()]
+    if not run_dirs:
+        raise UserError("got no run dir; wanted one, such as `genrec evaluate runs/quickstart`")
+    fields = {
+        "split": arguments.split or ("validation" if arguments.watch else None),
+        "templates": arguments.templates,
+        "num_beams": arguments.num_beams,
+        "length_penalty": arguments.length_penalty,
+        "finish_within_beams": arguments.finish_within_beams,
+        "batch_size": arguments.batch_size,
+        "max_users": arguments.max_users,
+        "seed": arguments.seed,
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    return dataclasses.replace(config, **given), run_dirs
+
+
+def _model_dir() -> str:
+    try:
+        model_dir = gin.query_parameter("%MODEL_DIR")
+    except ValueError:
+        model_dir = None
+    if not isinstance(model_dir, str):
+        raise UserError(
+            f"MODEL_DIR is {model_dir!r} and no run dir was named; wanted one of them, such as"
+            ' --gin.MODEL_DIR=\\"runs/quickstart\\"'
+        )
+    return model_dir
+
+
+def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> None:
+    from genrec_jax.evaluation import predictions, results, table
+
+    for evaluation in written:
+        for footing in results.FOOTINGS:
+            console.print(table.metrics_table(evaluation.metrics, footing))
+        for line in table.comparison_lines(evaluation.metrics):
+            console.print(line, highlight=False)
+        for entry in evaluation.metrics["audit"]:
+            if entry["status"] != "pass":
+                console.print(f"audit, {entry['status']}: {entry['check']}: {entry['detail']}")
+        for file in (results.METRICS_FILE, predictions.PREDICTIONS_FILE):
+            console.print(f"wrote {evaluation.folder / file}", soft_wrap=True, highlight=False)
+
+
+def _aggregate(
+    evaluations: "Sequence[Sequence[Evaluation]]", file: pathlib.Path, console: rich.console.Console
+) -> None:
+    """One aggregate a dataset; with several datasets the file holds them by name."""
+    from genrec_jax.data import artefacts
+    from genrec_jax.evaluation import aggregate, results, table
+
+    by_dataset: dict[str, list[dict[str, Any]]] = {}
+    for written in evaluations:
+        for evaluation in written:
+            name = evaluation.metrics["dataset"]["name"]
+            by_dataset.setdefault(name, []).append(evaluation.metrics)
+    combined = {name: aggregate.aggregate(metrics) for name, metrics in by_dataset.items()}
+    for content in combined.values():
+        for footing in results.FOOTINGS:
+            console.print(table.aggregate_table(content, footing))
+    only = next(iter(combined.values()))
+    artefacts.write_json(
+        file, only if len(combined) == 1 else {"format_version": 1, "datasets": combined}
+    )
+    console.print(f"wrote {file}", soft_wrap=True, highlight=False)
+
+
+def _checkpoint(text: str) -> str | int:
+    if text in ("best", "latest"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}; wanted best, latest or a step")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
