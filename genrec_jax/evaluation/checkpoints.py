@@ -3,11 +3,10 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jax.sharding import Mesh
 
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
-from genrec_jax.data import artefacts
+from genrec_jax.data import artefacts, audit
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.prepare_progress import Steps
 from genrec_jax.data.splits import SplitName, Splits
@@ -141,7 +140,7 @@ class RunEvaluation:
                     "step": step,
                     "checkpoint": checkpoint,
                     "split": self._config.split,
-                    **_describe(self.run, evaluator, self._config, name),
+                    **_describe(self.run, evaluator, self._config, name, ranks),
                     **_systems(evaluator, ranks, self._config, self._references[name]),
                     "lists": lists,
                     "notes": _notes(self._config),
@@ -204,13 +203,18 @@ def _of_scored_users(evaluator: Evaluator, references: References) -> dict[str, 
 
 
 def _describe(
-    run: RunDir, evaluator: Evaluator, config: EvaluateConfig, dataset_name: str
+    run: RunDir,
+    evaluator: Evaluator,
+    config: EvaluateConfig,
+    dataset_name: str,
+    ranks: Mapping[str, ranking.UserRanks],
 ) -> dict[str, Any]:
     dataset = evaluator.dataset
-    index = json.loads(
-        (run.dataset(dataset_name).folder / item_ids_lib.MANIFEST).read_text(encoding="utf-8")
+    index = artefacts.read_json(
+        run.dataset(dataset_name).folder / item_ids_lib.MANIFEST,
+        wanted="the description of the run's item ids",
+        remedy="Run `genrec train` again",
     )
-    audit = [*dataset.manifest.get("audit", []), *index.get("audit", [])]
     return {
         "protocol": evaluator.splits.protocol,
         "num_beams": config.num_beams,
@@ -230,9 +234,34 @@ def _describe(
             template.id: {"task": template.task, "seen": template.seen}
             for template in evaluator.templates
         },
-        "audit": audit,
+        "audit": _audit(run, evaluator, dataset_name, ranks, index.get("audit", [])),
         "oracle": dataset.manifest.get("oracle") if config.split == "test" else None,
     }
+
+
+def _audit(
+    run: RunDir,
+    evaluator: Evaluator,
+    dataset_name: str,
+    ranks: Mapping[str, ranking.UserRanks],
+    of_index: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The leakage audit made anew on what was evaluated, and what only indexing could check."""
+    dataset, splits = evaluator.dataset, evaluator.splits
+    scored = next(iter(ranks.values()))
+    users_E = scored.users_E
+    made_anew = [
+        *audit.audit_dataset(dataset, splits),
+        *audit.audit_item_ids(dataset, splits, run.item_ids(dataset_name).texts),
+        audit.audit_predictions(
+            dataset, splits, evaluator.split, users_E, scored.targets_U[users_E]
+        ),
+    ]
+    checks = {result.check for result in made_anew}
+    return [
+        *map(dataclasses.asdict, made_anew),
+        *(entry for entry in of_index if entry["check"] not in checks),
+    ]
 
 
 def _notes(config: EvaluateConfig) -> list[str]:

@@ -44,12 +44,14 @@ class UserRanks:
         excluded_U: rank once the items of the user's history are struck from the list. What is left
             is shorter by the seen items it held; a target that the user has taken before is struck
             out too, and so missed.
+        targets_U: the item that was to be found, -1 where not scored.
         seen_share: share of the filled places that held an item of the user's history.
         empty_share: share of the places that were empty.
     """
 
     kept_U: Int64[np.ndarray, " U"]
     excluded_U: Int64[np.ndarray, " U"]
+    targets_U: Int64[np.ndarray, " U"]
     seen_share: float
     empty_share: float
 
@@ -90,7 +92,7 @@ def rank_users(
         ValueError: a user comes twice, or a list names an item twice.
     """
     kept_U = np.full(dataset.num_users, UNSCORED, np.int64)
-    excluded_U = kept_U.copy()
+    excluded_U, targets_U = kept_U.copy(), kept_U.copy()
     seen, filled, places = 0, 0, 0
     for batch in batches:
         items_BR, scores_BR = recommend(batch)
@@ -105,6 +107,7 @@ def rank_users(
         ranks_E = metrics.ranks_in_lists(items_ER, targets_E)
         excluded_E = ranks_after_striking(items_ER, seen_ER, targets_E)
         kept_U[users_E], excluded_U[users_E] = ranks_E, excluded_E
+        targets_U[users_E] = targets_E
         seen, filled = seen + int(seen_ER.sum()), filled + int((items_ER >= 0).sum())
         places += items_ER.size
         if on_lists is not None:
@@ -112,6 +115,7 @@ def rank_users(
     return UserRanks(
         kept_U,
         excluded_U,
+        targets_U,
         seen_share=seen / filled if filled else 0.0,
         empty_share=1 - filled / places if places else 0.0,
     )
