@@ -1,0 +1,64 @@
+"""AdamW (Loshchilov & Hutter 2019) with the settings of OpenP5's public repository."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+NOT_DECAYED = ("norm_embed", "relpos_buckets")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig:
+    """OpenP5's settings.
+
+    Attributes:
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        weight_decay: decoupled, times the learning rate; none on norms and biases.
+        clip_norm: gradients whose global norm is larger are scaled down to it; None to leave them.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float | None = 1.0
+
+
+def decay_mask(params: Any) -> Any:
+    """True for parameters that decay: all but norms and position biases."""
+
+    def decays(variable: nnx.Variable) -> nnx.Variable:
+        axes = variable.get_metadata()["axes"]
+        return variable.replace(not any(axis in NOT_DECAYED for axis in axes))
+
+    return jax.tree.map(decays, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def adamw(
+    config: AdamWConfig, learning_rate: Callable[[Any], Array]
+) -> optax.GradientTransformation:
+    """The transformation.
+
+    Args:
+        config: settings.
+        learning_rate: function of the step, from 0.
+    """
+    steps = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm is not None else []
+    steps.append(
+        optax.adamw(
+            learning_rate,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            mask=decay_mask,
+        )
+    )
+    return optax.chain(*steps)

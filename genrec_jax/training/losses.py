@@ -1,0 +1,114 @@
+"""Cross entropy with z-loss and label smoothing as T5X has it, as sums and counts; the step divides once.
+
+A batch's loss is `sum(weights * token losses) / factor`, with weights and factor taken from the whole
+batch before the forward pass, so that it is the same however the rows are split.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import jax.scipy
+from jaxtyping import Array, Float, Int, Shaped
+
+from genrec_jax.errors import UserError
+from genrec_jax.pipeline.batch import Batch
+
+NORMALIZERS = (
+    "NUM_REAL_TARGET_TOKENS",
+    "NUM_TOTAL_TARGET_TOKENS",
+    "AVERAGE_PER_SEQUENCE",
+    "NONE",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What is minimised.
+
+    Attributes:
+        z_loss: adds `z_loss * log(Z)**2` per target token, which keeps logits from drifting.
+        label_smoothing: probability mass spread over all other tokens.
+        normalizing_factor: what the sum over target tokens is divided by; T5X's names. The number of
+            real target tokens is the global batch's; `NUM_TOTAL_TARGET_TOKENS` counts padding too;
+            `AVERAGE_PER_SEQUENCE` gives every example, not every token, the same weight; `NONE`
+            leaves the sum (T5X's default); or a constant.
+    """
+
+    z_loss: float = 1e-4
+    label_smoothing: float = 0.0
+    normalizing_factor: str | float | int = "NUM_REAL_TARGET_TOKENS"
+
+    def __post_init__(self):
+        factor = self.normalizing_factor
+        if isinstance(factor, str) and factor not in NORMALIZERS:
+            raise UserError(
+                f"normalizing_factor is {factor!r}; wanted a number or one of"
+                f" {', '.join(NORMALIZERS)}"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing is {self.label_smoothing}; wanted 0 <= it < 1")
+
+
+def token_losses(
+    logits_BTV: Float[Array, "B T V"],
+    targets_BT: Int[Array, "B T"],
+    *,
+    vocab_size: int,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """Cross entropy and z-loss of every position.
+
+    Args:
+        logits_BTV: float32; those beyond `vocab_size` must be masked already.
+        targets_BT: the right tokens.
+        vocab_size: real tokens, over which label smoothing spreads.
+        z_loss: see `LossConfig`.
+        label_smoothing: see `LossConfig`; the entropy of the smoothed target is taken off, so that a
+            perfect prediction costs 0.
+
+    Returns:
+        Cross entropy in nats, without the z-loss; and the z-loss, already multiplied by `z_loss`.
+    """
+    log_z_BT = jax.scipy.special.logsumexp(logits_BTV, axis=-1)
+    # A comparison and a sum rather than a gather: both fuse, and neither minds a split vocabulary.
+    tokens_V = jnp.arange(logits_BTV.shape[-1], dtype=targets_BT.dtype)
+    hit_BTV = targets_BT[:, :, None] == tokens_V[None, None, :]
+    right_BT = jnp.sum(jnp.where(hit_BTV, logits_BTV, 0.0), axis=-1)
+    if label_smoothing == 0:
+        cross_entropy_BT = log_z_BT - right_BT
+    else:
+        confidence = 1.0 - label_smoothing
+        low = label_smoothing / (vocab_size - 1)
+        all_BT = jnp.sum(logits_BTV[:, :, :vocab_size], axis=-1)
+        constant = -(
+            confidence * jnp.log(confidence) + (vocab_size - 1) * low * jnp.log(low + 1e-20)
+        )
+        expected_BT = (confidence - low) * right_BT + low * all_BT
+        cross_entropy_BT = log_z_BT - expected_BT - constant
+    return cross_entropy_BT, z_loss * jnp.square(log_z_BT)
+
+
+def weights_and_factor(
+    batch: Batch, normalizing_factor: str | float | int
+) -> tuple[Shaped[Array, "B T"], Shaped[Array, ""]]:
+    """The weight of every target position and what the weighted sum is divided by.
+
+    Args:
+        batch: the whole batch of a step, packed or not.
+        normalizing_factor: see `LossConfig`.
+    """
+    weights_BT = jnp.asarray(batch.decoder_loss_weights_BT, jnp.float32)
+    if normalizing_factor == "NUM_REAL_TARGET_TOKENS":
+        return weights_BT, jnp.maximum(jnp.sum(weights_BT), 1.0)
+    if normalizing_factor == "NUM_TOTAL_TARGET_TOKENS":
+        return weights_BT, jnp.asarray(weights_BT.size, jnp.float32)
+    if normalizing_factor == "AVERAGE_PER_SEQUENCE":
+        segments_BT = jnp.asarray(batch.decoder_segment_ids_BT)
+        same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
+        lengths_BT = jnp.sum(jnp.where(same_BTT, weights_BT[:, None, :], 0.0), axis=-1)
+        weights_BT = weights_BT / jnp.maximum(lengths_BT, 1e-9)
+        return weights_BT, jnp.maximum(jnp.sum(weights_BT), 1e-9)
+    if normalizing_factor == "NONE":
+        return weights_BT, jnp.asarray(1.0, jnp.float32)
+    return weights_BT, jnp.asarray(normalizing_factor, jnp.float32)

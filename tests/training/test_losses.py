@@ -1,0 +1,63 @@
+"""Losses against T5X's own numbers, and by hand where T5X has none."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrec_jax.errors import UserError
+from genrec_jax.training import losses
+from tests.model import fixture_params
+
+KEYS = {
+    "loss": (0.0, 0.0, "NONE"),
+    "loss_zloss1e-4": (1e-4, 0.0, "NONE"),
+    "loss_ls0.1": (0.0, 0.1, "NONE"),
+    "loss_zloss1e-4_num_real_target_tokens": (1e-4, 0.0, "NUM_REAL_TARGET_TOKENS"),
+    "loss_zloss1e-4_average_per_sequence": (1e-4, 0.0, "AVERAGE_PER_SEQUENCE"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("t5x_t511", "io.npz"),
+        ("t5x_t50", "io.npz"),
+        ("t5x_t511_scanned", "io.npz"),
+        ("t5x_t511", "io_packed.npz"),
+        ("t5x_t50", "io_packed.npz"),
+    ],
+)
+def test_every_loss_equals_t5x(shared, name, file):
+    fixture = shared / "fixtures" / name
+    _, graphdef, params = fixture_params.load(fixture)
+    io = dict(np.load(fixture / file))
+    batch = fixture_params.batch_of(io)
+    logits_BTV = fixture_params.run(graphdef, params, lambda model, batch: model(batch), batch)
+    for key, (z_loss, smoothing, factor) in KEYS.items():
+        cross_entropy_BT, z_loss_BT = losses.token_losses(
+            logits_BTV,
+            jnp.asarray(batch.decoder_target_tokens_BT),
+            vocab_size=1152,
+            z_loss=z_loss,
+            label_smoothing=smoothing,
+        )
+        weights_BT, divisor = losses.weights_and_factor(batch, factor)
+        loss = jnp.sum((cross_entropy_BT + z_loss_BT) * weights_BT) / divisor
+        np.testing.assert_allclose(loss, io[key], rtol=1e-6, err_msg=key)
+
+
+def test_smoothed_loss_of_the_smoothed_target_is_zero():
+    """The best prediction under smoothing costs nothing, also with masked rows beyond the vocabulary."""
+    probabilities = np.full(4, 0.1 / 3)
+    probabilities[2] = 0.9
+    logits_BTV = np.full((1, 1, 6), -1e10, np.float32)
+    logits_BTV[0, 0, :4] = np.log(probabilities)
+    cross_entropy_BT, _ = losses.token_losses(
+        jnp.asarray(logits_BTV), jnp.asarray([[2]]), vocab_size=4, label_smoothing=0.1
+    )
+    np.testing.assert_allclose(cross_entropy_BT, 0.0, atol=1e-6)
+
+
+def test_config_says_what_is_wanted():
+    with pytest.raises(UserError, match="NUM_REAL_TARGET_TOKENS"):
+        losses.LossConfig(normalizing_factor="NUM_TOKENS")
