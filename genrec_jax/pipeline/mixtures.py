@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -17,7 +16,6 @@ from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.prompts.compiling import Tokenizer
 from genrec_jax.prompts.templates import Task, Template
 
-MixtureName = Literal["openp5_sequential", "openp5_straightforward", "openp5"]
 MIXTURE_TASKS: dict[str, tuple[Task, ...]] = {
     "openp5_sequential": ("sequential",),
     "openp5_straightforward": ("straightforward",),
@@ -77,7 +75,7 @@ class Mixture:
 
 
 def build_mixture(
-    name: MixtureName,
+    name: str,
     datasets: Sequence[Dataset],
     item_texts: Sequence[Sequence[str]],
     vocabulary: Tokenizer,

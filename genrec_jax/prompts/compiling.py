@@ -174,6 +174,6 @@ def _check_exact(compiled: CompiledTemplate, vocabulary: Tokenizer) -> None:
             if "▁" in piece.lstrip("▁"):
                 raise UserError(
                     f"template {compiled.template.id}: this vocabulary has the piece {piece!r}, which"
-                    " reaches across white space, so that a text is not tokenised word by word. Train it with"
+                    " reaches across white space, so a text is not tokenised word by word. Train it with"
                     " split_by_whitespace, as `genrec index` does"
                 )

@@ -1,0 +1,157 @@
+"""Batches: every example's tokens exactly, the same rows however they are read, few shapes."""
+
+import jax
+import numpy as np
+import pytest
+
+from genrec_jax.errors import UserError
+from genrec_jax.pipeline.batches import TrainBatches
+
+FIELDS = (
+    "encoder_input_tokens_BL",
+    "decoder_target_tokens_BT",
+    "decoder_input_tokens_BT",
+    "decoder_loss_weights_BT",
+    "encoder_segment_ids_BL",
+    "decoder_segment_ids_BT",
+    "encoder_positions_BL",
+    "decoder_positions_BT",
+    "encoder_whole_word_ids_BL",
+)
+
+
+@pytest.fixture(scope="module")
+def mixture(make_mixture, shop, market):
+    return make_mixture("openp5", shop, market, templates_per_example=3, seed=4)
+
+
+def _same(a, b):
+    for field in FIELDS:
+        assert np.array_equal(getattr(a, field), getattr(b, field)), field
+
+
+def _examples_of(batch):
+    """Each example of a batch, cut out by its segment: (input, words, target) as tuples."""
+    examples = []
+    for row in range(len(batch.encoder_input_tokens_BL)):
+        segments = batch.encoder_segment_ids_BL[row]
+        for segment in range(1, segments.max(initial=0) + 1):
+            at, to = segments == segment, batch.decoder_segment_ids_BT[row] == segment
+            target = batch.decoder_target_tokens_BT[row][to]
+            shifted = batch.decoder_input_tokens_BT[row][to]
+            assert shifted.tolist() == [0, *target[:-1]]
+            assert (batch.decoder_loss_weights_BT[row][to] == 1).all()
+            assert batch.encoder_positions_BL[row][at].tolist() == list(range(at.sum()))
+            assert batch.decoder_positions_BT[row][to].tolist() == list(range(to.sum()))
+            assert np.diff(np.flatnonzero(at)).max(initial=1) == 1
+            examples.append(
+                (
+                    tuple(batch.encoder_input_tokens_BL[row][at]),
+                    tuple(batch.encoder_whole_word_ids_BL[row][at]),
+                    tuple(target),
+                )
+            )
+    real, scored = batch.encoder_segment_ids_BL > 0, batch.decoder_segment_ids_BT > 0
+    for field in FIELDS:
+        values, cells = getattr(batch, field), real if field.endswith("BL") else scored
+        assert not values[~cells].any(), field
+    return examples
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_batch_is_its_examples_token_for_token(mixture, packing):
+    batches = TrainBatches(mixture, 24, packing=packing, row_length=256)
+    for step in (0, 1, 2, 3, 40, 41):
+        source, epochs, numbers = mixture.at(step, 24)
+        block = source.assemble(epochs, numbers)
+        wanted = [
+            (
+                tuple(block.inputs.row(e)),
+                tuple(block.whole_words.row(e)),
+                tuple(block.targets.row(e)),
+            )
+            for e in range(24)
+        ]
+        batch = batches.batch(step)
+        assert sorted(_examples_of(batch)) == sorted(wanted)
+        if not packing:
+            assert _examples_of(batch) == wanted
+        shape = batches.shape(step)
+        assert batch.encoder_input_tokens_BL.shape == (shape.rows, shape.input_length)
+        assert batch.decoder_target_tokens_BT.shape == (shape.rows, shape.target_length)
+        tokens = sum(len(row) + len(target) for row, _, target in wanted)
+        cells = batch.encoder_input_tokens_BL.size + batch.decoder_target_tokens_BT.size
+        assert batches.padding_share(step) == pytest.approx(1 - tokens / cells)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_hosts_together_read_what_one_reads(mixture, packing, num_hosts):
+    options = {"packing": packing, "row_length": 256, "rows_multiple": 4}
+    alone = TrainBatches(mixture, 24, **options)
+    hosts = [
+        TrainBatches(mixture, 24, host=host, num_hosts=num_hosts, **options)
+        for host in range(num_hosts)
+    ]
+    assert {host.shapes for host in hosts} == {alone.shapes}
+    for step in range(6):
+        parts = [host.batch(step) for host in hosts]
+        together = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+        _same(together, alone.batch(step))
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_any_step_at_any_time(mixture, packing):
+    first = TrainBatches(mixture, 16, packing=packing)
+    in_order = [first.batch(step) for step in range(12)]
+    resumed = TrainBatches(mixture, 16, packing=packing)
+    for step in (11, 3, 7, 7, 0):
+        _same(resumed.batch(step), in_order[step])
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_shapes_are_few_and_known_beforehand(mixture, packing):
+    batches = TrainBatches(mixture, 16, packing=packing, rows_multiple=4, max_shapes=3)
+    seen = {batches.shape(step) for step in range(400)}
+    assert seen <= set(batches.shapes)
+    assert len(batches.shapes) <= 4 * len(mixture.sources)
+    assert all(shape.rows % 4 == 0 for shape in batches.shapes)
+
+
+def test_packing_wastes_less(make_mixture, shop):
+    mixture = make_mixture("openp5", shop)
+    both = [TrainBatches(mixture, 64, packing=packing) for packing in (False, True)]
+    shares = [np.mean([batches.padding_share(step) for step in range(12)]) for batches in both]
+    assert shares[1] < 0.25 < shares[0]
+
+
+def test_packing_changes_nothing_but_the_places(mixture):
+    packed, plain = TrainBatches(mixture, 24, packing=True), TrainBatches(mixture, 24)
+    for step in range(4):
+        assert sorted(_examples_of(packed.batch(step))) == sorted(_examples_of(plain.batch(step)))
+
+
+def test_the_worst_case_fits(make_mixture, make_dataset):
+    """Steps unlike all the sampled ones: a dataset of which one late user has long histories."""
+    sequences = [[0, 1, 2, 3]] * 400 + [list(range(40)) * 2]
+    lopsided = make_dataset("Shop", sequences)
+    mixture = make_mixture("openp5_sequential", lopsided, shuffle=False, templates_per_example=1)
+    batches = TrainBatches(mixture, 4, packing=True, row_length=128)
+    for step in range(batches.steps_per_epoch):
+        assert batches.shape(step) in batches.shapes
+    assert len(_examples_of(batches.batch(batches.steps_per_epoch - 2))) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "wanted a batch of at least 1"),
+        ({"batch_size": 10, "rows_multiple": 4}, "must be a multiple of 4"),
+        ({"batch_size": 8, "max_target_length": 2}, "never cut"),
+        ({"batch_size": 8, "packing": True, "row_length": 16}, "Raise row_length"),
+        ({"batch_size": 8, "host": 2, "num_hosts": 2}, "a host below"),
+    ],
+)
+def test_mistakes(mixture, options, message):
+    with pytest.raises(UserError, match=message):
+        TrainBatches(mixture, **options)
