@@ -113,5 +113,6 @@ def training_counts_I(dataset: Dataset, splits: Splits) -> Int64[np.ndarray, " I
 
 
 def _count_before(dataset: Dataset, time: int) -> Int64[np.ndarray, " U"]:
+    assert dataset.timestamps_X is not None  # `temporal` has checked
     earlier_X = np.concatenate([[0], np.cumsum(dataset.timestamps_X < time)])
     return (earlier_X[dataset.offsets_U1[1:]] - earlier_X[dataset.offsets_U1[:-1]]).astype(np.int64)
