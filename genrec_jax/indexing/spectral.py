@@ -24,9 +24,9 @@ DENSE_UP_TO = 400
 def cluster(adjacency_II: scipy.sparse.csr_array, num_clusters: int) -> Int64[np.ndarray, " I"]:
     """Splits the nodes of a graph into at most `num_clusters` clusters.
 
-    A node without edges says nothing about where it belongs; each, in order, joins the cluster that
-    is smallest at its turn. A graph of more connected parts than clusters keeps parts whole: the
-    largest first, each goes to the smallest cluster.
+    A node without edges says nothing about where it belongs: all such nodes join the smallest
+    cluster (scikit-learn lets rounding errors place them). A graph of more connected parts than
+    clusters keeps parts whole: the largest first, each goes to the smallest cluster.
 
     Args:
         adjacency_II: symmetric, without negative weights, diagonal zero.
@@ -55,11 +55,8 @@ def cluster(adjacency_II: scipy.sparse.csr_array, num_clusters: int) -> Int64[np
             embedding_IN = _embedding(adjacency_II, part_I, parts, num_clusters)
             connected = sizes[part_I] > 1
             labels_I[connected] = _cluster_qr(embedding_IN[connected])
-    load = np.bincount(labels_I[labels_I >= 0], minlength=num_clusters)
-    for node in np.flatnonzero(labels_I < 0):
-        smallest = int(load.argmin())
-        labels_I[node] = smallest
-        load[smallest] += 1
+    lone_I = labels_I < 0
+    labels_I[lone_I] = np.bincount(labels_I[~lone_I], minlength=num_clusters).argmin()
     return labels_I
 
 
