@@ -1,0 +1,94 @@
+"""What every baseline shares: whose targets are ranked, after which history, with seen items struck."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64
+
+from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.splits import SplitName, Splits
+
+STRUCK = 0
+
+Ranking = Callable[[Int[np.ndarray, " E"], Int[np.ndarray, " E"]], Int64[np.ndarray, " E"]]
+"""Last item of a history (-1: none) and an item -> the item's 1-based rank, a strict order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """The users who have a target in one split, in user order.
+
+    Attributes:
+        users_E: whose target it is.
+        positions_E: the target's flat position; the history is all of the user's before it.
+        items_E: the target.
+        last_E: the item before it, -1 where the history is empty.
+    """
+
+    users_E: Int64[np.ndarray, " E"]
+    positions_E: Int64[np.ndarray, " E"]
+    items_E: Int32[np.ndarray, " E"]
+    last_E: Int32[np.ndarray, " E"]
+
+
+def targets(dataset: Dataset, splits: Splits, split: SplitName) -> Targets:
+    """Finds the targets of a split."""
+    positions_U = splits.targets_U(split)
+    users_E = np.flatnonzero(positions_U >= 0)
+    positions_E = positions_U[users_E]
+    has_history_E = positions_E > dataset.offsets_U1[users_E]
+    last_E = np.where(has_history_E, dataset.items_X[positions_E - 1], np.int32(-1))
+    return Targets(users_E, positions_E, dataset.items_X[positions_E], last_E)
+
+
+def rank(
+    dataset: Dataset, of: Targets, ranking: Ranking, *, exclude_seen: bool
+) -> Int64[np.ndarray, " E"]:
+    """1-based ranks of the targets; without the seen items if asked, 0 where the target is one."""
+    ranks_E = ranking(of.last_E, of.items_E)
+    if not exclude_seen:
+        return ranks_E
+    rows_P, items_P = _distinct_seen(dataset, of)
+    seen_ranks_P = ranking(of.last_E[rows_P], items_P)
+    above_E = np.bincount(rows_P[seen_ranks_P < ranks_E[rows_P]], minlength=len(ranks_E))
+    struck_E = np.zeros(len(ranks_E), bool)
+    struck_E[rows_P[items_P == of.items_E[rows_P]]] = True
+    return np.where(struck_E, STRUCK, ranks_E - above_E)
+
+
+def top_k(
+    dataset: Dataset,
+    of: Targets,
+    candidates: Callable[[int], Iterable[int]],
+    *,
+    k: int,
+    exclude_seen: bool,
+) -> Int32[np.ndarray, "E R"]:
+    """The first k distinct candidates of each target's history; -1 where there are no more."""
+    items_ER = np.full((len(of.users_E), k), -1, np.int32)
+    starts_E = dataset.offsets_U1[of.users_E]
+    for row, (start, end) in enumerate(zip(starts_E, of.positions_E, strict=True)):
+        passed = set(dataset.items_X[start:end].tolist()) if exclude_seen else set()
+        place = 0
+        for item in candidates(int(of.last_E[row])):
+            if place == k:
+                break
+            if item not in passed:
+                passed.add(item)
+                items_ER[row, place] = item
+                place += 1
+    return items_ER
+
+
+def _distinct_seen(
+    dataset: Dataset, of: Targets
+) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
+    """The distinct items of every history, with the row of the target they belong to."""
+    starts_E = dataset.offsets_U1[of.users_E]
+    lengths_E = of.positions_E - starts_E
+    rows_P = np.repeat(np.arange(len(lengths_E)), lengths_E)
+    within_P = np.arange(len(rows_P)) - np.repeat(np.cumsum(lengths_E) - lengths_E, lengths_E)
+    items_P = dataset.items_X[starts_E[rows_P] + within_P]
+    keys_P = np.unique(rows_P.astype(np.int64) * dataset.num_items + items_P)
+    return keys_P // dataset.num_items, keys_P % dataset.num_items
