@@ -122,24 +122,24 @@ def beam_search(
     cache: Any,
     trie: Trie,
     config: BeamConfig,
-    batch: int,
+    wanted_B: Bool[Array, " B"],
     exclusions: candidates.Exclusions | None = None,
 ) -> BeamResult:
     """Finds the items whose ids the network thinks most likely.
 
     Args:
         network: the network, already conditioned on each example's prompt.
-        cache: the network's empty cache for `batch` examples of one beam and `cache_slots` positions.
+        cache: the network's empty cache for one beam of each example and `cache_slots` positions.
         trie: the catalogue.
         config: how to search.
-        batch: number of examples (B).
+        wanted_B: which examples to search for; the others get an empty list.
         exclusions: items that an example must not get; the search is then exactly that of a catalogue
             without them. None excludes nothing and costs nothing.
 
     Returns:
         the best `num_results` finished ids of each example; fewer when the search found fewer.
     """
-    state = _start(network, cache, trie, config, batch, exclusions)
+    state = _start(network, cache, trie, config, wanted_B, exclusions)
 
     def may_go_on(state: SearchState) -> Bool[Array, ""]:
         return jnp.any(state.active_B) & (state.step < trie.max_steps)
@@ -163,10 +163,11 @@ def _start(
     cache: Any,
     trie: Trie,
     config: BeamConfig,
-    batch: int,
+    wanted_B: Bool[Array, " B"],
     exclusions: candidates.Exclusions | None,
 ) -> SearchState:
     """Feeds the common prefix to one beam in one pass and takes the first step from the root."""
+    batch = wanted_B.shape[0]
     start = jnp.full((1,), DECODER_START, jnp.int32)
     tokens_Q = jnp.concatenate([start, jnp.asarray(trie.prefix_Q, jnp.int32)])
     tokens_BMQ = jnp.broadcast_to(tokens_Q, (batch, 1, tokens_Q.shape[0]))
@@ -177,6 +178,7 @@ def _start(
         view_BQ = jax.tree.map(lambda leaf: leaf[:, 0, :-1], view)
         logits_BQC = network.asked_logits(view_BQ, tokens_BMQ[:, 0, 1:, None])
         scores_BM = jnp.sum(logits_BQC[:, :, 0] - normaliser_BMQ[:, 0, :-1], axis=1)[:, None]
+    scores_BM = jnp.where(wanted_B[:, None], scores_BM, -jnp.inf)
     zeros_BM = jnp.zeros((batch, 1), jnp.int32)
     state = SearchState(
         step=jnp.zeros((), jnp.int32),
@@ -186,7 +188,7 @@ def _start(
         scores_BM=scores_BM,
         finished_BR=jnp.full((batch, config.num_results), -jnp.inf, jnp.float32),
         items_BR=jnp.full((batch, config.num_results), -1, jnp.int32),
-        active_B=jnp.ones((batch,), bool),
+        active_B=wanted_B,
         cache=None,
     )
     view_BM = jax.tree.map(lambda leaf: leaf[:, :, -1], view)

@@ -87,7 +87,8 @@ def build_trie(
     """Builds the trie of a catalogue, vectorised over items.
 
     Args:
-        values_P: the tokens of all ids, one after the other, without end-of-sequence.
+        values_P: the tokens of all ids, one after the other; an end-of-sequence at the end of an id is
+            implied, and may be there or not.
         offsets_I: item i's tokens are `values[offsets[i]:offsets[i + 1]]`; one entry more than items.
         vocab_size: tokens are below it (at most 2**31); it chooses the width they are stored in.
         eos_id: end-of-sequence, which no id may contain.
@@ -100,10 +101,13 @@ def build_trie(
     values_P = np.asarray(values_P)
     offsets_I = np.asarray(offsets_I, np.int64)
     lengths_I = np.diff(offsets_I)
+    ended = lengths_I > 0
+    ended[ended] = values_P[offsets_I[1:][ended] - 1] == eos_id
+    lengths_I -= ended
     num_items = len(lengths_I)
     _check_tokens(values_P, offsets_I, lengths_I, vocab_size, eos_id, name_of)
     order_I = _sorted_items(values_P, offsets_I, lengths_I, name_of)
-    prefix_Q = _common_prefix(values_P, offsets_I, order_I)
+    prefix_Q = _common_prefix(values_P, offsets_I, lengths_I, order_I)
     depth = len(prefix_Q)
     max_steps = int(lengths_I.max()) - depth + 1
     tail_depths_I = np.zeros(num_items, np.int64)
@@ -257,13 +261,15 @@ def _check_tokens(
         )
     if not 0 < vocab_size <= 1 << 31:
         raise UserError(f"vocab_size is {vocab_size}; wanted 1 to 2**31")
-    wrong = np.flatnonzero((values_P < 0) | (values_P >= vocab_size) | (values_P == eos_id))
+    is_wrong_P = (values_P < 0) | (values_P >= vocab_size) | (values_P == eos_id)
+    is_wrong_P[(offsets_I[:-1] + lengths_I)[offsets_I[:-1] + lengths_I < offsets_I[1:]]] = False
+    wrong = np.flatnonzero(is_wrong_P)
     if wrong.size:
         item = int(np.searchsorted(offsets_I, wrong[0], side="right")) - 1
         raise UserError(
             f"the id of {name_of(item)} has the token {int(values_P[wrong[0]])}; wanted tokens from"
-            f" 0 to {vocab_size - 1} without end-of-sequence ({eos_id}). Index the dataset with the"
-            " vocabulary of this run"
+            f" 0 to {vocab_size - 1} and end-of-sequence ({eos_id}) at the end only. Index the dataset"
+            " with the vocabulary of this run"
         )
 
 
@@ -315,10 +321,10 @@ def _sorted_items(
 
 
 def _common_prefix(
-    values_P: np.ndarray, offsets_I: np.ndarray, order_I: np.ndarray
+    values_P: np.ndarray, offsets_I: np.ndarray, lengths_I: np.ndarray, order_I: np.ndarray
 ) -> Int[np.ndarray, " Q"]:
     """The tokens that the first and the last id in sorted order share, and so all ids."""
-    first, last = (values_P[offsets_I[i] : offsets_I[i + 1]] for i in (order_I[0], order_I[-1]))
+    first, last = (values_P[offsets_I[i] :][: lengths_I[i]] for i in (order_I[0], order_I[-1]))
     shared = min(len(first), len(last))
     differs = np.flatnonzero(first[:shared] != last[:shared])
     return first[: int(differs[0]) if differs.size else shared].astype(np.int32)

@@ -2,7 +2,6 @@ import dataclasses
 import functools
 
 import chex
-import decoding_oracles as oracles
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from genrec_jax.decoding import candidates, search
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.decoding.trie import build_trie, item_ranks
 from genrec_jax.errors import UserError
+from tests.decoding import oracles
 
 VOCAB = 12
 STATES = 97
@@ -68,11 +68,11 @@ def test_markov_chain_solved_by_hand():
 
     network = search.Network(advance, asked_logits, lambda cache, parents_BM: cache)
     trie = jax.device_put(trie_of([(2, 2), (2, 3), (3,), (2,)], vocab=4))
-    result = search.beam_search(network, None, trie, BeamConfig(2, 4), 1)
+    result = search.beam_search(network, None, trie, BeamConfig(2, 4), jnp.ones(1, bool))
     assert np.asarray(result.items_BR)[0].tolist() == [2, 1, 3, 0]
     np.testing.assert_allclose(np.exp(result.scores_BR[0]), [0.32, 0.144, 0.12, 0.06], rtol=1e-5)
     # One beam keeps only a, and so never sees b; but a's end takes no beam.
-    result = search.beam_search(network, None, trie, BeamConfig(1, 4), 1)
+    result = search.beam_search(network, None, trie, BeamConfig(1, 4), jnp.ones(1, bool))
     assert np.asarray(result.items_BR)[0].tolist() == [3, 0, -1, -1]
 
 

@@ -51,7 +51,7 @@ def run_tables(table_BKV, trie, config, exclusions=None):
     batch = table_BKV.shape[0]
     cache = jnp.zeros((batch, 1), jnp.int32)
     network = table_network(table_BKV)
-    return search.beam_search(network, cache, trie, config, batch, exclusions)
+    return search.beam_search(network, cache, trie, config, jnp.ones(batch, bool), exclusions)
 
 
 def log_probabilities(table_KV, tokens, valid=None):
@@ -105,9 +105,11 @@ def plain_search(table_KV, ids, config):
         beams = [child for child in children if child[1] not in whole][: config.num_beams]
         if not beams:
             break
-        if config.finish_within_beams and len(pool) == config.num_results:
+        full = len(pool) == config.num_results
+        if config.finish_within_beams and full:
             # Hugging Face stops here, under a length penalty sometimes too soon.
-            if beams[0][0] / length**config.length_penalty <= pool[-1][0]:
+            best = beams[0][0] / length**config.length_penalty
+            if best <= pool[-1][0]:
                 break
     return [whole[tokens] for _, tokens in pool], [score for score, _ in pool]
 

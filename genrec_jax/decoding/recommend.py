@@ -1,0 +1,66 @@
+"""The whole of recommending in one jitted function: encode prompts, search the trie, return items."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from genrec_jax.decoding import network, search
+from genrec_jax.decoding.candidates import Exclusions
+from genrec_jax.decoding.search import BeamConfig, BeamResult
+from genrec_jax.decoding.trie import Trie
+from genrec_jax.model import incremental, t5
+from genrec_jax.pipeline.batch import PromptBatch
+
+RecommendStep = Callable[..., BeamResult]
+
+
+def make_recommend_step(graphdef: nnx.GraphDef, config: BeamConfig) -> RecommendStep:
+    """The jitted function that recommends for a batch of prompts.
+
+    Args:
+        graphdef: the model's structure (`t5.graph_and_params`).
+        config: how to search.
+
+    Returns:
+        (params, batch, trie, exclusions=None) -> `BeamResult`, compiled once for each shape of batch,
+        trie and exclusions. A padding row (no token) gets an empty list. Put params and trie on the
+        device once; a batch may be NumPy arrays.
+    """
+
+    def recommend_step(
+        params: nnx.State,
+        batch: PromptBatch,
+        trie: Trie,
+        exclusions: Exclusions | None = None,
+    ) -> BeamResult:
+        model = nnx.merge(graphdef, params)
+        return recommend(model, batch, trie, config, exclusions)
+
+    return jax.jit(recommend_step)
+
+
+def recommend(
+    model: t5.T5,
+    batch: PromptBatch,
+    trie: Trie,
+    config: BeamConfig,
+    exclusions: Exclusions | None = None,
+) -> BeamResult:
+    """Encodes prompts once and searches the trie with beams that share the encoding."""
+    tokens_BL = jnp.asarray(batch.encoder_input_tokens_BL)
+    whole_words_BL = jnp.asarray(batch.encoder_whole_word_ids_BL)
+    valid_BL = tokens_BL > 0
+    encoded_BLD = model.encode(tokens_BL, whole_word_ids_BL=whole_words_BL)
+    cross = incremental.cross_keys_values(model, encoded_BLD)
+    rows = tokens_BL.shape[0]
+    cache = incremental.empty_cache(model.config, rows, 1, search.cache_slots(trie))
+    return search.beam_search(
+        network.t5_network(model, cross, valid_BL, config.num_beams),
+        cache,
+        trie,
+        config,
+        jnp.any(valid_BL, axis=1),
+        exclusions,
+    )

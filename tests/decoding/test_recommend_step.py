@@ -1,0 +1,125 @@
+"""The jitted recommend step against Hugging Face's beam search and teacher-forced brute force."""
+
+import dataclasses
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from genrec_jax.decoding import network, search
+from genrec_jax.decoding.recommend import make_recommend_step
+from genrec_jax.decoding.search import BeamConfig
+from genrec_jax.decoding.trie import build_trie
+from genrec_jax.pipeline.batch import PromptBatch
+from tests.model import fixture_params
+
+MODELS = ("hf_t511", "hf_t50")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def fixture(request, shared):
+    folder = shared / "fixtures" / request.param
+    _, graphdef, params = fixture_params.load(folder)
+    return graphdef, params, dict(np.load(folder / "beams.npz"))
+
+
+def prompts(stored, rows=slice(None)):
+    tokens_BL = stored["input_ids"][rows]
+    none_B = np.full(len(tokens_BL), -1, np.int32)
+    return PromptBatch(tokens_BL, np.zeros_like(tokens_BL), none_B, none_B)
+
+
+def trie_of(stored, items=slice(None)):
+    tokens, lengths = stored["item_tokens"][items], stored["item_lengths"][items]
+    values = np.concatenate([row[:length] for row, length in zip(tokens, lengths, strict=True)])
+    return build_trie(values, np.concatenate([[0], np.cumsum(lengths)]), vocab_size=1152)
+
+
+def searched(fixture, config):
+    graphdef, params, stored = fixture
+    return make_recommend_step(graphdef, config)(params, prompts(stored), trie_of(stored))
+
+
+@pytest.mark.parametrize(
+    "name, num_beams, penalty", [("lp0_b10", 10, 0.0), ("lp1_b10", 10, 1.0), ("lp0_b20", 20, 0.0)]
+)
+def test_hugging_face_lists(fixture, name, num_beams, penalty):
+    """With its finishing rule every list and score is Hugging Face's; without, as good or better."""
+    stored = fixture[2]
+    config = BeamConfig(num_beams, num_beams, penalty, finish_within_beams=True)
+    result = searched(fixture, config)
+    assert np.array_equal(result.items_BR, stored[f"{name}_items"])
+    np.testing.assert_allclose(result.scores_BR, stored[f"{name}_scores"], atol=5e-5)
+    # The stored sequences are those items' tokens between the start and end-of-sequence.
+    for item, sequence in zip(
+        np.asarray(result.items_BR).ravel(), stored[f"{name}_sequences"].reshape(-1, 8), strict=True
+    ):
+        length = stored["item_lengths"][item]
+        assert np.array_equal(sequence[1 : length + 1], stored["item_tokens"][item, :length])
+        assert sequence[length + 1] == 1
+    ours = searched(fixture, dataclasses.replace(config, finish_within_beams=False))
+    assert np.all(ours.scores_BR >= stored[f"{name}_scores"] - 5e-5)
+    length_R = stored["item_lengths"][np.asarray(ours.items_BR)] + 1
+    brute_BI = stored["brute_scores"]
+    exact = np.take_along_axis(brute_BI, np.asarray(ours.items_BR), axis=1) / length_R**penalty
+    np.testing.assert_allclose(ours.scores_BR, exact, atol=5e-5)
+
+
+def test_beams_beyond_the_catalogue_equal_brute_force(fixture):
+    result = searched(fixture, BeamConfig(num_beams=210, num_results=210))
+    brute_BI = fixture[2]["brute_scores"]
+    order_BI = np.argsort(-brute_BI, axis=1)
+    assert np.array_equal(np.asarray(result.items_BR)[:, :200], order_BI)
+    assert np.all(np.asarray(result.items_BR)[:, 200:] == -1)
+    wanted = np.take_along_axis(brute_BI, order_BI, axis=1)
+    np.testing.assert_allclose(np.asarray(result.scores_BR)[:, :200], wanted, atol=5e-5)
+
+
+def test_logits_kept_or_not_and_batch_by_batch_give_one_list(fixture, monkeypatch):
+    graphdef, params, stored = fixture
+    config = BeamConfig(num_beams=10, num_results=10)
+    whole = searched(fixture, config)
+    monkeypatch.setattr(network, "MAX_LOGITS_BYTES", 0)
+    monkeypatch.setattr(network, "VOCABULARY_CHUNK", 500)
+    chunked = make_recommend_step(graphdef, config)(params, prompts(stored), trie_of(stored))
+    assert np.array_equal(whole.items_BR, chunked.items_BR)
+    np.testing.assert_allclose(whole.scores_BR, chunked.scores_BR, atol=3e-5)
+    step = make_recommend_step(graphdef, config)
+    for row in range(2):
+        alone = step(params, prompts(stored, slice(row, row + 1)), trie_of(stored))
+        assert np.array_equal(alone.items_BR[0], whole.items_BR[row])
+
+
+def test_common_prefix_is_scored(fixture):
+    """Ids that all begin alike: the prefix is fed in one pass, and its probability still counts."""
+    graphdef, params, stored = fixture
+    tokens, lengths = stored["item_tokens"], stored["item_lengths"]
+    first = np.bincount(tokens[:, 0]).argmax()
+    items = np.flatnonzero((tokens[:, 0] == first) & (lengths > 1))
+    trie = trie_of(stored, items)
+    assert len(items) > 3 and trie.prefix_Q[0] == first
+    result = make_recommend_step(graphdef, BeamConfig(200, 200))(params, prompts(stored), trie)
+    brute = np.sort(stored["brute_scores"][:, items], axis=1)[:, ::-1]
+    np.testing.assert_allclose(np.asarray(result.scores_BR)[:, : len(items)], brute, atol=5e-5)
+
+
+def test_padding_rows_get_empty_lists(fixture):
+    graphdef, params, stored = fixture
+    batch = prompts(stored)
+    batch.encoder_input_tokens_BL[1] = 0
+    result = make_recommend_step(graphdef, BeamConfig(5, 5))(params, batch, trie_of(stored))
+    assert np.all(np.asarray(result.items_BR[1]) == -1)
+    assert np.all(np.asarray(result.items_BR)[[0, 2, 3, 4]] >= 0)
+
+
+def test_one_compilation_per_shape(fixture, monkeypatch):
+    graphdef, params, stored = fixture
+    chex.clear_trace_counter()
+    traced = chex.assert_max_traces(n=1)(search.beam_search)
+    monkeypatch.setattr(search, "beam_search", traced)
+    step = make_recommend_step(graphdef, BeamConfig(4, 4))
+    for items in (range(200), range(10, 200), range(199, -1, -1)):
+        result = step(params, prompts(stored), trie_of(stored, np.asarray(items)))
+        jax.block_until_ready(result)
+    assert step._cache_size() == 1
