@@ -31,7 +31,7 @@ FIELDS_2014_2018 = jsonlines.Fields(
         "review": "reviewText",
         "summary": "summary",
     },
-    rating_range=(1, 5),
+    rating_range=(1.0, 5.0),
 )
 FIELDS_2023 = jsonlines.Fields(
     {
@@ -42,17 +42,17 @@ FIELDS_2023 = jsonlines.Fields(
         "review": "text",
         "summary": "title",
     },
-    rating_range=(1, 5),
+    rating_range=(1.0, 5.0),
     time_unit=1000,
 )
 RATINGS_2014 = delimited.Layout(
-    separator=",", columns=("user", "item", "rating", "timestamp"), rating_range=(1, 5)
+    separator=",", columns=("user", "item", "rating", "timestamp"), rating_range=(1.0, 5.0)
 )
 RATINGS_2023 = delimited.Layout(
     separator=",",
     columns=("user", "item", "rating", "timestamp"),
     header="user_id,parent_asin,rating,timestamp",
-    rating_range=(1, 5),
+    rating_range=(1.0, 5.0),
     time_unit=1000,
 )
 METADATA_NAMES = {

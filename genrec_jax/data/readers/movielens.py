@@ -17,16 +17,16 @@ UNLISTED_USER = "user not listed in u.user"
 NO_GENRES = "(no genres listed)"
 
 LAYOUT_100K = delimited.Layout(
-    separator=None, columns=("user", "item", "rating", "timestamp"), rating_range=(1, 5)
+    separator=None, columns=("user", "item", "rating", "timestamp"), rating_range=(1.0, 5.0)
 )
 LAYOUT_COLONS = delimited.Layout(
-    separator="::", columns=("user", "item", "rating", "timestamp"), rating_range=(0.5, 5)
+    separator="::", columns=("user", "item", "rating", "timestamp"), rating_range=(0.5, 5.0)
 )
 LAYOUT_CSV = delimited.Layout(
     separator=",",
     columns=("user", "item", "rating", "timestamp"),
     header="userId,movieId,rating,timestamp",
-    rating_range=(0.5, 5),
+    rating_range=(0.5, 5.0),
 )
 
 

@@ -6,10 +6,12 @@ Rows pass through in blocks, so that memory does not grow with the log; `prepare
 import bisect
 import collections
 import dataclasses
+import errno
 import pathlib
 from collections.abc import Collection
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from genrec_jax.data import prepare_progress, rawlog
 from genrec_jax.data.readers import inputs
@@ -88,7 +90,7 @@ class Stage:
         good = frame.filter(pl.col("problem").is_null()).drop("problem", "got")
         if len(good):
             part = self.options.workspace / f"rows-{self._parts:06d}.parquet"
-            good.write_parquet(part, compression="lz4")
+            _write_part(good, part)
             self._parts += 1
 
     def reject(self, problem: str, *, file: str, line: int | None, got: str, wanted: str) -> None:
@@ -184,6 +186,20 @@ def check_numbers(
     for failed, reason in checks:
         chain = pl.when(chain.is_null() & failed).then(pl.lit(reason)).otherwise(chain)
     return frame.with_columns(*changes, chain.alias("problem"))
+
+
+def _write_part(frame: pl.DataFrame, part: pathlib.Path) -> None:
+    # pyarrow, because Polars' own writer hides the operating system's error number
+    try:
+        pq.write_table(frame.to_arrow(), part, compression="lz4")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            "the disk of the temporary folder is full; no dataset was written. Free some space, or set"
+            " TMPDIR to a folder on a larger disk",
+            file=str(part.parent),
+        ) from error
 
 
 def _seconds(text: pl.Expr, time_unit: int, time_formats: tuple[str, ...]) -> pl.Expr:

@@ -23,7 +23,7 @@ FIELDS = jsonlines.Fields(
         "rating": "stars",
         "review": "text",
     },
-    rating_range=(1, 5),
+    rating_range=(1.0, 5.0),
     time_formats=("%Y-%m-%d %H:%M:%S", "%Y-%m-%d"),
 )
 
