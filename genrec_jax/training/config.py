@@ -1,0 +1,234 @@
+"""Every setting of a training run, as frozen dataclasses: what gin fills in and `run.json` records.
+
+Names of T5X's macros that set a field stand in brackets.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from genrec_jax.errors import UserError
+from genrec_jax.model.config import T5Config
+from genrec_jax.pipeline.prompt_tables import Cut
+from genrec_jax.training.losses import LossConfig
+from genrec_jax.training.optimizers import Optimizer
+
+# What a resumed run may change: where it runs, how long, and what it keeps; not what a step computes.
+# A learning rate that depends on the number of steps has it as `optimizer.learning_rate.total_steps`.
+FREE_ON_RESUME = (
+    "train_steps",
+    "train_epochs",
+    "mesh",
+    "log_period",
+    "checkpoints",
+    "data.datasets",
+    "data.index_dir",
+    "data.templates_file",
+    "initial_checkpoint",
+    "validation.batch_size",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is trained on.
+
+    Attributes:
+        datasets: dataset dirs [DATA_DIR]; several for SP5, their batches taking turns.
+        index_dir: folder that `genrec index` wrote [INDEX_DIR]. None: `<dataset>/index/<method>`.
+        index_method: the method in that path [INDEX_METHOD].
+        mixture: `openp5` (both tasks, alternating), `openp5_sequential`, `openp5_straightforward`
+            [MIXTURE_OR_TASK_NAME]; with `mixture_module`, any SeqIO mixture or task.
+        mixture_module: a module to import, whose SeqIO mixture is trained [MIXTURE_OR_TASK_MODULE].
+        batch_size: examples of one step, over all devices [BATCH_SIZE].
+        feature_lengths: tokens at most of `inputs` (a prompt; see `cut`) and of `targets` (never cut;
+            None: no limit) [TASK_FEATURE_LENGTHS].
+        packing: put several examples in a row, kept apart by segment ids [PACKING].
+        row_length: tokens of a packed row; None: that of `inputs`.
+        history: items that a prompt shows at most, the newest.
+        templates_per_example: templates drawn for each example, task and epoch; None: every seen one.
+        templates_file: a TOML file of prompt templates; None: OpenP5's.
+        cut: what a prompt over its length loses: its oldest `items`, or `tokens` at its end.
+    """
+
+    datasets: Sequence[str]
+    mixture: str
+    batch_size: int
+    index_dir: str | None = None
+    index_method: str = "sequential"
+    mixture_module: str | None = None
+    feature_lengths: Mapping[str, int | None] = dataclasses.field(
+        default_factory=lambda: {"inputs": 512, "targets": None}
+    )
+    packing: bool = True
+    row_length: int | None = None
+    history: int = 20
+    templates_per_example: int | None = 3
+    templates_file: str | None = None
+    cut: Cut = "items"
+
+    def __post_init__(self):
+        datasets = (self.datasets,) if isinstance(self.datasets, str) else tuple(self.datasets)
+        object.__setattr__(self, "datasets", datasets)
+        if not datasets or self.batch_size < 1 or self.history < 1:
+            raise UserError(
+                f"got {len(datasets)} datasets, batch_size {self.batch_size}, history {self.history};"
+                " wanted at least 1 of each"
+            )
+        lengths = dict(self.feature_lengths)
+        if set(lengths) != {"inputs", "targets"} or lengths["inputs"] is None:
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS is {lengths}; wanted 'inputs' and 'targets', such as"
+                ' {"inputs": 512, "targets": 32}'
+            )
+        object.__setattr__(self, "feature_lengths", lengths)
+
+    @property
+    def max_input_length(self) -> int:
+        """Tokens of a prompt at most."""
+        return self.feature_lengths["inputs"] or 0
+
+    @property
+    def max_target_length(self) -> int | None:
+        """Tokens of a target at most."""
+        return self.feature_lengths["targets"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """What is measured while training, and what it decides.
+
+    Attributes:
+        period: steps between validations [EVAL_PERIOD]; None: never.
+        loss_batches: batches of validation examples of each task for the loss, always the same ones.
+        users: users of each dataset to search for, always the same ones; None: all; 0: no search.
+        num_beams: beams of the search.
+        batch_size: users searched at once.
+        templates: template ids; None: the first seen one of each task.
+        metric: decides which checkpoint is best: `hr@10`, `ndcg@10` or `loss`.
+        patience: validations without improvement before training stops early; None: never.
+    """
+
+    period: int | None = 1000
+    loss_batches: int = 16
+    users: int | None = 1000
+    num_beams: int = 20
+    batch_size: int = 64
+    templates: Sequence[str] | None = None
+    metric: str = "hr@10"
+    patience: int | None = None
+
+    def __post_init__(self):
+        if self.templates is not None:
+            object.__setattr__(self, "templates", tuple(self.templates))
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        """Whether the metric is better larger or smaller."""
+        return "min" if self.metric.split("/")[0] == "loss" else "max"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and which are kept; the best and the last one always are.
+
+    Attributes:
+        period: steps between checkpoints [CHECKPOINT_PERIOD].
+        keep_latest: how many of the newest are kept.
+        keep_every: checkpoints at multiples of this step are kept for good; None: none.
+    """
+
+    period: int | None = 1000
+    keep_latest: int = 2
+    keep_every: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are shared out; `data` -1 takes what the others leave.
+
+    Attributes:
+        data: copies of the parameters.
+        fsdp: ways to split parameters and rows.
+        tensor: ways to split heads, feed-forward and vocabulary.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A whole run. Exactly one of `train_steps` and `train_epochs` is given.
+
+    Attributes:
+        model_dir: the run dir [MODEL_DIR].
+        model: the network; its `vocab_size` is replaced by that of the index's vocabulary.
+        data: what is trained on.
+        optimizer: how; a schedule with `total_steps` 0 takes the run's steps.
+        train_steps: steps in all [TRAIN_STEPS].
+        train_epochs: passes over the largest source, instead [TRAIN_EPOCHS].
+        seed: of every draw: parameters, dropout, templates, order [RANDOM_SEED].
+        loss: what is minimised [LOSS_NORMALIZING_FACTOR].
+        microbatches: the rows of a step are worked on in so many parts, to save memory.
+        validation: what is measured meanwhile.
+        checkpoints: what is saved.
+        mesh: how devices are shared out.
+        log_period: steps between lines of `metrics.jsonl`.
+        initial_checkpoint: another run dir, whose parameters are the start; step and optimizer
+            begin anew [INITIAL_CHECKPOINT_PATH].
+        initial_step: which of its checkpoints: `best`, `latest` or a step.
+    """
+
+    model_dir: str
+    model: T5Config
+    data: DataConfig
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    train_steps: int | None = None
+    train_epochs: float | None = None
+    seed: int = 0
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    microbatches: int = 1
+    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
+    checkpoints: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    log_period: int = 100
+    initial_checkpoint: str | None = None
+    initial_step: int | Literal["best", "latest"] = "best"
+
+    def __post_init__(self):
+        if (self.train_steps is None) == (self.train_epochs is None):
+            raise UserError(
+                f"train_steps is {self.train_steps} and train_epochs is {self.train_epochs}; wanted"
+                " exactly one of them. Set TRAIN_STEPS, or TRAIN_EPOCHS with TRAIN_STEPS = None"
+            )
+        if (self.train_steps or 1) < 1 or self.log_period < 1:
+            raise UserError(
+                f"train_steps is {self.train_steps}, log_period {self.log_period}; wanted at least 1"
+            )
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Training steps in all."""
+        if self.train_steps is not None:
+            return self.train_steps
+        assert self.train_epochs is not None
+        return max(1, round(self.train_epochs * steps_per_epoch))
+
+    def resolved(self, *, steps: int, vocab_size: int) -> "TrainConfig":
+        """The same with the steps written into the schedule and the vocabulary into the model."""
+        rate = self.optimizer.learning_rate
+        uses_total = rate.decay in ("linear", "cosine") or rate.warmup_share is not None
+        total = (rate.total_steps or steps) if uses_total else None
+        optimizer = dataclasses.replace(
+            self.optimizer, learning_rate=dataclasses.replace(rate, total_steps=total)
+        )
+        model = dataclasses.replace(self.model, vocab_size=vocab_size)
+        return dataclasses.replace(self, optimizer=optimizer, model=model)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every setting but `model_dir`, as plain JSON values."""
+        fields = dataclasses.asdict(self)
+        del fields["model_dir"]
+        return json.loads(json.dumps(fields))

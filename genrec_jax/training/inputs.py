@@ -1,0 +1,234 @@
+"""Opens what a run is trained on: datasets, item ids, vocabulary, prompts, and batches by step."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from genrec_jax.data import artefacts
+from genrec_jax.data import dataset as dataset_lib
+from genrec_jax.data import splits as splits_lib
+from genrec_jax.decoding import trie as trie_lib
+from genrec_jax.errors import UserError
+from genrec_jax.indexing import item_ids as item_ids_lib
+from genrec_jax.indexing.item_ids import ItemIds
+from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.parallel import rules
+from genrec_jax.pipeline import mixtures, token_runs
+from genrec_jax.pipeline.batch import Batch
+from genrec_jax.pipeline.batches import TrainBatches
+from genrec_jax.pipeline.mixtures import Mixture
+from genrec_jax.pipeline.prompt_tables import PromptTables
+from genrec_jax.prompts import templates as templates_lib
+from genrec_jax.training.config import DataConfig
+from genrec_jax.training.loop import Batches, Prepared, count_cells
+
+
+@runtime_checkable
+class HostBatches(Protocol):
+    """Rows of one host, by step; `pipeline.batches.TrainBatches`, or the SeqIO reader."""
+
+    examples_per_step: int
+
+    def batch(self, step: int) -> Batch:
+        """Rows of a step that are this host's."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Everything opened, in the mixture's order of datasets.
+
+    Attributes:
+        datasets: the data.
+        splits: what of it is trained on.
+        index_dirs: where each one's item ids lie.
+        item_ids: the ids.
+        vocabulary: one for all.
+        templates_text: the text of the templates file.
+        templates: the same, parsed.
+        tables: prompts compiled for each dataset.
+        mixture: where examples come from.
+        tasks: what it trains.
+        steps_per_epoch: steps until the largest source has been through once.
+        batches: batches by step, on the device.
+    """
+
+    datasets: tuple[dataset_lib.Dataset, ...]
+    splits: tuple[splits_lib.Splits, ...]
+    index_dirs: tuple[pathlib.Path, ...]
+    item_ids: tuple[ItemIds, ...]
+    vocabulary: Vocabulary
+    templates_text: str
+    templates: tuple[templates_lib.Template, ...]
+    tables: tuple[PromptTables, ...]
+    mixture: Mixture
+    tasks: tuple[str, ...]
+    steps_per_epoch: int
+    batches: Batches
+
+    def write_trie(self, number: int, path: pathlib.Path) -> None:
+        """Writes the trie of dataset `number`'s catalogue."""
+        trie_lib.save(self.trie(number), path)
+
+    def trie(self, number: int) -> trie_lib.Trie:
+        """The trie of dataset `number`: every item's target, end-of-sequence taken off."""
+        runs = self.tables[number].target_runs()
+        rows = token_runs.TokenRuns.from_lists([row[:-1] for row in runs.to_lists()])
+        texts = self.item_ids[number].texts
+        return trie_lib.build_trie(
+            rows.values_P,
+            rows.offsets_E1,
+            vocab_size=self.vocabulary.size,
+            eos_id=self.vocabulary.eos_id,
+            name_of=lambda item: f"{texts[item]} (item {item})",
+        )
+
+    def fingerprints(self) -> dict[str, Any]:
+        """What the artefacts are: a resumed run must have the same."""
+        return {
+            "datasets": {dataset.name: dataset.fingerprint for dataset in self.datasets},
+            "item_ids": {
+                dataset.name: artefacts.sha256_of_file(folder / item_ids_lib.TABLE)
+                for dataset, folder in zip(self.datasets, self.index_dirs, strict=True)
+            },
+            "vocabulary": self.vocabulary.sha256,
+            "templates": self.templates_text,
+        }
+
+
+class PlacedBatches:
+    """Batches by step, spread over the mesh: every host makes its own rows and holds them."""
+
+    def __init__(self, batches: HostBatches, mesh: Mesh):
+        self._batches = batches
+        self._sharding = rules.batch_sharding(mesh)
+
+    def prepare(self, step: int) -> Prepared:
+        """Makes a step's batch and moves it to the devices."""
+        rows = self._batches.batch(step)
+        cells, padding = count_cells(
+            np.asarray(rows.encoder_segment_ids_BL), np.asarray(rows.decoder_segment_ids_BT)
+        )
+        hosts = jax.process_count()
+        return Prepared(
+            batch=place(rows, self._sharding),
+            examples=self._batches.examples_per_step,
+            cells=cells * hosts,
+            padding=padding * hosts,
+        )
+
+    def describe(self, step: int) -> str:
+        """Epoch, task and example numbers of a step, to find its batch again."""
+        mixture = getattr(self._batches, "mixture", None)
+        if not isinstance(mixture, Mixture):
+            return f"step {step} of the mixture"
+        source, epochs_E, numbers_E = mixture.at(step, self._batches.examples_per_step)
+        return (
+            f"epoch {int(epochs_E[0])}, task {source.name}, examples {int(numbers_E[0])} to"
+            f" {int(numbers_E[-1])} of the epoch's order"
+        )
+
+
+def place(rows: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Makes one host's rows into arrays over all hosts."""
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), rows
+    )
+
+
+def open_inputs(config: DataConfig, seed: int, mesh: Mesh) -> Inputs:
+    """Opens everything and checks that it belongs together.
+
+    Args:
+        config: what to train on.
+        seed: of draws and order.
+        mesh: where batches go.
+
+    Raises:
+        UserError: something is missing, or item ids are of another dataset.
+    """
+    datasets = tuple(dataset_lib.load(path) for path in config.datasets)
+    splits = tuple(splits_lib.leave_one_out(dataset) for dataset in datasets)
+    index_dirs = find_index_dirs(config, datasets)
+    item_ids = tuple(item_ids_lib.load(folder) for folder in index_dirs)
+    for dataset, ids in zip(datasets, item_ids, strict=True):
+        ids.check_dataset(dataset)
+    vocabulary = item_ids_lib.load_vocabulary(index_dirs[0])
+    templates_file = config.templates_file or templates_lib.OPENP5_TEMPLATES
+    templates = templates_lib.load_templates(templates_file)
+    mixture = mixtures.build_mixture(
+        config.mixture,  # type: ignore[arg-type]  # checked there
+        datasets,
+        [ids.texts for ids in item_ids],
+        vocabulary,
+        templates,
+        splits=splits,
+        history=config.history,
+        templates_per_example=config.templates_per_example,
+        seed=seed,
+        max_input_length=config.max_input_length,
+        cut=config.cut,
+    )
+    batches = host_batches(mixture, config, mesh)
+    sources = {source.dataset.name: source.prompts.tables for source in mixture.sources}
+    return Inputs(
+        datasets=datasets,
+        splits=splits,
+        index_dirs=index_dirs,
+        item_ids=item_ids,
+        vocabulary=vocabulary,
+        templates_text=pathlib.Path(templates_file).read_text(encoding="utf-8"),
+        templates=templates,
+        tables=tuple(sources[dataset.name] for dataset in datasets),
+        mixture=mixture,
+        tasks=mixtures.MIXTURE_TASKS[config.mixture],
+        steps_per_epoch=batches.steps_per_epoch,
+        batches=PlacedBatches(batches, mesh),
+    )
+
+
+def host_batches(mixture: Mixture, config: DataConfig, mesh: Mesh) -> TrainBatches:
+    """Makes the batches of a mixture, this host's rows of them."""
+    return TrainBatches(
+        mixture,
+        config.batch_size,
+        packing=config.packing,
+        row_length=config.row_length or config.max_input_length,
+        max_target_length=config.max_target_length,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+    )
+
+
+def find_index_dirs(
+    config: DataConfig, datasets: Sequence[dataset_lib.Dataset]
+) -> tuple[pathlib.Path, ...]:
+    """Where the item ids of each dataset are.
+
+    Raises:
+        UserError: nowhere; it says which command makes them.
+    """
+    root = None if config.index_dir is None else pathlib.Path(config.index_dir)
+    if root is None and len(datasets) > 1:
+        raise UserError(
+            "several datasets share one vocabulary, so INDEX_DIR must name the folder that `genrec index"
+            " ... --output DIR` wrote for all of them"
+        )
+    folders = []
+    for path, dataset in zip(config.datasets, datasets, strict=True):
+        own = pathlib.Path(path) / "index" / config.index_method if root is None else root
+        folder = own if (own / item_ids_lib.MANIFEST).is_file() else own / dataset.name
+        if not (folder / item_ids_lib.MANIFEST).is_file():
+            raise UserError(
+                f"holds no item ids for {dataset.name}. Make them with `genrec index {path} --method"
+                f" {config.index_method}`, or set INDEX_DIR to where they are",
+                file=str(own),
+            )
+        folders.append(folder)
+    return tuple(folders)

@@ -1,0 +1,234 @@
+"""`train`: the one call behind `genrec train`, from a configuration to a run dir with checkpoints."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.checkpoint.store import CheckpointStore
+from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
+from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.training import inputs as inputs_lib
+from genrec_jax.training import progress as progress_lib
+from genrec_jax.training import state as state_lib
+from genrec_jax.training import step as step_lib
+from genrec_jax.training import throughput, validation
+from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
+from genrec_jax.training.inputs import Inputs
+from genrec_jax.training.logging import MetricsLog
+from genrec_jax.training.loop import Loop, Progress, Result, Schedule
+from genrec_jax.training.state import TrainState
+
+FINISHED = "finished.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        run_dir: the run dir.
+        step: steps done.
+        stopped: `finished`, `preempted` (start it again to go on) or `early_stopping`.
+        seconds: of training over all restarts, validation left out.
+        examples: trained on.
+        metric: the validation metric that chose the best checkpoint.
+        best_step: of the best checkpoint; None where nothing was validated.
+        best_value: of the metric, there.
+    """
+
+    run_dir: pathlib.Path
+    step: int
+    stopped: str
+    seconds: float
+    examples: int
+    metric: str
+    best_step: int | None
+    best_value: float | None
+
+    def text(self) -> str:
+        """A few lines for a person, the last one what to type next."""
+        why = {
+            "finished": "trained",
+            "preempted": "stopped on request after",
+            "early_stopping": "stopped early (no better validation) after",
+        }[self.stopped]
+        minutes = self.seconds / 60
+        lines = [f"{why} {self.step} steps, {self.examples} examples in {minutes:.1f} minutes"]
+        if self.best_step is not None:
+            lines.append(
+                f"best validation {self.metric}: {self.best_value:.4f} at step {self.best_step}"
+            )
+        lines.append(f"run dir: {self.run_dir}")
+        if self.stopped == "preempted":
+            lines.append("the same command goes on from here")
+        else:
+            lines.append(f"next: genrec evaluate {self.run_dir}")
+        return "\n".join(lines)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    operative_config: str | None = None,
+    validate: validation.Validate | None = None,
+    show_progress: bool = True,
+) -> Summary:
+    """Trains, or goes on with a run that was stopped; on several hosts each of them calls it.
+
+    Args:
+        config: every setting.
+        operative_config: what gin configured, for the run dir's `config.gin`.
+        validate: parameters -> metrics, instead of what `config.validation` describes.
+        show_progress: whether to draw on stderr.
+
+    Raises:
+        UserError: settings, data or disk that do not allow it; `NonFiniteLoss` when training diverges.
+    """
+    mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    inputs = inputs_lib.open_inputs(config.data, config.seed, mesh)
+    steps = config.steps(inputs.steps_per_epoch)
+    config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
+    run_dir = _open_run_dir(config, inputs, operative_config)
+    store = CheckpointStore(
+        run_dir.checkpoint_dir,
+        keep_latest=config.checkpoints.keep_latest,
+        keep_every=config.checkpoints.keep_every,
+        best_metric=config.validation.metric,
+        best_mode=config.validation.mode,
+    )
+    try:
+        state, step, progress = _start(config, store, mesh)
+        first_host = jax.process_index() == 0
+        log = MetricsLog(run_dir.path, after_step=step) if first_host else None
+        shown = show_progress and first_host
+        display = progress_lib.make_display(step, steps) if shown else progress_lib.Silent()
+        if step:
+            display.say(f"going on from step {step} of {steps}, in {run_dir.path}")
+        if validate is None and config.validation.period is not None:
+            validate = validation.make_validate(config, inputs, run_dir, mesh)
+        jitted = step_lib.jit_train_step(
+            config.model, config.optimizer, config.loss, mesh, microbatches=config.microbatches
+        )
+        dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        loop = Loop(
+            schedule=Schedule(
+                train_steps=steps,
+                log_period=config.log_period,
+                eval_period=config.validation.period,
+                checkpoint_period=config.checkpoints.period,
+                patience=config.validation.patience,
+                metric=config.validation.metric,
+                mode=config.validation.mode,
+            ),
+            train_step=lambda state, batch, step: jitted(state, batch, dropout_key),
+            batches=inputs.batches,
+            store=store,
+            display=display,
+            log=log,
+            validate=validate,
+            flops_share=throughput.flops_share(state_lib.number_of_parameters(state.params)),
+        )
+        try:
+            result = loop.run(state, step, progress)
+        finally:
+            display.close()
+            if log is not None:
+                log.close()
+    finally:
+        store.close()
+    return _finish(config, run_dir, result)
+
+
+def _open_run_dir(config: TrainConfig, inputs: Inputs, operative_config: str | None) -> RunDir:
+    settings = config.to_json() | {"artefacts": inputs.fingerprints()}
+    problem = None
+    if jax.process_index() == 0:
+        try:
+            if RunDir.exists(config.model_dir):
+                RunDir.load(config.model_dir).check_settings(settings, free=FREE_ON_RESUME)
+                (pathlib.Path(config.model_dir) / FINISHED).unlink(missing_ok=True)
+            else:
+                _create_run_dir(config, inputs, settings, operative_config)
+        except UserError as error:
+            problem = error
+    if jax.process_count() > 1:
+        failed = multihost_utils.broadcast_one_to_all(jax.numpy.int32(problem is not None))
+        if problem is None and int(failed):
+            problem = UserError(
+                "host 0 refused the run dir; see its message", file=config.model_dir
+            )
+    if problem is not None:
+        raise problem
+    return RunDir.load(config.model_dir)
+
+
+def _create_run_dir(
+    config: TrainConfig, inputs: Inputs, settings: dict[str, Any], operative_config: str | None
+) -> RunDir:
+    data = config.data
+    return RunDir.create(
+        config.model_dir,
+        model_config=config.model,
+        mixture={
+            "name": data.mixture,
+            "module": data.mixture_module,
+            "tasks": list(inputs.tasks),
+            "history": data.history,
+            "templates_per_example": data.templates_per_example,
+            "max_input_length": data.max_input_length,
+            "max_target_length": data.max_target_length,
+            "cut": data.cut,
+            "seed": config.seed,
+        },
+        datasets=inputs.datasets,
+        index_dirs=inputs.index_dirs,
+        vocabulary=inputs.vocabulary,
+        templates_text=inputs.templates_text,
+        write_trie=inputs.write_trie,
+        selection={"metric": config.validation.metric, "mode": config.validation.mode},
+        settings=settings,
+        operative_config=operative_config,
+    )
+
+
+def _start(
+    config: TrainConfig, store: CheckpointStore, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, int, Progress | None]:
+    """The state to start from: the latest checkpoint, another run's parameters, or fresh ones."""
+    step = store.latest_valid_step()
+    store.discard_after(step)
+    if step is not None:
+        abstract = state_lib.abstract_state(config.model, config.optimizer, mesh)
+        progress = Progress.from_json(store.progress(step))
+        return store.restore(step, abstract), step, progress
+    state = state_lib.create_state(config.model, config.optimizer, mesh, config.seed)
+    if config.initial_checkpoint is not None:
+        params = restore.restore_params(
+            config.initial_checkpoint, config.initial_step, config.model, mesh
+        )
+        state = state_lib.with_params(state, params, config.optimizer)
+    return state, 0, None
+
+
+def _finish(config: TrainConfig, run_dir: RunDir, result: Result) -> Summary:
+    best, totals = result.progress.best, result.progress.totals
+    summary = Summary(
+        run_dir=pathlib.Path(config.model_dir),
+        step=result.step,
+        stopped=result.stopped,
+        seconds=totals["seconds"],
+        examples=int(totals["examples"]),
+        metric=config.validation.metric,
+        best_step=None if best.value is None else best.step,
+        best_value=best.value,
+    )
+    if jax.process_index() == 0 and result.stopped != "preempted":
+        content = dataclasses.asdict(summary)
+        artefacts.write_json(run_dir.path / FINISHED, content | {"run_dir": str(summary.run_dir)})
+    return summary

@@ -1,0 +1,76 @@
+"""What the loop measures while training: loss on fixed batches, hit ratio by constrained search."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.evaluation.in_training import ValidationEvaluator
+from genrec_jax.parallel import rules
+from genrec_jax.pipeline.validation import ValidationBatches
+from genrec_jax.training import inputs as inputs_lib
+from genrec_jax.training import step as step_lib
+from genrec_jax.training.config import TrainConfig
+from genrec_jax.training.inputs import Inputs
+
+Validate = Callable[[nnx.State], dict[str, float]]
+
+
+def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Mesh) -> Validate:
+    """Makes `parameters -> metrics`: always the same batches and the same users.
+
+    Returns:
+        A function that gives `loss` (cross entropy a target token, in nats, in the first seen template
+        of each task), `hr@10`, `ndcg@10` and each template's own; every host calls it.
+    """
+    settings = config.validation
+    measure_loss = make_loss(config, inputs, mesh)
+    evaluator = None
+    if settings.users != 0:
+        evaluator = ValidationEvaluator(
+            run_dir,
+            mesh,
+            max_users=settings.users,
+            num_beams=settings.num_beams,
+            batch_size=settings.batch_size,
+            templates=settings.templates,
+            seed=config.seed,
+            data={
+                dataset.name: path
+                for dataset, path in zip(inputs.datasets, config.data.datasets, strict=True)
+            },
+        )
+
+    def validate(params: nnx.State) -> dict[str, float]:
+        measured = {"loss": measure_loss(params)}
+        return measured if evaluator is None else measured | evaluator.hit_ratio(params)
+
+    return validate
+
+
+def make_loss(config: TrainConfig, inputs: Inputs, mesh: Mesh) -> Callable[[nnx.State], float]:
+    """Makes `parameters -> validation loss` over `validation.loss_batches` batches, spread over all."""
+    batches = ValidationBatches(
+        inputs.mixture,
+        inputs.splits,
+        config.data.batch_size,
+        max_examples=config.validation.loss_batches * config.data.batch_size,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+    )
+    eval_step = step_lib.jit_eval_step(config.model, config.loss, mesh)
+    sharding = rules.batch_sharding(mesh)
+    placed: list[Any] = []  # made at the first validation, kept on the devices
+
+    def loss(params: nnx.State) -> float:
+        if not placed:
+            placed.extend(inputs_lib.place(rows, sharding) for rows in batches)
+        sums = jax.device_get([eval_step(params, batch) for batch in placed])
+        tokens = sum(float(each["target_tokens"]) for each in sums)
+        return sum(float(each["loss_sum"]) for each in sums) / max(1.0, tokens)
+
+    return loss
