@@ -69,11 +69,9 @@ class Trie:
 
 
 def padded_size(size: int) -> int:
-    """The capacity for `size` entries: at most 1/16 more, from a small fixed ladder (128 at least)."""
-    if size <= 128:
-        return 128
-    step = 1 << (size.bit_length() - 5)
-    return -(-size // step) * step
+    """The capacity for `size` entries: a multiple of 128, beyond 4,096 at most 1/16 more than asked."""
+    step = max(128, 1 << max(size.bit_length() - 5, 0))
+    return max(-(-size // step), 1) * step
 
 
 def build_trie(
@@ -202,7 +200,7 @@ def load(path: artefacts.PathLike) -> Trie:
         UserError: the file is missing, damaged or of another format version.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header, checksum = arrays.pop("header"), arrays.pop("checksum")
     except FileNotFoundError as error:
