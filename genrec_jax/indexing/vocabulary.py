@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece
-from jaxtyping import Bool
+from jaxtyping import Bool, Integer
 
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
@@ -15,6 +15,8 @@ from genrec_jax.errors import UserError
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(99, -1, -1))
 WORD_START = "▁"
+
+Tokens = Iterable[int] | Integer[np.ndarray, " length"]
 
 _REMEDY = "Run `genrec index` again, or name a T5 `spiece.model`"
 
@@ -88,11 +90,11 @@ class Vocabulary:
         """Token numbers of each text."""
         return self._processor.Encode(list(texts), out_type=int)
 
-    def decode(self, tokens: Iterable[int]) -> str:
+    def decode(self, tokens: Tokens) -> str:
         """The text of token numbers; padding and end of sequence vanish."""
         return self._processor.DecodeIds([int(token) for token in tokens])
 
-    def pieces(self, tokens: Iterable[int]) -> list[str]:
+    def pieces(self, tokens: Tokens) -> list[str]:
         """The pieces that token numbers stand for."""
         return [self._processor.IdToPiece(int(token)) for token in tokens]
 
@@ -114,7 +116,7 @@ class Vocabulary:
             [self._processor.IdToPiece(token).startswith(WORD_START) for token in range(self.size)]
         )
 
-    def is_word_start(self, tokens: Iterable[int]) -> Bool[np.ndarray, " length"]:
+    def is_word_start(self, tokens: Tokens) -> Bool[np.ndarray, " length"]:
         """For each token number, whether its piece begins a word."""
         return self.word_starts_V[np.asarray(list(tokens), np.int64)]
 
