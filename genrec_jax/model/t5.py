@@ -152,7 +152,7 @@ def graph_and_params(model: T5) -> tuple[nnx.GraphDef, nnx.State]:
 
 def abstract_graph_and_params(config: T5Config) -> tuple[nnx.GraphDef, nnx.State]:
     """The same without any array: shapes only, in no time, for restoring and sharding."""
-    model = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(params=0)))
     return nnx.split(model)
 
 

@@ -32,7 +32,8 @@ class TrainState:
 
 
 def _initial(config: T5Config, optimizer: Optimizer, seed: jax.Array) -> TrainState:
-    params = nnx.state(T5(config, rngs=nnx.Rngs(seed)), nnx.Param)
+    rngs = nnx.Rngs(params=jax.random.key(seed))
+    params = nnx.state(T5(config, rngs=rngs), nnx.Param)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 

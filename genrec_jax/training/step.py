@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from genrec_jax.errors import UserError
 from genrec_jax.model import t5
@@ -107,10 +106,15 @@ def train_step(
         grads, sums = _accumulated(gradient, state.params, batch, weights_BT, key, microbatches)
     params, opt_state = optimizer.apply(grads, state.opt_state, state.params)
     metrics = sums | {
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": global_norm(grads),
         "learning_rate": optimizer.rate(state.step),
     }
     return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def global_norm(tree: Any) -> Float[Array, ""]:
+    """Euclidean norm over all leaves."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def _accumulated(
