@@ -1,0 +1,292 @@
+"""What a report shows of a run, read from the run dir and, where it is at hand, the dataset dir."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.data import artefacts, audit, splits
+from genrec_jax.data import dataset as datasets
+from genrec_jax.errors import UserError
+from genrec_jax.evaluation import predictions, results
+from genrec_jax.indexing import item_ids as item_ids_lib
+
+HISTORY_SHOWN = 8
+LIST_SHOWN = 10
+RECORDS_FILE = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommended:
+    """One place of a shown list.
+
+    Attributes:
+        title: the item's title, or its source id.
+        item_id: the text that the model generated.
+        score: its log-probability.
+        is_target: whether it is the held-out item.
+        is_seen: whether the user had taken it before.
+    """
+
+    title: str
+    item_id: str
+    score: float
+    is_target: bool
+    is_seen: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleUser:
+    """One user as the report shows them.
+
+    Attributes:
+        user: the source's user id.
+        history: titles of the last items before the target, oldest first.
+        earlier: how many items before those are not shown.
+        target: title of the held-out item.
+        rank: of the target in the list, 0 where it is missing.
+        recommended: the list, best first.
+    """
+
+    user: str
+    history: tuple[str, ...]
+    earlier: int
+    target: str
+    rank: int
+    recommended: tuple[Recommended, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationView:
+    """One evaluation of one dataset.
+
+    Attributes:
+        folder: where it lies.
+        metrics: the content of metrics.json.
+        audit: the leakage audit's results.
+        audit_repeated: whether the audit was made anew for this report, on the artefacts.
+        examples: a few users.
+        notice: why something is missing, or None.
+    """
+
+    folder: pathlib.Path
+    metrics: dict[str, Any]
+    audit: list[dict[str, Any]]
+    audit_repeated: bool
+    examples: tuple[ExampleUser, ...]
+    notice: str | None
+
+    @property
+    def main_system(self) -> str:
+        """The model's row for the headline: sequential before others, a seen wording before unseen."""
+        templates = self.metrics.get("templates", {})
+
+        def order(system: str) -> tuple[bool, bool]:
+            template = templates.get(system.rpartition("/")[2], {})
+            return (template.get("task") != "sequential", not template.get("seen", True))
+
+        models = [name for name in self.metrics["systems"] if name.startswith("model/")]
+        if not models:
+            raise UserError(
+                "holds no system of the model (`model/...`). Run `genrec evaluate` again",
+                file=str(self.folder / results.METRICS_FILE),
+            )
+        return min(models, key=order)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunView:
+    """One run.
+
+    Attributes:
+        run: the run dir.
+        name: how the report calls it: the folder's name, with its parent's where names clash.
+        records: the lines of metrics.jsonl.
+        evaluations: the one to show for each dataset.
+        others: metrics of all other evaluations.
+    """
+
+    run: RunDir
+    name: str
+    records: list[dict[str, Any]]
+    evaluations: tuple[EvaluationView, ...]
+    others: tuple[dict[str, Any], ...]
+
+
+def read_run(
+    path: artefacts.PathLike,
+    *,
+    name: str,
+    data: Mapping[str, artefacts.PathLike],
+    num_examples: int,
+) -> RunView:
+    """Reads everything that a report shows of a run.
+
+    Args:
+        path: the run dir.
+        name: how to call it.
+        data: dataset name -> folder, where a dataset has moved since training.
+        num_examples: users to show.
+
+    Raises:
+        UserError: no run dir, or a broken metrics file.
+    """
+    run = RunDir.load(path)
+    found = [
+        (file.parent, results.load(file))
+        for pattern in ("*", "*/*")
+        for file in sorted(run.eval_dir.glob(f"{pattern}/{results.METRICS_FILE}"))
+    ]
+    found.sort(key=lambda pair: (pair[1]["split"] == "test", pair[1].get("created", "")))
+    chosen = {metrics["dataset"]["name"]: (folder, metrics) for folder, metrics in found}
+    views = tuple(
+        _view(run, folder, metrics, data, num_examples) for folder, metrics in chosen.values()
+    )
+    shown = {view.folder for view in views}
+    others = tuple(metrics for folder, metrics in found if folder not in shown)
+    return RunView(run, name, read_records(run.path / RECORDS_FILE), views, others)
+
+
+def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; none where there is no such file, a torn last line left out.
+
+    Raises:
+        UserError: a line that is not the last is broken.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"is not JSON ({error}); remove the line", file=str(path), line=number
+            ) from error
+    return records
+
+
+def curve(records: list[dict[str, Any]], kind: str, name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one curve, values that are not finite left out."""
+    points = [
+        (record["step"], record[name])
+        for record in records
+        if record.get("kind") == kind
+        and isinstance(record.get(name), int | float)
+        and math.isfinite(record[name])
+    ]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _view(
+    run: RunDir,
+    folder: pathlib.Path,
+    metrics: dict[str, Any],
+    data: Mapping[str, artefacts.PathLike],
+    num_examples: int,
+) -> EvaluationView:
+    stored = EvaluationView(folder, metrics, metrics.get("audit", []), False, (), None)
+    name = metrics["dataset"]["name"]
+    place = pathlib.Path(data.get(name, metrics["dataset"]["path"]))
+    file = folder / predictions.PREDICTIONS_FILE
+    try:
+        dataset = datasets.load(place)
+    except UserError as error:
+        notice = (
+            f"The dataset is not at hand ({error}), so the audit is the stored one and no users are"
+            " shown. Name its folder with --data."
+        )
+        return dataclasses.replace(stored, notice=notice)
+    if dataset.fingerprint != metrics["dataset"]["fingerprint"]:
+        notice = (
+            f"{place} holds another dataset than the one evaluated; the audit is the stored one."
+        )
+        return dataclasses.replace(stored, notice=notice)
+    part = splits.leave_one_out(dataset)
+    texts = item_ids_lib.load(run.dataset(name).folder).texts
+    checks = [*audit.audit_dataset(dataset, part), *audit.audit_item_ids(dataset, part, texts)]
+    if not file.is_file():
+        view = dataclasses.replace(stored, notice=f"{file} is missing, so no users are shown.")
+    else:
+        table = pq.read_table(file, columns=["user", "template", "target", "rank"])
+        users_E, targets_E = table["user"].to_numpy(), table["target"].to_numpy()
+        checks.append(audit.audit_predictions(dataset, part, metrics["split"], users_E, targets_E))
+        template = stored.main_system.rpartition("/")[2]
+        rows = _choose(
+            np.array(table["template"].to_pylist()) == template,
+            users_E,
+            table["rank"].to_numpy(),
+            num_examples,
+        )
+        examples = _examples(dataset, part, metrics["split"], file, rows)
+        view = dataclasses.replace(stored, examples=examples)
+    repeated = [dataclasses.asdict(check) for check in checks]
+    return dataclasses.replace(
+        view, audit=[*repeated, *_only_stored(metrics, repeated)], audit_repeated=True
+    )
+
+
+def _only_stored(metrics: dict[str, Any], repeated: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stored results that cannot be repeated here, such as rebuilding the ids."""
+    names = {result["check"] for result in repeated}
+    return [result for result in metrics.get("audit", []) if result["check"] not in names]
+
+
+def _choose(
+    chosen_E: np.ndarray, users_E: np.ndarray, ranks_E: np.ndarray, number: int
+) -> list[int]:
+    """Rows to show, spread evenly over users: hits at the top, hits below it, and misses."""
+    groups = [
+        np.flatnonzero(chosen_E & group_E)
+        for group_E in (ranks_E == 1, (ranks_E > 1) & (ranks_E <= LIST_SHOWN), ranks_E == 0)
+    ]
+    rows: list[int] = []
+    for place, group in enumerate(groups):
+        share = number // 3 + (place < number % 3)
+        group = group[np.argsort(users_E[group], kind="stable")]
+        if len(group):
+            spread = np.linspace(0, len(group) - 1, min(share, len(group)) + 2)[1:-1]
+            rows += group[np.unique(spread.round().astype(int))].tolist()
+    return rows
+
+
+def _examples(
+    dataset: datasets.Dataset,
+    part: splits.Splits,
+    split: Any,
+    file: pathlib.Path,
+    rows: list[int],
+) -> tuple[ExampleUser, ...]:
+    titles = [
+        title or source
+        for title, source in zip(dataset.item_titles, dataset.item_source_ids, strict=True)
+    ]
+    shown = []
+    for row in pq.read_table(file).take(rows).to_pylist():
+        user = row["user"]
+        start, end = int(dataset.offsets_U1[user]), int(part.targets_U(split)[user])
+        history = dataset.items_X[start:end].tolist()
+        places = zip(row["items"], row["item_ids"], row["scores"], strict=True)
+        shown.append(
+            ExampleUser(
+                user=dataset.user_source_ids[user],
+                history=tuple(titles[item] for item in history[-HISTORY_SHOWN:]),
+                earlier=max(0, len(history) - HISTORY_SHOWN),
+                target=titles[row["target"]],
+                rank=row["rank"],
+                recommended=tuple(
+                    Recommended(
+                        titles[item], item_id, score, item == row["target"], item in history
+                    )
+                    for item, item_id, score in list(places)[:LIST_SHOWN]
+                ),
+            )
+        )
+    return tuple(shown)
