@@ -132,8 +132,6 @@ def _show(console: Console, one: build.BuiltIndex) -> None:
         f" vocabulary of {vocabulary.size:,} tokens ({len(ids.added_tokens):,} added for these ids)",
         soft_wrap=True,
     )
-    for result in one.audit:
-        console.print(
-            f"audit {result['status']}: {result['check']}: {result['detail']}", soft_wrap=True
-        )
+    for verdict in one.audit:
+        console.print(f"audit: {verdict.status}  {verdict.check}: {verdict.detail}", soft_wrap=True)
     console.print(f"written to {one.path}", soft_wrap=True)

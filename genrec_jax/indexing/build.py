@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from genrec_jax.data import artefacts, dataset, splits
+from genrec_jax.data import artefacts, audit, dataset, splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import (
     collaborative_ids,
@@ -67,7 +67,7 @@ class BuiltIndex:
     tokens: token_checks.TokenCounts
     cold_items: int
     vocabulary: Vocabulary
-    audit: list[dict[str, Any]]
+    audit: tuple[audit.AuditResult, ...]
     titles: list[str]
 
 
@@ -114,19 +114,24 @@ def build_index(
                 "several datasets share one index, so it must be said where: pass --output DIR"
             )
         output = loaded[0].path / "index" / config.method
+    lines = list(prompt_lines)
+
+    def words(ids: Sequence[item_ids.ItemIds]) -> Vocabulary:
+        return make_vocabulary(
+            ids, base=vocabulary, prompt_lines=lines, digits=config.number_digits_per_token
+        )
+
     partitions = [split(one) for one in loaded]
     ids = [make_item_ids(one, part, config) for one, part in zip(loaded, partitions, strict=True)]
-    made = make_vocabulary(
-        ids, base=vocabulary, prompt_lines=prompt_lines, digits=config.number_digits_per_token
-    )
+    made = words(ids)
+    audits = _audit(loaded, partitions, ids, made, split, config, words)
     target = pathlib.Path(output)
     built = []
     with artefacts.atomic_directory(target, overwrite=overwrite) as folder:
         made.save(folder / item_ids.VOCABULARY)
-        for one, part, own in zip(loaded, partitions, ids, strict=True):
+        for one, part, own, verdicts in zip(loaded, partitions, ids, audits, strict=True):
             alone = len(loaded) == 1
             tokens = token_checks.check_unambiguous(own.texts, made, describe=one.item_source_ids)
-            audit = _audit(one, part, own)
             cold = int((splits.training_counts_I(one, part) == 0).sum())
             (folder if alone else folder / one.name).mkdir(exist_ok=True)
             item_ids.write(
@@ -135,7 +140,7 @@ def build_index(
                 one,
                 vocabulary=made,
                 vocabulary_file=item_ids.VOCABULARY if alone else f"../{item_ids.VOCABULARY}",
-                audit=audit,
+                audit=[dataclasses.asdict(verdict) for verdict in verdicts],
                 details={
                     "counts": {"items": own.num_items, "cold_items": cold},
                     "tokens_per_id": dataclasses.asdict(tokens),
@@ -150,7 +155,7 @@ def build_index(
                     tokens=tokens,
                     cold_items=cold,
                     vocabulary=made,
-                    audit=audit,
+                    audit=tuple(verdicts),
                     titles=[title or source for title, source in titles],
                 )
             )
@@ -225,9 +230,35 @@ def make_vocabulary(
 
 
 def _audit(
-    data: dataset.Dataset, part: splits.Splits, own: item_ids.ItemIds
-) -> list[dict[str, Any]]:
-    return []
+    loaded: Sequence[dataset.Dataset],
+    partitions: Sequence[splits.Splits],
+    ids: Sequence[item_ids.ItemIds],
+    made: Vocabulary,
+    split: Split,
+    config: IndexConfig,
+    words: Callable[[Sequence[item_ids.ItemIds]], Vocabulary],
+) -> list[list[audit.AuditResult]]:
+    """Puts every dataset's ids, and the vocabulary, to the leakage audit.
+
+    Both are made anew with the held-out interactions exchanged, and must not change.
+    """
+    rebuilt: list[item_ids.ItemIds] = []
+
+    def texts(other: dataset.Dataset) -> Sequence[str]:
+        rebuilt.append(make_item_ids(other, split(other), config))
+        return rebuilt[-1].texts
+
+    verdicts = [
+        audit.audit_item_ids(one, part, own.texts, rebuild=texts)
+        for one, part, own in zip(loaded, partitions, ids, strict=True)
+    ]
+    for one, part, own_verdicts in zip(loaded, partitions, verdicts, strict=True):
+        own_verdicts.append(
+            audit.audit_rebuild(
+                "vocabulary_rebuilt", one, part, made.sha256, lambda _: words(rebuilt).sha256
+            )
+        )
+    return verdicts
 
 
 def _natural(token: str) -> tuple[str, int]:
