@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import fnmatch
 import gzip
+import io
 import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Protocol
+from typing import Any, Protocol
 
 from genrec_jax.data import artefacts, rawlog
 from genrec_jax.errors import UserError
@@ -134,7 +135,7 @@ def open_member(member: Member) -> Iterator[ByteStream]:
         raise UserError("is empty; wanted data. Download or export it again", file=member.name)
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(open(member.file, "rb"))
-        stream: IO[bytes] = raw
+        stream: io.BufferedIOBase = raw
         total = member.file.stat().st_size
         name = member.member or member.file.name
         if member.member is not None:
@@ -144,18 +145,17 @@ def open_member(member: Member) -> Iterator[ByteStream]:
                     "is encrypted; wanted a readable archive. Unpack it and give the folder as --input",
                     file=member.name,
                 )
-            stream = stack.enter_context(archive.open(member.member))
+            opened: Any = archive.open(member.member)  # a BufferedIOBase, typed as IO[bytes]
+            stream = stack.enter_context(opened)
         if name.lower().endswith(".gz"):
-            unpacked = stack.enter_context(gzip.GzipFile(fileobj=stream))
-            yield _CheckedStream(unpacked, raw, member.name, total)
-            return
+            stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
         yield _CheckedStream(stream, raw, member.name, total)
 
 
 class _CheckedStream:
     """Turns what decompressors raise on damage into one readable error."""
 
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile, raw: IO[bytes], name: str, total: int):
+    def __init__(self, stream: io.BufferedIOBase, raw: io.BufferedIOBase, name: str, total: int):
         self._stream = stream
         self._raw = raw
         self._name = name

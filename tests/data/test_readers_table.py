@@ -1,0 +1,129 @@
+import gzip
+
+import polars as pl
+import pytest
+import reading
+
+from genrec_jax.data import prepare_run
+from genrec_jax.errors import UserError
+
+COLUMNS = ("user", "item", "timestamp", "rating")
+FRAME = pl.DataFrame(
+    {
+        "rating": [1.0, 2.5],
+        "visitor": [7, 8],
+        "sku": ["a", 'b "x", y'],
+        "when": [1_000_000, 2_000_000],
+    }
+)
+NAMED = "user=visitor,item=sku,timestamp=when,rating=rating"
+WANTED = [("7", "a", 1_000_000, 1.0), ("8", 'b "x", y', 2_000_000, 2.5)]
+
+
+def write(tmp_path, kind):
+    file = tmp_path / f"log.{kind}"
+    if kind == "csv":
+        FRAME.write_csv(file)
+    elif kind == "tsv":
+        FRAME.write_csv(file, separator="\t")
+    elif kind == "parquet":
+        FRAME.write_parquet(file)
+    elif kind == "jsonl":
+        FRAME.write_ndjson(file)
+    elif kind == "csv.gz":
+        plain = tmp_path / "plain.csv"
+        FRAME.write_csv(plain)
+        file.write_bytes(gzip.compress(plain.read_bytes()))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl", "csv.gz"])
+def test_named_columns(tmp_path, kind):
+    log = reading.read("table", write(tmp_path, kind), tmp_path, columns=NAMED)
+    assert reading.rows(log, *COLUMNS) == WANTED
+    assert not log.order_trusted
+
+
+def test_our_names_need_no_naming(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("item,user\na,1\nb,1\n")
+    log = reading.read("table", file, tmp_path)
+    assert reading.rows(log, "user", "item") == [("1", "a"), ("1", "b")]
+    assert log.order_trusted
+
+
+def test_without_a_header(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("a;1;x;100\nb;2;y;200\n")
+    log = reading.read(
+        "table", file, tmp_path, header=False, separator=";", columns="item,user,_,timestamp"
+    )
+    assert reading.rows(log, "user", "item", "timestamp") == [("1", "a", 100), ("2", "b", 200)]
+    with pytest.raises(UserError, match=r":1: has 4 columns; --columns names 2 \(user, item\)"):
+        reading.read("table", file, tmp_path, header=False, separator=";", columns="user,item")
+
+
+def test_units_and_formats_of_time(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("user,item,timestamp\nu,a,1588687728923\n")
+    log = reading.read("table", file, tmp_path, time_unit="milliseconds")
+    assert reading.rows(log, "timestamp") == [(1588687728,)]
+    file.write_text("user,item,timestamp\nu,a,05.05.2020 14:08\n")
+    log = reading.read("table", file, tmp_path, time_format="%d.%m.%Y %H:%M")
+    assert reading.rows(log, "timestamp") == [(1588687680,)]
+    dates = pl.DataFrame({"user": ["u"], "item": ["a"], "timestamp": ["2020-05-05"]})
+    dates = dates.with_columns(pl.col("timestamp").str.to_datetime("%Y-%m-%d"))
+    dates.write_parquet(tmp_path / "log.parquet")
+    log = reading.read("table", tmp_path / "log.parquet", tmp_path)
+    assert reading.rows(log, "timestamp") == [(1588636800,)]
+    with pytest.raises(UserError, match="--time-unit 'years' is unknown"):
+        reading.read("table", file, tmp_path, time_unit="years")
+
+
+def test_quoted_fields_may_hold_line_breaks(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text('user,item,note\nu,"a\nb",x\nu,c,"""q"" , z"\nu,d\n')
+    with pytest.raises(UserError, match=r"log\.csv:5: missing column: got 'u,d'"):
+        reading.read("table", file, tmp_path)
+    log = reading.read("table", file, tmp_path, skip_bad_rows=True)
+    assert reading.rows(log, "row", "item") == [(2, "a\nb"), (4, "c")]
+    assert log.rejected == {"missing column": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("who,what\nu,a\n", {}, r":1: has the columns who, what; wanted user and item"),
+        ("user,item\nu,a\n", {"columns": "user=user,item=sku"}, r"wanted sku\. Name them"),
+        ("user,item\nu,a\n", {"columns": "user=user"}, "no column is named for the item"),
+        ("user,item\nu,a\n", {"columns": "x=user"}, "--columns has 'x=user'; wanted pairs"),
+        ("user,item,timestamp\nu,a,1e12\n", {}, r":2: impossible timestamp"),
+        ("user,item,rating\nu,a,7\n", {"rating_range": (1.0, 5.0)}, r":2: impossible rating"),
+        ("user,item\nu,a,b\n", {}, r":2: too many columns: got 'u,a,b'"),
+        ("user,item\n", {}, "holds no usable interaction"),
+    ],
+)
+def test_bad_tables(tmp_path, text, options, message):
+    file = tmp_path / "log.csv"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        reading.read("table", file, tmp_path, **options)
+
+
+def test_bad_parquet(tmp_path):
+    file = tmp_path / "log.parquet"
+    file.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(UserError, match=r"log\.parquet: is not a whole Parquet file"):
+        reading.read("table", file, tmp_path)
+    pl.DataFrame({"user": ["u", None], "item": ["a", "b"]}).write_parquet(file)
+    with pytest.raises(UserError, match=r"log\.parquet:2: missing user"):
+        reading.read("table", file, tmp_path)
+
+
+def test_prepared_from_json_lines(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text(
+        "".join(f'{{"user": 1, "item": "i{n}", "timestamp": {9 - n}}}\n' for n in range(3))
+    )
+    made = prepare_run.prepare_from("table", file, tmp_path / "out", min_user=1, min_item=1)
+    assert [made.item_source_ids[item] for item in made.sequence(0)] == ["i2", "i1", "i0"]
