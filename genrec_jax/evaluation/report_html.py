@@ -10,6 +10,7 @@ class Markup(str):
     __slots__ = ()
 
 
+ABSENT = Markup("&ndash;")
 VOID = frozenset({"br", "col", "hr", "meta"})
 
 
@@ -39,6 +40,11 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
 def join(parts: Iterable[object], separator: str = "") -> Markup:
     """Parts one after the other; None is left out."""
     return Markup(separator.join(escape(part) for part in parts if part is not None))
+
+
+def interval(low: float, high: float) -> Markup:
+    """Two ends of an interval, with a dash between them."""
+    return join([f"{low:.4f}", f"{high:.4f}"], "&ndash;")
 
 
 def section(title: str, *children: object, id_: str | None = None, level: int = 2) -> Markup:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from genrec_jax.evaluation.report_html import Markup, element
+from genrec_jax.evaluation.report_html import Markup, element, escape
 
 INK, MUTED, GRID = "#1c2733", "#5b6875", "#e3e8ed"
 MODEL, BASELINE, BEST = "#0b6e69", "#8a97a3", "#b7791f"
@@ -160,7 +160,7 @@ def _svg(figure: Figure, *, salt: str, caption: str) -> Markup:
     drawing = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     drawing = re.sub(
         r'width="[\d.]+pt" height="[\d.]+pt"',
-        lambda found: 'role="img" aria-hidden="true"',
+        lambda found: f'role="img" aria-label="{escape(caption)}"',
         drawing,
         count=1,
     )

@@ -1,0 +1,68 @@
+"""`genrec report`: run dirs -> one self-contained HTML page."""
+
+import argparse
+import pathlib
+
+HELP = """\
+Turns one or more run dirs into one self-contained HTML page: the result beside popularity, last-item
+transition and (for generated data) the best possible one, tables with intervals, learning curves,
+example users with titles, the leakage audit made anew, and every setting. Several runs are compared,
+and runs that differ in their seed alone are averaged."""
+
+EPILOG = """\
+examples:
+
+  genrec report runs/quickstart --output runs/quickstart/report.html
+  genrec report runs/seed0 runs/seed1 runs/seed2 --output seeds.html --title "ML-100K, 3 seeds"
+  genrec report runs/beauty --output beauty.html --paper-figures paper_results.csv
+
+The page needs no network and no other file; send it to whom you like. Evaluate a run first
+(`genrec evaluate RUN_DIR`): without an evaluation the page has curves and settings only.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags."""
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="what `genrec train` wrote")
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="the page to write (default: report.html in the first run dir); replaced if it exists",
+    )
+    parser.add_argument(
+        "--paper-figures",
+        type=pathlib.Path,
+        metavar="CSV",
+        help="published figures to stand beside ours, with the columns"
+        " paper,table,task,dataset,method,metric,value,note",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        type=pathlib.Path,
+        metavar="DIR",
+        help="the dataset dir, where it has moved since training; once for each dataset",
+    )
+    parser.add_argument("--title", help="of the page")
+    parser.add_argument(
+        "--examples", type=int, default=6, metavar="N", help="users to show (default 6)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the page and prints where it lies."""
+    from genrec_jax.data import dataset as datasets
+    from genrec_jax.evaluation import report
+
+    output = arguments.output or pathlib.Path(arguments.run_dirs[0]) / "report.html"
+    written = report.write_report(
+        arguments.run_dirs,
+        output,
+        paper_figures=arguments.paper_figures,
+        data={datasets.load(path, verify=False).name: path for path in arguments.data},
+        title=arguments.title,
+        num_examples=arguments.examples,
+    )
+    print(written)

@@ -1,0 +1,119 @@
+"""Published figures beside ours, from a CSV file that the user has."""
+
+import csv
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+
+from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
+from genrec_jax.evaluation.report_data import EvaluationView
+from genrec_jax.evaluation.report_html import ABSENT, Markup, element, join, section, table
+
+COLUMNS = ("paper", "table", "task", "dataset", "method", "metric", "value", "note")
+METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One published figure; the fields are the CSV's columns."""
+
+    paper: str
+    table: str
+    task: str
+    dataset: str
+    method: str
+    metric: str
+    value: float
+    note: str
+
+
+def read_figures(path: artefacts.PathLike) -> tuple[Figure, ...]:
+    """Reads published figures.
+
+    Raises:
+        UserError: no such file, a column missing, or a value that is not a number.
+    """
+    file = pathlib.Path(path)
+    remedy = f"Wanted a CSV file with the columns {','.join(COLUMNS)}"
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"lacks the columns {', '.join(missing)}. {remedy}", file=str(file))
+            figures = []
+            for row in reader:
+                value = _number(row["value"])
+                if value is None:
+                    raise UserError(
+                        f"the value {row['value']!r} is not a number. {remedy}",
+                        file=str(file),
+                        line=reader.line_num,
+                    )
+                texts = {column: row[column] or "" for column in COLUMNS}
+                figures.append(Figure(**(texts | {"value": value})))  # type: ignore[arg-type]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read ({error}). {remedy}", file=str(file)) from error
+    return tuple(figures)
+
+
+def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int) -> Markup:
+    """Our rows and every published row on the same dataset and task."""
+    name = _plain(view.metrics["dataset"]["name"])
+    templates = view.metrics.get("templates", {})
+    parts: list[object] = []
+    for task in dict.fromkeys(template["task"] for template in templates.values()):
+        rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
+        for figure in figures:
+            if _plain(figure.dataset) == name and figure.task == task:
+                key = (figure.paper, figure.table, figure.method, figure.note)
+                rows.setdefault(key, {})[figure.metric] = figure.value
+        if not rows:
+            continue
+        columns = [m for m in METRICS if any(m in found for found in rows.values())]
+        ours, classes = [], []
+        for system, footings in view.metrics["systems"].items():
+            kept = footings["seen_kept"]
+            template = templates.get(system.rpartition("/")[2])
+            if template is not None and template["task"] != task:
+                continue
+            cells = [f"{kept[m]['value']:.4f}" if m in kept else ABSENT for m in columns]
+            ours.append([element("b", system), "this run", *cells])
+            classes.append("model" if system.startswith("model/") else None)
+        published = [
+            [method, join([f"{paper}, table {number}", f" ({note})" if note else ""])]
+            + [f"{found[m]:.4f}" if m in found else ABSENT for m in columns]
+            for (paper, number, method, note), found in sorted(
+                rows.items(), key=lambda row: -row[1].get("hr@10", row[1].get("hr@5", 0.0))
+            )
+        ]
+        parts.append(
+            table(
+                f"{task}, {view.metrics['dataset']['name']}: ours, then published figures by HR@10",
+                ["method", "source", *(m.upper() for m in columns)],
+                [*ours, *published],
+                row_classes=classes,
+                numbers_from=2,
+            )
+        )
+    if not parts:
+        return Markup("")
+    said = (
+        "Published figures as printed, under each paper's own protocol; ours with seen items kept. No"
+        " paper reports the transition row."
+    )
+    return section("Beside published figures", element("p", said), *parts, level=level)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

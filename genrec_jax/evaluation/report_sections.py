@@ -1,0 +1,312 @@
+"""The report's sections on one evaluation: headline, tables, examples, audit."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from genrec_jax.evaluation import report_plots
+from genrec_jax.evaluation.report_data import EvaluationView, ExampleUser, Recommended
+from genrec_jax.evaluation.report_html import (
+    ABSENT,
+    Markup,
+    definitions,
+    element,
+    interval,
+    join,
+    section,
+    table,
+)
+from genrec_jax.evaluation.report_plots import Interval
+
+FOOTINGS = {
+    "seen_kept": "Items of the user's history kept in the lists",
+    "seen_excluded": "Items of the user's history struck from the lists",
+}
+COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10", "mrr@20")
+HEADLINE_METRICS = ("hr@10", "hr@5", "hr@1")
+SYSTEM_NAMES = {"popularity": "Popularity", "transition": "Last-item transition"}
+MARKS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail"}
+
+
+def headline_metric(metrics: dict[str, Any], system: str) -> str:
+    """HR@10, or the deepest hit ratio that shorter lists can answer."""
+    known = metrics["systems"][system]["seen_kept"]
+    return next((name for name in HEADLINE_METRICS if name in known), next(iter(known)))
+
+
+def metric_title(metric: str) -> str:
+    """`hr@10` as it is printed."""
+    return metric.upper()
+
+
+def system_title(system: str, metrics: dict[str, Any]) -> str:
+    """A system's name as people read it, such as `Model, sequential, A1 (seen wording)`."""
+    if system in SYSTEM_NAMES or not system.startswith("model/"):
+        return SYSTEM_NAMES.get(system, system)
+    _, *task, template_id = system.split("/")
+    template = metrics.get("templates", {}).get(template_id)
+    wording = "" if template is None else f" ({'seen' if template['seen'] else 'unseen'} wording)"
+    return ", ".join(["Model", *task, template_id]) + wording
+
+
+def verdict(view: EvaluationView) -> Markup:
+    """In one sentence each: what the model reached, and how it stands to every other system."""
+    metrics, main = view.metrics, view.main_system
+    metric = headline_metric(metrics, main)
+    estimate = metrics["systems"][main]["seen_kept"][metric]
+    cutoff = int(metric.partition("@")[2])
+    places = "first place" if cutoff == 1 else f"first {cutoff} places"
+    level = metrics.get("interval", {}).get("level", 0.95)
+    sentences = [
+        join(
+            [
+                "The held-out item stands in the model's ",
+                places,
+                " for ",
+                element("strong", f"{estimate['value']:.1%}"),
+                f" of {estimate['count']:,} users ({level:.0%} interval {estimate['low']:.1%} to"
+                f" {estimate['high']:.1%}).",
+            ]
+        )
+    ]
+    for comparison in metrics.get("paired", []):
+        if (
+            comparison["a"] == main
+            and comparison["metric"] == metric
+            and comparison.get("footing", "seen_kept") == "seen_kept"
+        ):
+            sentences.append(Markup(" ") + _comparison(comparison))
+    oracle = (metrics.get("oracle") or {}).get(metric)
+    if oracle:
+        sentences.append(
+            Markup(" ")
+            + element(
+                "span",
+                f"The data are generated: whoever knows the rules expects {oracle:.1%}.",
+            )
+        )
+    return element("p", *sentences, class_="verdict")
+
+
+def _comparison(comparison: dict[str, Any]) -> Markup:
+    other = SYSTEM_NAMES.get(comparison["b"], comparison["b"]).lower()
+    figures = (
+        f"{comparison['difference']:+.4f}, paired interval {comparison['low']:+.4f} to"
+        f" {comparison['high']:+.4f}"
+    )
+    if comparison["low"] > 0:
+        said, css = f"It beats {other} beyond the interval ({figures}).", "good"
+    elif comparison["high"] < 0:
+        said, css = f"It is behind {other} beyond the interval ({figures}).", "bad"
+    else:
+        said, css = f"It cannot be told from {other} ({figures}).", "unclear"
+    return element("span", said, class_=css)
+
+
+def headline(view: EvaluationView, *, salt: str) -> Markup:
+    """The verdict and the picture that shows it."""
+    metrics = view.metrics
+    metric = headline_metric(metrics, view.main_system)
+    rows = []
+    for system, footings in metrics["systems"].items():
+        estimate = footings["seen_kept"][metric]
+        is_model = system.startswith("model/")
+        rows.append(
+            Interval(
+                system_title(system, metrics),
+                estimate["value"],
+                estimate["low"],
+                estimate["high"],
+                report_plots.MODEL if is_model else report_plots.BASELINE,
+            )
+        )
+    oracle = (metrics.get("oracle") or {}).get(metric)
+    if oracle:
+        rows.append(Interval("Best possible", oracle, oracle, oracle, report_plots.BEST))
+    caption = (
+        f"{metric_title(metric)} on the {metrics['split']} items of"
+        f" {metrics['dataset']['name']}, with intervals; seen items kept."
+    )
+    return join([verdict(view), report_plots.intervals(rows, salt=salt, caption=caption)])
+
+
+def results_tables(view: EvaluationView, *, level: int) -> Markup:
+    """Every metric of every system, on both footings."""
+    metrics = view.metrics
+    parts: list[object] = []
+    for footing, title in FOOTINGS.items():
+        systems = {
+            name: footings[footing]
+            for name, footings in metrics["systems"].items()
+            if footing in footings
+        }
+        if not systems:
+            continue
+        columns = [name for name in COLUMNS if any(name in found for found in systems.values())]
+        rows, classes = [], []
+        for name, found in systems.items():
+            rows.append([system_title(name, metrics), *(_cell(found.get(c)) for c in columns)])
+            classes.append("model" if name.startswith("model/") else None)
+        oracle = metrics.get("oracle")
+        if oracle and footing == "seen_kept":
+            rows.append(
+                ["Best possible", *(f"{oracle[c]:.4f}" if c in oracle else ABSENT for c in columns)]
+            )
+            classes.append("best")
+        parts.append(table(title, ["", *map(metric_title, columns)], rows, row_classes=classes))
+    share = metrics.get("lists", {}).get(view.main_system)
+    notes = [*metrics.get("notes", [])]
+    if share:
+        notes.append(
+            f"Of the model's list places, {share['seen_share']:.1%} held an item of the user's"
+            f" history and {share['empty_share']:.1%} were empty."
+        )
+    interval = metrics.get("interval")
+    if interval:
+        notes.append(
+            f"Under each figure: its {interval['level']:.0%} interval,"
+            f" {interval['method']}, {interval['resamples']:,} resamples."
+        )
+    parts.append(element("ul", *(element("li", note) for note in notes), class_="notes"))
+    return section("Results", *parts, level=level)
+
+
+def _cell(estimate: dict[str, Any] | None) -> Markup:
+    if estimate is None:
+        return ABSENT
+    return join(
+        [
+            f"{estimate['value']:.4f}",
+            element("small", interval(estimate["low"], estimate["high"])),
+        ]
+    )
+
+
+def comparisons(view: EvaluationView, *, level: int) -> Markup:
+    """The paired tests between the model and the others."""
+    metrics = view.metrics
+    rows, classes = [], []
+    for found in metrics.get("paired", []):
+        rows.append(
+            [
+                system_title(found["a"], metrics),
+                system_title(found["b"], metrics),
+                found.get("footing", "seen_kept").replace("_", " "),
+                metric_title(found["metric"]),
+                f"{found['difference']:+.4f}",
+                f"{found['low']:+.4f} to {found['high']:+.4f}",
+                f"{found['p_value']:.2g}",
+            ]
+        )
+        classes.append("better" if found["low"] > 0 else "worse" if found["high"] < 0 else None)
+    made = table(
+        "The first system's figure less the second's, user by user",
+        ["System", "against", "seen items", "metric", "difference", "interval", "p"],
+        rows,
+        row_classes=classes,
+        numbers_from=4,
+    )
+    if not made:
+        return made
+    body = element("details", element("summary", f"{len(rows)} paired comparisons"), made)
+    return section("Paired comparisons", body, level=level)
+
+
+def audit_section(view: EvaluationView, *, level: int) -> Markup:
+    """The leakage audit, check by check."""
+    repeated = (
+        "Made anew for this report, on the dataset, the item IDs and the predictions."
+        if view.audit_repeated
+        else "As stored when the dataset was prepared and indexed."
+    )
+    rows = [
+        [
+            result["check"].replace("_", " "),
+            element("span", MARKS.get(result["status"], result["status"]), class_=result["status"]),
+            result["detail"],
+        ]
+        for result in view.audit
+    ]
+    made = table("Leakage audit", ["check", "result", "measured"], rows, numbers_from=99)
+    if not made:
+        made = element("p", "No audit is stored with this evaluation.", class_="fail")
+    return section("Leakage audit", element("p", repeated), made, level=level)
+
+
+def audit_warning(view: EvaluationView) -> Markup | None:
+    """Said at the very top where a check failed: the figures below mean nothing."""
+    failed = [
+        result["check"].replace("_", " ") for result in view.audit if result["status"] == "fail"
+    ]
+    if not failed:
+        return None
+    return element(
+        "p",
+        element("strong", "The leakage audit failed: "),
+        f"{', '.join(failed)}. The figures on {view.metrics['dataset']['name']} cannot be trusted.",
+        class_="alarm",
+        role="alert",
+    )
+
+
+def examples_section(view: EvaluationView, *, level: int) -> Markup:
+    """A few users with their history, the held-out item and the model's list."""
+    cards = element("div", *(_card(user) for user in view.examples), class_="cards")
+    said = (
+        "Users spread evenly over hits in first place, hits below it, and misses. The number behind an"
+        " item is the probability the model gives it."
+    )
+    if not view.examples:
+        return section("Examples", element("p", view.notice) if view.notice else None, level=level)
+    return section("Examples", element("p", said), cards, level=level)
+
+
+def _card(user: ExampleUser) -> Markup:
+    earlier = f"{user.earlier} earlier items, then " if user.earlier else ""
+    found = f"in place {user.rank}" if user.rank else f"not among the {len(user.recommended)} shown"
+    return element(
+        "article",
+        element("h4", "User ", element("span", user.user)),
+        element("p", element("b", "History: "), earlier, _titles(user.history)),
+        element("p", element("b", "Took next: "), user.target, element("em", f" ({found})")),
+        element("ol", *(_place(item) for item in user.recommended)),
+        class_="card",
+    )
+
+
+def _titles(titles: Sequence[str]) -> Markup:
+    return join((element("span", title, class_="taken") for title in titles), " → ")
+
+
+def _place(item: Recommended) -> Markup:
+    css = "target" if item.is_target else "seen" if item.is_seen else None
+    note = " ← taken next" if item.is_target else " (taken before)" if item.is_seen else ""
+    return element(
+        "li",
+        element("span", item.title, title=item.item_id),
+        note,
+        element("small", f"{math.exp(min(item.score, 0.0)):.3f}"),
+        class_=css,
+    )
+
+
+def facts(view: EvaluationView) -> Markup:
+    """What was evaluated, in short."""
+    metrics = view.metrics
+    dataset = metrics["dataset"]
+    ids = metrics.get("item_ids", {})
+    return definitions(
+        [
+            ("Dataset", dataset["name"]),
+            (
+                "Users, items, interactions",
+                f"{dataset['users']:,}, {dataset['items']:,}, {dataset['interactions']:,}",
+            ),
+            ("Protocol", f"{metrics['protocol'].replace('_', ' ')}, {metrics['split']} items"),
+            ("Users scored", f"{metrics.get('users', 0):,}"),
+            ("Item IDs", ids.get("method")),
+            ("Search", f"{metrics['num_beams']} beams over the whole catalogue"),
+            ("Checkpoint", f"step {metrics['step']:,} ({metrics.get('checkpoint', 'named')})"),
+            ("Evaluated", metrics.get("created")),
+        ]
+    )

@@ -1,0 +1,117 @@
+"""The report's sections on training: learning curves, cost, and every setting of the run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from genrec_jax.evaluation import report_plots
+from genrec_jax.evaluation.report_data import RunView, curve
+from genrec_jax.evaluation.report_html import Markup, definitions, element, section, table
+from genrec_jax.evaluation.report_plots import Line, Panel
+
+HIT_RATIO = "hr@"
+
+
+def training_section(run: RunView, *, salt: str, level: int) -> Markup:
+    """Losses and validation hit ratio against the step, and what training cost."""
+    names = dict.fromkeys(
+        name for record in run.records if record.get("kind") == "validation" for name in record
+    )
+    losses = [name for name in names if name == "loss" or name.startswith("loss/")]
+    ratios = [name for name in names if HIT_RATIO in name]
+    reference = _reference(run)
+    lines = [_line(run, "validation", name, name) for name in ratios]
+    if reference is not None and lines:
+        steps = [step for line in lines for step in line.steps]
+        if steps:
+            ends = [min(steps), max(steps)]
+            lines.append(Line(ends, [reference[1]] * 2, reference[0], dashed=True))
+    panels = [
+        Panel(
+            "Loss per target token",
+            [
+                _line(run, "train", "loss", "training"),
+                *(_line(run, "validation", name, f"validation {name}") for name in losses),
+            ],
+        ),
+        Panel("Validation hit ratio", lines, from_zero=True),
+    ]
+    picture = report_plots.curves(panels, salt=f"{salt}c", caption="Learning curves.")
+    return section("Training", picture, _cost(run), level=level)
+
+
+def settings_section(run: RunView, *, level: int) -> Markup:
+    """Everything in run.json that the run depends on."""
+    manifest = run.run.manifest
+    versions = ", ".join(f"{name} {value}" for name, value in manifest.get("versions", {}).items())
+    summary = definitions(
+        [
+            ("Run dir", str(run.run.path)),
+            ("Commit", manifest.get("git_commit") or "not a checkout"),
+            ("Started", manifest.get("created")),
+            ("Versions", versions or None),
+            ("Best checkpoint by", manifest.get("selection", {}).get("metric")),
+        ]
+    )
+    rows = []
+    for part in ("model", "mixture", "settings"):
+        rows += [[f"{part}.{name}", value] for name, value in _flatten(manifest.get(part, {}))]
+    made = table("Every setting", ["setting", "value"], rows, numbers_from=99)
+    details = element("details", element("summary", f"All {len(rows)} settings"), made)
+    return section("Settings", summary, details, level=level)
+
+
+def _line(run: RunView, kind: str, name: str, label: str) -> Line:
+    steps, values = curve(run.records, kind, name)
+    return Line(steps, values, label)
+
+
+def _reference(run: RunView) -> tuple[str, float] | None:
+    """The transition floor, where it was measured on the very users of a validation evaluation."""
+    for metrics in (*(view.metrics for view in run.evaluations), *run.others):
+        found = metrics["systems"].get("transition")
+        if found is not None and metrics["split"] == "validation":
+            estimate = found["seen_kept"].get("hr@10")
+            if estimate is not None:
+                return "last-item transition", estimate["value"]
+    return None
+
+
+def _cost(run: RunView) -> Markup:
+    train = [record for record in run.records if record.get("kind") == "train"]
+    if not train:
+        return element("p", "No training record (metrics.jsonl) in the run dir.")
+    last = train[-1]
+
+    def mean(name: str) -> float | None:
+        values = [record[name] for record in train if isinstance(record.get(name), int | float)]
+        return sum(values) / len(values) if values else None
+
+    padding, waiting, speed = map(
+        mean, ("padding_share", "input_wait_share", "examples_per_second")
+    )
+    return definitions(
+        [
+            ("Steps", f"{last['step']:,}"),
+            ("Training time", _duration(last["seconds"]) if "seconds" in last else None),
+            ("Examples seen", f"{last['examples']:,.0f}" if "examples" in last else None),
+            ("Examples per second", None if speed is None else f"{speed:,.0f}"),
+            ("Padding in batches", None if padding is None else f"{padding:.1%}"),
+            ("Time waiting for input", None if waiting is None else f"{waiting:.1%}"),
+        ]
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _flatten(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, str(value)))
+    return found
