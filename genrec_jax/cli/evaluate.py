@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gin
 import rich.console
 
-from genrec_jax.cli import gin_setup, train
+from genrec_jax.cli import compilation_cache, gin_setup
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so that --help is quick
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
     from genrec_jax.evaluation import watch
     from genrec_jax.evaluation.checkpoints import RunEvaluation
 
-    train.use_compilation_cache()
+    compilation_cache.use()
     config, run_dirs = _configure(arguments)
     options: dict[str, Any] = {
         "data": {datasets.load(path, verify=False).name: path for path in arguments.data},

@@ -1,11 +1,9 @@
 """`genrec train`: dataset and item IDs -> run dir with checkpoints."""
 
 import argparse
-import os
-import pathlib
 import sys
 
-from genrec_jax.cli import gin_setup
+from genrec_jax.cli import compilation_cache, gin_setup
 
 HELP = f"""Trains a T5 on a prepared and indexed dataset, with the configuration in .gin files.
 
@@ -25,8 +23,6 @@ examples:
     --gin.BATCH_SIZE=64 --gin.MIXTURE_OR_TASK_NAME=\\"openp5\\"
 """
 
-CACHE_VARIABLE = "GENREC_COMPILATION_CACHE"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec train`."""
@@ -45,21 +41,6 @@ def run(arguments: argparse.Namespace) -> None:
         )
     gin_setup.parse(arguments.gin_file, arguments.gin_bindings, arguments.gin_search_paths)
     settings = gin_setup.configure(config.TrainConfig)
-    use_compilation_cache()
+    compilation_cache.use()
     summary = run.train(settings, operative_config=gin_setup.operative_config())
     print(summary.text(), file=sys.stdout, flush=True)
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between processes, unless the environment says not to."""
-    import jax
-
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "genrec_jax" / "compiled"
-    folder = os.environ.get(CACHE_VARIABLE, str(default))
-    if folder:
-        path = pathlib.Path(folder).expanduser()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # a home that cannot be written only costs compile time
-        jax.config.update("jax_compilation_cache_dir", str(path))

@@ -1,0 +1,199 @@
+"""`genrec recommend`: a user or a typed history -> the next items, by title."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from genrec_jax.errors import UserError
+
+if TYPE_CHECKING:  # imported once there is work to do, so that --help is quick
+    from genrec_jax.checkpoint.run_dir import RunDir
+    from genrec_jax.decoding.recommender import Recommendations, Recommender
+
+HELP = """Prints what a trained run recommends next, for a user of its dataset or for any history you type.
+
+A history is given oldest first, each item as the source's id or as its title in quotes; one that the
+run does not know is taken for the nearest it knows, and the answer says so. This needs the run dir
+alone. A user is looked up in the dataset dir that the run was trained on, and everything the user had
+counts as history, the test item too: this recommends what comes next, it is no evaluation."""
+
+EPILOG = """\
+examples:
+
+  genrec recommend runs/quickstart --history "Cosy Dragon Jigsaw Puzzle" "Tiny Pirate Jigsaw Puzzle" -k 5
+  genrec recommend runs/quickstart --user shopper_7 --exclude-seen
+  genrec recommend runs/quickstart --history T5E03A22 T1A6468F --json
+
+The score is the log-probability of the item's id under the model, the probability its exponential. The
+same in Python:
+
+  recommender = genrec_jax.load("runs/quickstart")
+  recommender.recommend([["Cosy Dragon Jigsaw Puzzle"]], k=5)
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the flags of `genrec recommend`."""
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="what `genrec train` wrote")
+    whose = parser.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--user", metavar="SOURCE_ID", help="a user of the dataset trained on")
+    whose.add_argument(
+        "--history",
+        nargs="*",
+        metavar="ITEM",
+        help="source ids or titles, oldest first; none at all asks for a new user without history",
+    )
+    parser.add_argument("-k", type=int, default=10, metavar="K", help="items wanted (10)")
+    parser.add_argument(
+        "--exclude-seen", action="store_true", help="leave out the items of the history"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        type=_checkpoint,
+        help="best on validation (default), latest, or a step",
+    )
+    parser.add_argument("--num-beams", type=int, default=20, metavar="N", help="beams (20)")
+    parser.add_argument(
+        "--template",
+        metavar="ID",
+        help="the prompt's template, such as A1 (default: the first that training saw)",
+    )
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="which dataset, where the run was trained on several"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="with --user: the dataset dir, where it has moved since training",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Recommends and prints."""
+    from genrec_jax.cli import compilation_cache
+    from genrec_jax.decoding import recommender as recommenders
+
+    compilation_cache.use()
+    recommender = recommenders.load(
+        arguments.run_dir,
+        checkpoint=arguments.checkpoint,
+        dataset=arguments.dataset,
+        num_beams=arguments.num_beams,
+    )
+    history, user = arguments.history, None
+    if arguments.user is not None:
+        user, history = _of_user(recommender.run_dir, recommender.dataset, arguments)
+    found = recommender.recommend(
+        [history],
+        k=arguments.k,
+        users=[user],
+        exclude_seen=arguments.exclude_seen,
+        template=arguments.template,
+    )[0]
+    if arguments.json:
+        print(json.dumps(_as_json(found, recommender), indent=2, ensure_ascii=False))
+    else:
+        _print_tables(found, recommender, arguments.user)
+
+
+def _of_user(run_dir: "RunDir", name: str, arguments: argparse.Namespace) -> tuple[int, list[str]]:
+    """A user's number and whole history, from the dataset dir."""
+    from genrec_jax.data import dataset as datasets
+
+    entry = run_dir.dataset(name)
+    path = arguments.data or entry.path
+    try:
+        dataset = datasets.load(path)
+    except UserError as error:
+        raise UserError(
+            f"{error}. The history of user {arguments.user!r} is there; if the dataset dir has moved,"
+            " say where with --data DIR, or type the history with --history"
+        ) from error
+    if dataset.fingerprint != entry.fingerprint:
+        raise UserError(
+            "is not the data that this run was trained on, so its users have other numbers. Name the"
+            " right folder with --data DIR, or type the history with --history",
+            file=str(path),
+        )
+    try:
+        user = dataset.user_source_ids.index(arguments.user)
+    except ValueError as error:
+        some = ", ".join(dataset.user_source_ids[:3])
+        raise UserError(
+            f"has no user {arguments.user!r}; wanted a source id such as {some}. For a new user, type"
+            " the history with --history",
+            file=str(path),
+        ) from error
+    return user, [dataset.item_source_ids[item] for item in dataset.sequence(user)]
+
+
+def _as_json(found: "Recommendations", recommender: "Recommender") -> dict[str, Any]:
+    return {
+        "run_dir": str(recommender.run_dir.path),
+        "step": recommender.step,
+        "dataset": recommender.dataset,
+        "template": found.template,
+        "history": [dataclasses.asdict(match) for match in found.matches],
+        "recommendations": [
+            {"rank": rank, **dataclasses.asdict(one), "probability": one.probability}
+            for rank, one in enumerate(found, start=1)
+        ],
+    }
+
+
+def _print_tables(found: "Recommendations", recommender: "Recommender", user: str | None) -> None:
+    import rich.console
+    import rich.markup
+    import rich.table
+
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for match in found.matches:
+        if not match.exact:
+            name = _name(match.title, match.source_id)
+            console.print(
+                f"[yellow]{rich.markup.escape(match.query)!r} is not in the catalogue; taken for"
+                f" {rich.markup.escape(name)} (similarity {match.similarity:.2f})[/]"
+            )
+    shown = found.matches[-recommender.history :]
+    if shown:
+        whose = "the history" if user is None else f"user {user}"
+        table = rich.table.Table(
+            "source id",
+            "title",
+            title=f"the last of {whose}, as the model sees it",
+            title_justify="left",
+        )
+        for match in shown:
+            table.add_row(*map(rich.markup.escape, (match.source_id, match.title or "")))
+        console.print(table)
+    table = rich.table.Table(
+        title=f"next, says step {recommender.step} (template {found.template})",
+        title_justify="left",
+    )
+    for name in ("rank", "source id", "title", "score", "probability"):
+        table.add_column(name, justify="left" if name in ("source id", "title") else "right")
+    for rank, one in enumerate(found, start=1):
+        table.add_row(
+            str(rank),
+            rich.markup.escape(one.source_id),
+            rich.markup.escape(one.title or ""),
+            f"{one.score:.3f}",
+            f"{one.probability:.4f}",
+        )
+    console.print(table)
+
+
+def _name(title: str | None, source_id: str) -> str:
+    return source_id if title is None else f"{source_id} ({title})"
+
+
+def _checkpoint(text: str) -> str | int:
+    if text in ("best", "latest"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}; wanted best, latest or a step")
+    return int(text)

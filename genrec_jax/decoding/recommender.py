@@ -1,0 +1,290 @@
+"""A trained run as a Python object that recommends; behind `genrec_jax.load` and `genrec recommend`.
+
+It needs the run dir alone. Requests are put into few shapes (`ROWS`, `LENGTHS`), each compiled once.
+"""
+
+import dataclasses
+import math
+import threading
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.data import artefacts
+from genrec_jax.decoding import candidates
+from genrec_jax.decoding import trie as tries
+from genrec_jax.decoding.catalogue import Catalogue, Match
+from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
+from genrec_jax.decoding.search import BeamConfig
+from genrec_jax.errors import UserError
+from genrec_jax.indexing import item_ids as item_ids_lib
+from genrec_jax.model import t5
+from genrec_jax.pipeline.batch import PromptBatch
+from genrec_jax.pipeline.prompt_batches import NO_TARGET, PromptAssembler
+from genrec_jax.prompts import rendering
+
+ROWS = (1, 8, 64)
+LENGTHS = (32, 64, 128, 256, 512)
+EXCLUSIONS = 32
+BEAMS_MULTIPLE = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        item: its number in the dataset.
+        source_id: the source's own id.
+        title: None where the source has none.
+        score: log-probability of its id given the prompt.
+    """
+
+    item: int
+    source_id: str
+    title: str | None
+    score: float
+
+    @property
+    def probability(self) -> float:
+        """Probability of its id given the prompt, among all texts that the model could write."""
+        return math.exp(self.score)
+
+
+class Recommendations(list[Recommendation]):
+    """A list of recommendations, best first, that also says what its history was taken for.
+
+    Attributes:
+        matches: one for each entry of the history; those with `exact` false were replaced by the
+            nearest known item.
+        template: id of the prompt's template.
+    """
+
+    def __init__(self, items: Sequence[Recommendation], matches: Sequence[Match], template: str):
+        super().__init__(items)
+        self.matches = tuple(matches)
+        self.template = template
+
+
+def load(
+    run_dir: artefacts.PathLike,
+    *,
+    checkpoint: restore.Which = "best",
+    dataset: str | None = None,
+    num_beams: int = 20,
+) -> "Recommender":
+    """Opens a run dir for recommending.
+
+    Args:
+        run_dir: what `genrec train` wrote; nothing else is needed.
+        checkpoint: `best` on validation, `latest`, or a step.
+        dataset: which of the run's datasets to recommend from; not needed if it has one.
+        num_beams: beams of the search, more where more results are asked for.
+
+    Raises:
+        UserError: no run dir, no such checkpoint or dataset, or a damaged file.
+    """
+    opened = RunDir.load(run_dir)
+    return Recommender(opened, restore.choose_step(opened, checkpoint), dataset, num_beams)
+
+
+class Recommender:
+    """Recommends from one checkpoint of one run. Methods may be called from several threads.
+
+    Attributes:
+        run_dir: the run.
+        step: the checkpoint's training step.
+        dataset: name of the dataset recommended from.
+        catalogue: its items.
+        num_beams: beams of the search.
+        history: items that a prompt shows at most, the newest.
+    """
+
+    def __init__(self, run_dir: RunDir, step: int, dataset: str | None, num_beams: int):
+        entry = run_dir.dataset(dataset)
+        ids = run_dir.item_ids(entry.name)
+        self.run_dir = run_dir
+        self.step = step
+        self.dataset = entry.name
+        self.num_beams = num_beams
+        self.history: int = run_dir.mixture["history"]
+        self.catalogue = Catalogue.load(entry.folder / item_ids_lib.TABLE)
+        self._assembler = PromptAssembler(
+            run_dir.vocabulary,
+            ids.texts,
+            run_dir.templates,
+            entry.name,
+            self.history,
+            max_input_length=run_dir.mixture["max_input_length"],
+            cut=run_dir.mixture["cut"],
+        )
+        trie = tries.load(entry.trie)
+        self._ranks_I = tries.item_ranks(trie)
+        self._trie = jax.device_put(trie)
+        self._graphdef, _ = t5.abstract_graph_and_params(run_dir.model_config)
+        self._params = restore.restore_params(run_dir, step)
+        self._steps: dict[int, RecommendStep] = {}
+        self._lock = threading.Lock()
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str | int]],
+        k: int = 10,
+        users: Sequence[int | None] | None = None,
+        exclude_seen: bool = False,
+        template: str | None = None,
+    ) -> list[Recommendations]:
+        """The items most likely to come next.
+
+        Args:
+            histories: for each request what its user had, oldest first: source ids (text, or numbers
+                for sources that number their items) or titles. An unknown one is taken for the
+                nearest known one; the result's `matches` say so. The prompt shows the newest items
+                only, as many as in training. An empty history asks by user alone.
+            k: items wanted.
+            users: for each request the user's number in the dataset trained on, None for a new user;
+                all new by default. A new user is written as one that training never saw.
+            exclude_seen: leave out the items of the whole history. The search is then exactly that
+                of a catalogue without them.
+            template: id of the prompt's template; by default the first that training saw, of the
+                sequential task, or the straightforward one for an empty history.
+
+        Returns:
+            for each request at most k items, all different, best first; fewer only where the search
+            finds no more (a catalogue, or what exclusions leave of it, of fewer than k items).
+
+        Raises:
+            UserError: an entry like nothing in the catalogue, an unknown template, an empty history
+                where the model knows only prompts that show one, or k below 1.
+        """
+        matches = [[self.catalogue.find(entry) for entry in history] for history in histories]
+        return self._recommend(matches, k, users, exclude_seen, template)
+
+    def warm_up(
+        self,
+        rows: Sequence[int] = (1,),
+        lengths: Sequence[int] = (LENGTHS[0], LENGTHS[1], LENGTHS[2]),
+        k: int = 10,
+        exclude_seen: bool = False,
+    ) -> None:
+        """Compiles for batches of these shapes ahead of the first request.
+
+        Args:
+            rows: requests a call; each is rounded up to one of `ROWS`.
+            lengths: tokens of a prompt; each is rounded up to one of `LENGTHS`.
+            k: items that will be asked for.
+            exclude_seen: whether seen items will be left out (compiled apart).
+        """
+        for count in {_rung(ROWS, count) for count in rows}:
+            for length in {_rung(LENGTHS, length) for length in lengths}:
+                tokens_BL = np.zeros((count, length), np.int32)
+                tokens_BL[:, 0] = self._trie.eos_id
+                nobody_B = np.full(count, -1, np.int32)
+                batch = PromptBatch(tokens_BL, np.zeros_like(tokens_BL), nobody_B, nobody_B)
+                self._search(batch, [[]] * count if exclude_seen else None, k)
+
+    def template_for(self, has_history: bool) -> str:
+        """The template a request gets by default: the first that training saw of a fitting task.
+
+        Raises:
+            UserError: there is no history, and the run has no template without one.
+        """
+        tasks = ("sequential", "straightforward") if has_history else ("straightforward",)
+        trained = self.run_dir.mixture["tasks"]
+        for task in tasks:
+            for template in self.run_dir.templates:
+                if template.task == task and template.seen and (task in trained or not trained):
+                    return template.id
+        raise UserError(
+            "the history is empty, and this run was trained on prompts that show one; wanted at least"
+            " one item. (A run of the mixture `openp5` also knows prompts of the user alone)"
+        )
+
+    def _recommend(
+        self,
+        matches: Sequence[Sequence[Match]],
+        k: int,
+        users: Sequence[int | None] | None,
+        exclude_seen: bool,
+        template: str | None,
+    ) -> list[Recommendations]:
+        if k < 1:
+            raise UserError(f"k is {k}; wanted at least 1")
+        if users is not None and len(users) != len(matches):
+            raise UserError(
+                f"got {len(users)} users and {len(matches)} histories; wanted as many of each"
+            )
+        numbers = [rendering.UNKNOWN_USER if user is None else user for user in users or ()]
+        users_E = np.asarray(numbers or [rendering.UNKNOWN_USER] * len(matches), np.int32)
+        chosen = [template or self.template_for(bool(history)) for history in matches]
+        results: list[Recommendations | None] = [None] * len(matches)
+        for name in dict.fromkeys(chosen):
+            asked_E = np.asarray([e for e, own in enumerate(chosen) if own == name])
+            histories = [
+                np.asarray([match.item for match in matches[e]], np.int32) for e in asked_E
+            ]
+            with self._lock:
+                prompts = self._assembler.assemble(name, users_E[asked_E], histories)
+            # Prompts of like lengths go together.
+            order = np.argsort(prompts.inputs.lengths_E, kind="stable")
+            for start in range(0, len(order), ROWS[-1]):
+                part = order[start : start + ROWS[-1]]
+                batch = dataclasses.replace(
+                    prompts,
+                    inputs=prompts.inputs.take(part),
+                    whole_words=prompts.whole_words.take(part),
+                ).padded(
+                    _rung(ROWS, len(part)),
+                    _rung(LENGTHS, int(prompts.inputs.lengths_E[part].max())),
+                    users_E=users_E[asked_E[part]],
+                    targets_E=np.full(len(part), NO_TARGET, np.int32),
+                )
+                seen = [histories[e].tolist() for e in part] if exclude_seen else None
+                items_BR, scores_BR = self._search(batch, seen, k)
+                for row, e in enumerate(asked_E[part]):
+                    found = self._found(items_BR[row, :k], scores_BR[row, :k])
+                    results[e] = Recommendations(found, matches[e], name)
+        return [result for result in results if result is not None]
+
+    def _search(
+        self, batch: PromptBatch, excluded: list[list[int]] | None, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Items and scores of a padded batch; `excluded` may be shorter than it."""
+        exclusions = None
+        if excluded is not None:
+            missing = len(batch.users_B) - len(excluded)
+            width = EXCLUSIONS
+            while width < max(map(len, excluded), default=0):
+                width *= 2
+            lists = [*excluded, *[[]] * missing]
+            exclusions = candidates.exclusions_of(self._ranks_I, lists, width)
+        result = self._step_for(k)(self._params, batch, self._trie, exclusions)
+        return np.asarray(result.items_BR), np.asarray(result.scores_BR)
+
+    def _step_for(self, k: int) -> RecommendStep:
+        beams = max(self.num_beams, -(-k // BEAMS_MULTIPLE) * BEAMS_MULTIPLE)
+        with self._lock:
+            if beams not in self._steps:
+                config = BeamConfig(num_beams=beams, num_results=beams)
+                self._steps[beams] = make_recommend_step(self._graphdef, config)
+            return self._steps[beams]
+
+    def _found(self, items_R: np.ndarray, scores_R: np.ndarray) -> list[Recommendation]:
+        return [
+            Recommendation(
+                item=int(item),
+                source_id=self.catalogue.source_ids[item],
+                title=self.catalogue.titles[item],
+                score=float(score),
+            )
+            for item, score in zip(items_R, scores_R, strict=True)
+            if item >= 0
+        ]
+
+
+def _rung(ladder: Sequence[int], size: int) -> int:
+    """The smallest rung that holds `size`; beyond the ladder, `size` itself."""
+    return next((rung for rung in ladder if rung >= size), size)
