@@ -1,0 +1,86 @@
+"""`genrec index` as a user types it."""
+
+import pathlib
+
+import pyarrow as pa
+import pytest
+
+from genrec_jax.cli import main
+from genrec_jax.data import dataset
+from genrec_jax.indexing import build, item_ids
+
+
+@pytest.fixture
+def data(tmp_path: pathlib.Path) -> dataset.Dataset:
+    users = [user for user in range(12) for _ in range(6)]
+    items = [(user * step) % 10 for user in range(12) for step in range(1, 7)]
+    return dataset.write(
+        tmp_path / "shop",
+        name="Shop",
+        interactions=pa.table({"user": users, "item": items}),
+        items=pa.table(
+            {
+                "item": list(range(10)),
+                "source_id": [f"s{item}" for item in range(10)],
+                "title": [None if item == 4 else f"Thing {item}" for item in range(10)],
+            }
+        ),
+        users=pa.table({"user": list(range(12)), "source_id": [f"u{user}" for user in range(12)]}),
+    )
+
+
+@pytest.mark.parametrize("method", build.METHODS)
+def test_prints_a_summary(data, capsys, method):
+    assert main.main(["index", str(data.path), "--method", method]) == 0
+    printed = capsys.readouterr().out
+    loaded = item_ids.load(data.path / "index" / method)
+    assert loaded.method == method
+    assert f"Shop: {method} ids" in printed
+    assert "10 items" in printed
+    assert loaded.texts[0] in printed
+    assert "Thing 0" in printed
+    assert "s4" in printed  # an item without a title is shown by its source id
+    assert "audit: pass  item_ids_rebuilt" in printed
+    assert f"written to {data.path}/index/{method}" in printed
+
+
+def test_flags_reach_the_index(data, tmp_path):
+    output = tmp_path / "ids"
+    words = ["index", str(data.path), "--method", "collaborative", "--output", str(output)]
+    assert main.main([*words, "--clusters", "3", "--max-cluster", "4"]) == 0
+    assert item_ids.load(output).parameters == {"clusters": 3, "max_cluster": 4}
+    words = ["index", str(data.path), "--method", "random", "--output", str(output)]
+    assert main.main([*words, "--seed", "9", "--overwrite", "--number-digits-per-token", "1"]) == 0
+    assert item_ids.load(output).seed == 9
+    vocabulary = item_ids.load_vocabulary(output)
+    assert vocabulary.pieces(vocabulary.encode("item_1001")) == ["▁item_1", "0", "0", "1"]
+
+
+def test_every_template_word_is_one_token(data):
+    from genrec_jax.prompts import templates
+
+    main.main(["index", str(data.path), "--method", "sequential"])
+    vocabulary = item_ids.load_vocabulary(data.path / "index/sequential")
+    for template in templates.load_templates():
+        text = template.input.format(dataset="Shop", user_id=42, history="item_7")
+        assert len(vocabulary.encode(text)) == len(text.split()), text
+
+
+def test_mistakes_are_one_line(data, tmp_path, capsys):
+    assert main.main(["index", str(tmp_path / "none"), "--method", "random"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("genrec index: error: ")
+    assert message.count("\n") == 1
+    assert "Run `genrec prepare` again" in message
+    assert main.main(["index", str(data.path), "--method", "collaborative", "--clusters", "1"]) == 2
+    assert "--clusters is 1; wanted at least 2" in capsys.readouterr().err
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main.main(["index", "--help"])
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    assert "genrec index data/toystore --method sequential" in printed
+    for method in build.METHODS:
+        assert f"\n  {method}" in printed

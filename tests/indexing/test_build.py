@@ -1,0 +1,149 @@
+"""Building an index: every method, several datasets, what is written, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from genrec_jax.data import dataset
+from genrec_jax.errors import UserError
+from genrec_jax.indexing import build, item_ids
+from genrec_jax.indexing.vocabulary import Vocabulary
+
+
+def _sequences(seed=0, users=60, items=40):
+    rng = np.random.default_rng(seed)
+    return [
+        [f"i{item:02d}" for item in rng.integers(0, items, rng.integers(5, 12))]
+        for _ in range(users)
+    ]
+
+
+@pytest.mark.parametrize("method", build.METHODS)
+def test_every_method_gives_every_item_its_own_id(make_dataset, prompt_lines, method):
+    data = make_dataset(_sequences())
+    (built,) = build.build_index([data.path], build.IndexConfig(method), prompt_lines=prompt_lines)
+    assert built.path == data.path / "index" / method
+    loaded = item_ids.load(built.path)
+    assert len(set(loaded.texts)) == data.num_items
+    assert all(text.startswith("item_") for text in loaded.texts)
+    vocabulary = item_ids.load_vocabulary(built.path)
+    for text in loaded.texts:
+        tokens = vocabulary.encode(text)
+        assert 1 <= len(tokens) <= 3
+        assert vocabulary.decode(tokens) == text
+        assert vocabulary.is_word_start(tokens).tolist() == [True] + [False] * (len(tokens) - 1)
+    manifest = json.loads((built.path / "index.json").read_text())
+    assert manifest["counts"]["items"] == data.num_items
+    assert manifest["vocabulary"]["size"] == vocabulary.size
+    assert {verdict["status"] for verdict in manifest["audit"]} == {"pass"}
+    assert {verdict["check"] for verdict in manifest["audit"]} == {
+        "item_ids_not_by_held_out",
+        "item_ids_rebuilt",
+        "vocabulary_rebuilt",
+    }
+
+
+@pytest.mark.parametrize("method", build.METHODS)
+def test_building_twice_gives_the_same_bytes(make_dataset, prompt_lines, tmp_path, method):
+    data = make_dataset(_sequences())
+    for name in ("one", "two"):
+        build.build_index(
+            [data.path],
+            build.IndexConfig(method, seed=2),
+            output=tmp_path / name,
+            prompt_lines=prompt_lines,
+        )
+    for file in ("index.json", "vocabulary.model", "item_ids.parquet"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_settings_reach_the_method_and_the_manifest(make_dataset, prompt_lines):
+    data = make_dataset(_sequences())
+    (built,) = build.build_index(
+        [data.path],
+        build.IndexConfig("collaborative", clusters=3, max_cluster=6),
+        prompt_lines=prompt_lines,
+    )
+    assert item_ids.load(built.path).parameters == {"clusters": 3, "max_cluster": 6}
+    assert max(text.count("<CI") for text in built.item_ids.texts) > 2
+
+
+def test_t5_vocabulary_grows_by_the_ids_tokens(make_dataset, shared):
+    data = make_dataset(_sequences())
+    (built,) = build.build_index(
+        [data.path],
+        build.IndexConfig("collaborative"),
+        vocabulary=shared / "data/t5_vocabulary/spiece.model",
+    )
+    vocabulary = item_ids.load_vocabulary(built.path)
+    added = built.item_ids.added_tokens
+    assert vocabulary.pieces(range(32_100, vocabulary.size)) == list(added)
+    assert added[:3] == ("<CI0>", "<CI1>", "<CI2>")
+    assert vocabulary.pieces(vocabulary.encode("item_<CI1><CI2>")) == [
+        "▁item",
+        "_",
+        "<CI1>",
+        "<CI2>",
+    ]
+
+
+def test_several_datasets_share_one_vocabulary(make_dataset, prompt_lines, tmp_path):
+    data = [make_dataset(_sequences(seed), name=name) for seed, name in ((0, "Red"), (1, "Blue"))]
+    built = build.build_index(
+        [one.path for one in data],
+        build.IndexConfig("collaborative", clusters=4, max_cluster=5),
+        output=tmp_path / "index",
+        prompt_lines=prompt_lines,
+    )
+    assert [one.path for one in built] == [tmp_path / "index/Red", tmp_path / "index/Blue"]
+    shared_vocabulary = Vocabulary(tmp_path / "index/vocabulary.model")
+    for one, own in zip(data, built, strict=True):
+        assert item_ids.load_vocabulary(own.path).sha256 == shared_vocabulary.sha256
+        loaded = item_ids.load(own.path)
+        loaded.check_dataset(one)
+        tokens = shared_vocabulary.encode(f"{one.name} {loaded.texts[0]}")
+        assert shared_vocabulary.pieces(tokens)[0] == f"▁{one.name}"
+    assert not (tmp_path / "index/Red/vocabulary.model").exists()
+
+
+def test_parity_option_is_caught_by_the_audit(make_dataset, prompt_lines):
+    trained = [["a", "b"], ["b", "a"]]
+    held_out = [f"z{(7 * number) % 20:02d}" for number in range(20)]
+    sequences = [[*trained[user % 2], *held_out[2 * user : 2 * user + 2]] for user in range(10)]
+    data = make_dataset(sequences)
+    verdicts = {}
+    for order in ("catalogue-order", "held-out-order"):
+        (built,) = build.build_index(
+            [data.path],
+            build.IndexConfig("sequential", cold_items=order),
+            prompt_lines=prompt_lines,
+            overwrite=True,
+        )
+        assert built.cold_items == 20
+        verdicts[order] = {verdict.check: verdict.status for verdict in built.audit}
+    assert set(verdicts["catalogue-order"].values()) == {"pass"}
+    assert verdicts["held-out-order"]["item_ids_rebuilt"] == "fail"
+
+
+def test_wrong_calls(make_dataset, prompt_lines, tmp_path):
+    config = build.IndexConfig("random")
+    data = make_dataset(_sequences())
+    twin = dataset.load(data.path)
+    with pytest.raises(UserError, match="no dataset given"):
+        build.build_index([], config)
+    with pytest.raises(UserError, match="two datasets are called 'Tiny'"):
+        build.build_index([data.path, twin.path], config, output=tmp_path / "o")
+    other = make_dataset(_sequences(1), name="Other")
+    with pytest.raises(UserError, match="pass --output DIR"):
+        build.build_index([data.path, other.path], config)
+    build.build_index([data.path], config, prompt_lines=prompt_lines)
+    with pytest.raises(UserError, match="already exists"):
+        build.build_index([data.path], config, prompt_lines=prompt_lines)
+
+
+def test_a_failed_build_leaves_nothing(make_dataset, tmp_path):
+    data = make_dataset(_sequences())
+    with pytest.raises(UserError, match="no text to train"):
+        build.build_index([data.path], build.IndexConfig("random"), output=tmp_path / "index")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Tiny"]
