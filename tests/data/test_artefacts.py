@@ -1,0 +1,98 @@
+import errno
+import json
+import os
+import stat
+
+import pytest
+
+from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "file.txt"
+    with artefacts.atomic_file(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    with pytest.raises(RuntimeError), artefacts.atomic_file(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~artefacts._umask()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(RuntimeError), artefacts.atomic_directory(target) as temporary:
+        (temporary / "half").write_text("x")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with artefacts.atomic_directory(target) as temporary:
+        (temporary / "one").write_text("1")
+    with (
+        pytest.raises(UserError, match=r"out: already exists.*--overwrite"),
+        artefacts.atomic_directory(target),
+    ):
+        pass
+    with artefacts.atomic_directory(target, overwrite=True) as temporary:
+        (temporary / "two").write_text("2")
+    assert [path.name for path in target.iterdir()] == ["two"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failed_overwrite_keeps_the_old_folder(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("x")
+    with (
+        pytest.raises(RuntimeError),
+        artefacts.atomic_directory(target, overwrite=True) as temporary,
+    ):
+        (temporary / "new").write_text("x")
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (errno.ENOSPC, "the disk is full; nothing was changed"),
+        (errno.EDQUOT, "the disk is full"),
+        (errno.EROFS, "cannot be written"),
+        (errno.EACCES, "choose a folder you may write to"),
+    ],
+)
+def test_disk_errors_are_for_reading(tmp_path, code, message):
+    with pytest.raises(UserError, match=message), artefacts.disk_errors(tmp_path):
+        raise OSError(code, os.strerror(code))
+    with pytest.raises(OSError, match="Bad file"), artefacts.disk_errors(tmp_path):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+
+def test_json_round_trip_and_damage(tmp_path):
+    file = tmp_path / "value.json"
+    value = {"é": [0.1, 1e-300, None], "n": 2**60}
+    artefacts.write_json(file, value)
+    assert artefacts.read_json(file, wanted="x", remedy="y") == value
+    file.write_text(json.dumps(value)[:-1])
+    with pytest.raises(UserError, match=r"is not JSON .*wanted a manifest\. Run it again"):
+        artefacts.read_json(file, wanted="a manifest", remedy="Run it again")
+    with pytest.raises(UserError, match="not found; wanted a manifest"):
+        artefacts.read_json(tmp_path / "gone", wanted="a manifest", remedy="")
+
+
+def test_versions(tmp_path):
+    artefacts.check_version(1, 1, path=tmp_path, remedy="")
+    with pytest.raises(
+        UserError, match=r"has format version 2; this genrec_jax reads version 1\. Rerun"
+    ):
+        artefacts.check_version(2, 1, path=tmp_path, remedy="Rerun")
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert artefacts.sha256_of_file(tmp_path / "abc") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
