@@ -200,12 +200,14 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
 
     for evaluation in written:
         for footing in results.FOOTINGS:
+            console.print(table.title(evaluation.metrics, footing), soft_wrap=True, highlight=False)
             console.print(table.metrics_table(evaluation.metrics, footing))
         for line in table.comparison_lines(evaluation.metrics):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, soft_wrap=True)
         for entry in evaluation.metrics["audit"]:
             if entry["status"] != "pass":
-                console.print(f"audit, {entry['status']}: {entry['check']}: {entry['detail']}")
+                text = f"audit, {entry['status']}: {entry['check']}: {entry['detail']}"
+                console.print(text, highlight=False, soft_wrap=True)
         for file in (results.METRICS_FILE, predictions.PREDICTIONS_FILE):
             console.print(f"wrote {evaluation.folder / file}", soft_wrap=True, highlight=False)
 
@@ -225,6 +227,7 @@ def _aggregate(
     combined = {name: aggregate.aggregate(metrics) for name, metrics in by_dataset.items()}
     for content in combined.values():
         for footing in results.FOOTINGS:
+            console.print(table.title(content, footing), soft_wrap=True, highlight=False)
             console.print(table.aggregate_table(content, footing))
     only = next(iter(combined.values()))
     artefacts.write_json(

@@ -46,7 +46,7 @@ class EvaluateConfig:
     """
 
     split: SplitName = "test"
-    templates: tuple[str, ...] | None = None
+    templates: Sequence[str] | None = None
     num_beams: int = 20
     length_penalty: float = 0.0
     finish_within_beams: bool = False
@@ -56,7 +56,9 @@ class EvaluateConfig:
     intervals: BootstrapConfig = dataclasses.field(default_factory=BootstrapConfig)
 
     def __post_init__(self):
-        if self.templates is not None:
+        if isinstance(self.templates, str):
+            object.__setattr__(self, "templates", (self.templates,))
+        elif self.templates is not None:
             object.__setattr__(self, "templates", tuple(self.templates))
         if self.split not in ("validation", "test"):
             raise UserError(f"split is {self.split!r}; wanted validation or test")

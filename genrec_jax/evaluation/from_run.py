@@ -27,7 +27,7 @@ from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator, Search
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import rules
-from genrec_jax.pipeline import mixtures, prompt_batches
+from genrec_jax.pipeline import prompt_batches
 from genrec_jax.pipeline.batch import PromptBatch
 
 USERS_AT_A_TIME = 32_768
@@ -70,8 +70,8 @@ def open_dataset(entry: RunDataset, data: DataPaths) -> Dataset:
 
 def trained_tasks(run_dir: RunDir) -> tuple[str, ...]:
     """The tasks a run was trained on; for a user's own mixture, all that its templates have."""
-    known = mixtures.MIXTURE_TASKS.get(run_dir.mixture["name"])
-    return known or tuple(dict.fromkeys(template.task for template in run_dir.templates))
+    tasks = tuple(run_dir.mixture["tasks"])
+    return tasks or tuple(dict.fromkeys(template.task for template in run_dir.templates))
 
 
 def build(
@@ -111,6 +111,7 @@ def build(
         entry.name,
         run_dir.mixture["history"],
         max_input_length=run_dir.mixture["max_input_length"],
+        cut=run_dir.mixture["cut"],
     )
     users = ranking.choose_users(dataset, splits, config.split, config.max_users, config.seed)
     ways = math.prod(mesh.shape[axis] for axis in rules.MESH_AXES_OF["batch"])

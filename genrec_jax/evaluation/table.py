@@ -11,6 +11,19 @@ TITLES = {
 }
 
 
+def title(result: dict[str, Any], footing: str) -> str:
+    """What a table shows, to be printed above it; `result` is a metrics.json or an aggregate."""
+    measured = (
+        f"mean and standard deviation of {len(result['runs'])} runs"
+        if "runs" in result
+        else f"step {result['step']}"
+    )
+    return (
+        f"{result['dataset']['name']}, {result['split']}, {measured}, {result['users']} users,"
+        f" {result['num_beams']} beams: {TITLES[footing]}"
+    )
+
+
 def metrics_table(metrics: dict[str, Any], footing: str = "seen_kept") -> rich.table.Table:
     """The content of a metrics.json as a table.
 
@@ -20,11 +33,7 @@ def metrics_table(metrics: dict[str, Any], footing: str = "seen_kept") -> rich.t
     """
     systems = metrics["systems"]
     columns = [name for name in COLUMNS if name in next(iter(systems.values()))[footing]]
-    table = rich.table.Table(
-        title=f"{metrics['dataset']['name']}, {metrics['split']} of step {metrics['step']},"
-        f" {metrics['users']} users, {metrics['num_beams']} beams: {TITLES[footing]}",
-        title_justify="left",
-    )
+    table = rich.table.Table()
     table.add_column("system", no_wrap=True)
     for name in columns:
         table.add_column(name.upper(), justify="right", no_wrap=True)
@@ -55,11 +64,7 @@ def aggregate_table(combined: dict[str, Any], footing: str = "seen_kept") -> ric
     """The content of an aggregate file as a table: mean, and standard deviation under it."""
     systems = combined["systems"]
     columns = [name for name in COLUMNS if name in next(iter(systems.values()))[footing]]
-    table = rich.table.Table(
-        title=f"{combined['dataset']['name']}, {combined['split']}, mean and standard deviation of"
-        f" {len(combined['runs'])} runs: {TITLES[footing]}",
-        title_justify="left",
-    )
+    table = rich.table.Table()
     table.add_column("system", no_wrap=True)
     for name in columns:
         table.add_column(name.upper(), justify="right", no_wrap=True)

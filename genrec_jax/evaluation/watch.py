@@ -10,8 +10,8 @@ from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation.checkpoints import Evaluation, RunEvaluation
 
-DONE = "DONE"
-"""Training leaves a file of this name in the run dir once it will write no more checkpoints."""
+FINISHED = "finished.json"
+"""Training leaves it in the run dir once it will write no more checkpoints."""
 
 
 def watch_run(
@@ -42,7 +42,7 @@ def watch_run(
 
     for step in new_steps(
         steps,
-        (folder / DONE).exists,
+        (folder / FINISHED).exists,
         poll_seconds=poll_seconds,
         timeout_seconds=timeout_seconds,
     ):

@@ -41,7 +41,7 @@ def make_run(
     folder: pathlib.Path,
     dataset_dirs: list[pathlib.Path],
     *,
-    mixture: str = "openp5",
+    tasks: tuple[str, ...] = ("sequential", "straightforward"),
     steps: tuple[int, ...] = (10,),
 ) -> RunDir:
     """A run dir with a checkpoint for each step, its parameters drawn from that number.
@@ -68,7 +68,13 @@ def make_run(
     run_dir = RunDir.create(
         folder,
         model_config=model_config(vocabulary.size),
-        mixture={"name": mixture, "history": HISTORY, "max_input_length": MAX_INPUT_LENGTH},
+        mixture={
+            "name": "openp5",
+            "tasks": list(tasks),
+            "history": HISTORY,
+            "max_input_length": MAX_INPUT_LENGTH,
+            "cut": "items",
+        },
         datasets=loaded,
         index_dirs=[one.path for one in built],
         vocabulary=vocabulary,

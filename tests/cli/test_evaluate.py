@@ -1,0 +1,120 @@
+"""`genrec evaluate` as it is typed: on real run dirs with random parameters."""
+
+import json
+
+import numpy as np
+import pytest
+
+from genrec_jax.baselines import popularity, transition
+from genrec_jax.cli import evaluate, main
+from genrec_jax.data import splits as splitting
+from tests.evaluation import tiny_run
+
+QUICK = ["--templates", "A1", "--num-beams", "6", "--batch-size", "32"]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return tiny_run.make_dataset(tmp_path_factory.mktemp("data"), num_users=40)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, toy):
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        tiny_run.make_run(folder / f"seed{seed}", [toy.path], steps=(seed,)).path
+        for seed in (10, 11)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch):
+    monkeypatch.setenv("GENREC_COMPILATION_CACHE", "")
+
+
+def run(*words):
+    return main.main(["evaluate", *map(str, words)])
+
+
+def test_evaluates_and_prints_a_table_with_the_baselines(runs, toy, capsys):
+    assert run(runs[0], *QUICK) == 0
+    printed = capsys.readouterr().out
+    folder = runs[0] / "eval" / "test-10"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for word in ("model/sequential/A1", "popularity", "transition", "best possible", "HR@5"):
+        assert word in printed
+    assert str(folder / "metrics.json") in printed
+    assert f"{metrics['systems']['transition']['seen_kept']['hr@5']['value']:.4f}" in printed
+    splits = splitting.leave_one_out(toy)
+    for name, module in (("popularity", popularity), ("transition", transition)):
+        for footing, exclude_seen in (("seen_kept", False), ("seen_excluded", True)):
+            ranks = module.rank_targets(toy, splits, "test", exclude_seen=exclude_seen)
+            value = metrics["systems"][name][footing]["hr@5"]["value"]
+            assert value == pytest.approx(np.mean((ranks >= 1) & (ranks <= 5)))
+    compared = {(c["a"], c["b"]) for c in metrics["paired"]}
+    assert compared == {("model/sequential/A1", b) for b in ("popularity", "transition")}
+
+
+def test_aggregates_seeds(runs, tmp_path, capsys):
+    file = tmp_path / "seeds.json"
+    assert run(*runs, *QUICK, "--aggregate", file) == 0
+    combined = json.loads(file.read_text())
+    spread = combined["systems"]["model/sequential/A1"]["seen_kept"]["hr@5"]
+    values = [
+        json.loads((path / "eval" / f"test-{step}" / "metrics.json").read_text())["systems"][
+            "model/sequential/A1"
+        ]["seen_kept"]["hr@5"]["value"]
+        for path, step in zip(runs, (10, 11), strict=True)
+    ]
+    assert spread["values"] == values
+    assert spread["mean"] == pytest.approx(sum(values) / 2)
+    assert "mean and standard deviation of 2 runs" in capsys.readouterr().out
+
+
+def test_gin_says_what_flags_may_override(runs, capsys):
+    words = ["--gin_file=gin_configs/runs/evaluate.gin", f'--gin.MODEL_DIR="{runs[0]}"']
+    words += ['--gin.SPLIT="validation"', '--gin.TEMPLATES=["A1"]', "--gin.NUM_BEAMS=9"]
+    assert run(*words, "--num-beams=6", "--gin.BATCH_SIZE=32", "--no-baselines") == 0
+    metrics = json.loads((runs[0] / "eval" / "validation-10" / "metrics.json").read_text())
+    assert (metrics["split"], metrics["num_beams"]) == ("validation", 6)
+    assert list(metrics["systems"]) == ["model/sequential/A1"]
+    assert metrics["oracle"] is None
+
+
+def test_watching_a_finished_run_evaluates_validation_and_ends(runs, capsys):
+    (runs[1] / "finished.json").write_text("{}")
+    assert run(runs[1], *QUICK, "--watch", "--watch-poll", "0.01") == 0
+    assert (runs[1] / "eval" / "validation-11" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--checkpoint", "12"], "no checkpoint to restore"),
+        (["--templates", "C1"], "wanted different ones of A1"),
+        (["--num-beams", "0"], "num_beams is 0"),
+        (["--watch", "--aggregate", "x.json"], "--watch takes one run dir"),
+    ],
+)
+def test_mistakes_are_one_line(runs, words, message, capsys):
+    assert run(runs[0], *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_no_run_dir(tmp_path, capsys):
+    assert run() == 2
+    assert "got no run dir" in capsys.readouterr().err
+    assert run(tmp_path) == 2
+    assert "genrec train" in capsys.readouterr().err
+    assert run("--gin_file=gin_configs/runs/evaluate.gin") == 2
+    assert "MODEL_DIR" in capsys.readouterr().err
+
+
+def test_flags_left_out_keep_the_defaults():
+    parser = main.build_parser("evaluate")
+    config, run_dirs = evaluate._configure(parser.parse_args(["a", "b", "a"]))
+    assert config == type(config)()
+    assert run_dirs == ["a", "b"]
