@@ -4,6 +4,7 @@
 `--columns user=...,item=...`.
 """
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -97,7 +98,10 @@ def read(
     if titles:
         items = item_table.frame([{"item": key, "title": title} for key, title in titles.items()])
     timed = features is not None and "timestamp" in features
-    return stage.finish(sources=(), items=items, order_trusted=not timed)
+    log = stage.finish(sources=(), items=items, order_trusted=not timed)
+    return dataclasses.replace(
+        log, manifest={"tfds": {"builder": builder.info.full_name, "split": split}}
+    )
 
 
 def _features(example: dict[str, Any], columns: str | None, name: str) -> dict[str, str]:
