@@ -33,15 +33,19 @@ class Tokenizer(Protocol):
         """The end-of-sequence token."""
         ...
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, /) -> list[int]:
         """Token ids of a text, without end-of-sequence."""
         ...
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+    def encode_batch(self, texts: list[str], /) -> list[list[int]]:
         """Token ids of each text."""
         ...
 
-    def pieces(self, ids: list[int]) -> list[str]:
+    def decode(self, ids: list[int], /) -> str:
+        """The text of token ids."""
+        ...
+
+    def pieces(self, ids: list[int], /) -> list[str]:
         """The pieces of those token ids; one that begins a word begins with "▁"."""
         ...
 

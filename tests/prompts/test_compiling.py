@@ -25,6 +25,9 @@ class LetterVocabulary:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
 
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.pieces(ids)).replace("▁", " ").strip()
+
     def pieces(self, ids: list[int]) -> list[str]:
         return [chr(token).replace("#", self._joins or "#") for token in ids]
 

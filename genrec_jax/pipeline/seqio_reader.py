@@ -1,0 +1,217 @@
+"""Batches of a user's own SeqIO mixture, with the interface of `TrainBatches`.
+
+`MIXTURE_OR_TASK_MODULE` names the module that registers it. SeqIO's pipelines are streams, so a
+step's batch is found by reading on, or by starting again and skipping: exact, and slow far from the
+start.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from genrec_jax.errors import UserError
+from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.pipeline import packing as packing_lib
+from genrec_jax.pipeline import seqio_runtime
+from genrec_jax.pipeline.batch import Batch
+from genrec_jax.pipeline.packing import Shape
+
+SEQUENCES = ("inputs", "targets")
+
+
+class SeqIOBatches:
+    """`batch(step)` over a SeqIO mixture or task, through SeqIO's own encoder-decoder converter.
+
+    Every host reads the whole stream and keeps its own rows, so the batch is the same however many
+    hosts there are. Whole-word ids are computed from the tokens.
+
+    Attributes:
+        name: the mixture or task.
+        vocabulary: that of its features.
+        examples_per_step: rows of a batch over all hosts (when packed, a row holds several examples).
+        shapes: the one shape that batches have.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        batch_size: int,
+        *,
+        module: str | None = None,
+        feature_lengths: Mapping[str, int],
+        split: str = "train",
+        packing: bool = False,
+        shuffle: bool = True,
+        use_cached: bool = False,
+        seed: int = 0,
+        host: int = 0,
+        num_hosts: int = 1,
+        rows_multiple: int = 1,
+    ):
+        """Imports the module and looks the mixture up; nothing is read yet.
+
+        Args:
+            name: of a registered mixture or task with the features `inputs` and `targets`.
+            batch_size: rows of a step over all hosts.
+            module: imported first; its import registers the mixture.
+            feature_lengths: tokens of `inputs` and `targets`; SeqIO cuts what is longer.
+            split: which split.
+            packing: put several examples in a row.
+            shuffle: in SeqIO's way, with a buffer.
+            use_cached: read SeqIO's offline cache.
+            seed: of SeqIO's shuffling and mixing.
+            host: which host this is.
+            num_hosts: how many there are.
+            rows_multiple: devices along the batch, over all hosts.
+
+        Raises:
+            UserError: the module or the mixture is not there, its features do not fit an
+                encoder-decoder, or sizes do not divide.
+        """
+        self._seqio, self._tf = seqio_runtime.import_seqio()
+        if module is not None:
+            _import(module)
+        try:
+            provider = self._seqio.get_mixture_or_task(name)
+        except ValueError as error:
+            raise UserError(
+                f"SeqIO knows no mixture or task {name!r} after importing {module!r}; wanted a module"
+                " whose import registers it. Set MIXTURE_OR_TASK_MODULE"
+            ) from error
+        if batch_size % packing_lib.round_up(rows_multiple, num_hosts) or batch_size < 1:
+            raise UserError(
+                f"batch_size is {batch_size}; it must be a multiple of {rows_multiple} (devices along the"
+                f" batch) and of the {num_hosts} hosts"
+            )
+        if set(feature_lengths) != set(SEQUENCES) or None in feature_lengths.values():
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS is {dict(feature_lengths)}; a SeqIO mixture needs a length for"
+                ' "inputs" and for "targets", such as {"inputs": 512, "targets": 32}'
+            )
+        self.name = name
+        self.vocabulary = _vocabulary(name, provider)
+        self.examples_per_step = batch_size
+        self.shapes = (Shape(batch_size, feature_lengths["inputs"], feature_lengths["targets"]),)
+        self._lengths, self._packing = dict(feature_lengths), packing
+        self._options = {
+            "dataset_split": split,
+            "shuffle": shuffle,
+            "use_cached": use_cached,
+            "seed": seed,
+        }
+        self._rows = slice(host * batch_size // num_hosts, (host + 1) * batch_size // num_hosts)
+        self._iterator: Iterator[dict[str, np.ndarray]] | None = None
+        self._next_step = 0
+
+    def batch(self, step: int) -> Batch:
+        """Makes this host's rows of a step; steps in order are read once, others are searched for.
+
+        Raises:
+            UserError: the mixture has no example.
+        """
+        if self._iterator is None or step < self._next_step:
+            self._iterator = self._stream(step)
+            self._next_step = step
+        elif step > self._next_step:
+            for _ in range(step - self._next_step):
+                self._advance()
+            self._next_step = step
+        features = self._advance()
+        self._next_step += 1
+        return self._to_batch({name: array[self._rows] for name, array in features.items()})
+
+    def _advance(self) -> dict[str, np.ndarray]:
+        assert self._iterator is not None
+        features = next(self._iterator, None)
+        if features is None:
+            raise UserError(f"the SeqIO mixture {self.name!r} has no example")
+        return features
+
+    def _stream(self, step: int) -> Iterator[dict[str, np.ndarray]]:
+        """The endless stream of batches from a step on; SeqIO makes the skipped ones, unseen."""
+        dataset = self._seqio.get_dataset(
+            self.name,
+            self._lengths,
+            feature_converter=self._seqio.EncDecFeatureConverter(pack=self._packing),
+            num_epochs=None,
+            verbose=False,
+            **self._options,
+        )
+        batches = dataset.batch(self.examples_per_step, drop_remainder=True)
+        options = self._tf.data.Options()
+        options.deterministic = True
+        return iter(batches.with_options(options).skip(step).as_numpy_iterator())
+
+    def _to_batch(self, features: dict[str, np.ndarray]) -> Batch:
+        inputs_BL = features["encoder_input_tokens"].astype(np.int32)
+        targets_BT = features["decoder_target_tokens"].astype(np.int32)
+        if self._packing:
+            encoder_segments_BL = features["encoder_segment_ids"]
+            decoder_segments_BT = features["decoder_segment_ids"]
+            encoder_positions_BL = features["encoder_positions"]
+            decoder_positions_BT = features["decoder_positions"]
+        else:
+            encoder_segments_BL, decoder_segments_BT = inputs_BL > 0, targets_BT > 0
+            encoder_positions_BL = np.arange(inputs_BL.shape[1]) * encoder_segments_BL
+            decoder_positions_BT = np.arange(targets_BT.shape[1]) * decoder_segments_BT
+        return Batch(
+            encoder_input_tokens_BL=inputs_BL,
+            decoder_target_tokens_BT=targets_BT,
+            decoder_input_tokens_BT=features["decoder_input_tokens"].astype(np.int32),
+            decoder_loss_weights_BT=features["decoder_loss_weights"].astype(np.float32),
+            encoder_segment_ids_BL=encoder_segments_BL.astype(np.int32),
+            decoder_segment_ids_BT=decoder_segments_BT.astype(np.int32),
+            encoder_positions_BL=encoder_positions_BL.astype(np.int32),
+            decoder_positions_BT=decoder_positions_BT.astype(np.int32),
+            encoder_whole_word_ids_BL=self._whole_words(
+                inputs_BL, encoder_segments_BL > 0, encoder_positions_BL
+            ),
+        )
+
+    def _whole_words(
+        self, tokens_BL: np.ndarray, real_BL: np.ndarray, positions_BL: np.ndarray
+    ) -> np.ndarray:
+        """The index of each token's word within its example, from 1; 0 at end-of-sequence and padding."""
+        starts_BL = (self.vocabulary.word_starts_V[tokens_BL] & real_BL).astype(np.int32)
+        words_BL = np.cumsum(starts_BL, axis=1)
+        begins_BL = real_BL & (positions_BL == 0)
+        before_BL = np.where(begins_BL, words_BL - starts_BL, 0)
+        words_BL -= np.maximum.accumulate(before_BL, axis=1)
+        return np.where(real_BL & (tokens_BL != self.vocabulary.eos_id), words_BL, 0).astype(
+            np.int32
+        )
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"MIXTURE_OR_TASK_MODULE is {module!r}, which cannot be imported ({error}); wanted a module on"
+            " PYTHONPATH whose import registers the mixture with SeqIO"
+        ) from error
+
+
+def _vocabulary(name: str, provider: Any) -> Vocabulary:
+    """The one SentencePiece model of a mixture's inputs and targets."""
+    features = provider.output_features
+    missing = [sequence for sequence in SEQUENCES if sequence not in features]
+    models = {
+        getattr(features[sequence].vocabulary, "sentencepiece_model_file", None)
+        for sequence in SEQUENCES
+        if sequence not in missing
+    }
+    if missing or None in models or len(models) != 1:
+        raise UserError(
+            f"the SeqIO mixture {name!r} has the features {sorted(features)} with the SentencePiece models"
+            f" {sorted(map(str, models))}; wanted `inputs` and `targets` on one SentencePieceVocabulary"
+        )
+    if extra := features["inputs"].vocabulary.extra_ids:
+        raise UserError(
+            f"the SeqIO mixture {name!r} has a vocabulary with extra_ids={extra}; wanted 0, because ours"
+            " holds the sentinels in the .model itself. Use the vocabulary.model that `genrec index` wrote"
+        )
+    (model,) = models
+    return Vocabulary(str(model))

@@ -1,0 +1,304 @@
+"""SeqIO both ways: our tasks in SeqIO, and SeqIO's batches in training. Needs TensorFlow and SeqIO."""
+
+import collections
+import importlib
+import pathlib
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from genrec_jax.data import splits
+from genrec_jax.errors import UserError
+from genrec_jax.indexing import build, item_ids
+from genrec_jax.pipeline import mixtures, openp5, seqio_cache, seqio_reader, seqio_tasks
+from genrec_jax.pipeline.batches import TrainBatches
+from genrec_jax.prompts import templates
+from tests.pipeline.pipeline_data import random_sequences, read_sequences, write_dataset
+
+DOCS = pathlib.Path(__file__).resolve().parent.parent.parent / "docs" / "seqio.md"
+# TensorFlow and SeqIO warn of their own dependencies' deprecations when imported.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def seqio():
+    return pytest.importorskip("seqio", reason="needs the extra genrec-jax[seqio]")
+
+
+def _index(path, name, sequences, **options):
+    data = write_dataset(path / name, name, sequences)
+    lines = [re.sub(r"\S*\{\w+\}", "", t.input) for t in templates.load_templates()]
+    config = build.IndexConfig("random")
+    build.build_index([data.path], config, output=path / "index", prompt_lines=lines, **options)
+    return data, path / "index"
+
+
+@pytest.fixture(scope="module")
+def shop(seqio, tmp_path_factory):
+    """A small dataset, its index, and the names it is registered under."""
+    path = tmp_path_factory.mktemp("shop")
+    data, index = _index(path, "Shop", random_sequences(40, 60, seed=3, longest=30))
+    return data, index, seqio_tasks.register(data.path, index, name_prefix="t")
+
+
+def _ours(data, index, task, ids, split="train", draws=None):
+    """Our own examples, unshuffled, as lists of tokens."""
+    words, texts = item_ids.load_vocabulary(index), item_ids.load(index).texts
+    mixture = mixtures.build_mixture(
+        f"openp5_{task}",
+        [data],
+        [texts],
+        words,
+        templates.load_templates(),
+        shuffle=False,
+        templates_per_example=draws,
+    )
+    source = mixture.sources[0]
+    if split != "train":
+        source = openp5.OpenP5Task(
+            source.prompts,
+            data,
+            splits.leave_one_out(data).targets_U(split),
+            task,
+            ids,
+            shuffle=False,
+        )
+    block = source.assemble(0, np.arange(source.num_examples))
+    return list(zip(block.inputs.to_lists(), block.targets.to_lists(), strict=True))
+
+
+def _theirs(seqio, name, split, **options):
+    dataset = seqio.get_mixture_or_task(name).get_dataset(split=split, **options)
+    return [(e["inputs"].tolist(), e["targets"].tolist()) for e in dataset.as_numpy_iterator()]
+
+
+def test_names_and_sizes(seqio, shop):
+    data, _, names = shop
+    assert names == (
+        "t_Shop_sequential",
+        "t_Shop_sequential_unseen",
+        "t_Shop_straightforward",
+        "t_Shop_straightforward_unseen",
+        "t_Shop",
+    )
+    task = seqio.get_mixture_or_task("t_Shop_sequential")
+    for split in ("train", "validation", "test"):
+        count = len(_theirs(seqio, "t_Shop_sequential", split, shuffle=False))
+        assert task.source.num_input_examples(split) == count
+    assert count == data.num_users
+
+
+@pytest.mark.parametrize("task", ["sequential", "straightforward"])
+def test_unshuffled_examples_are_ours_one_by_one(seqio, shop, task):
+    data, index, _ = shop
+    letter = "A" if task == "sequential" else "B"
+    name = f"t_Shop_{task}"
+    assert _theirs(seqio, name, "train", shuffle=False) == _ours(data, index, task, None)
+    for split in ("validation", "test"):
+        for suffix, template in (("", f"{letter}1"), ("_unseen", f"{letter}11")):
+            found = _theirs(seqio, name + suffix, split, shuffle=False)
+            assert found == _ours(data, index, task, [template], split)
+
+
+def test_unshuffled_examples_of_lastfm_with_t5(seqio, shared, tmp_path):
+    sequences = read_sequences(shared / "data" / "lastfm" / "user_sequence.txt")
+    spiece = shared / "data" / "t5_vocabulary" / "spiece.model"
+    data, index = _index(tmp_path, "LastFM", sequences, vocabulary=spiece)
+    seqio_tasks.register(data.path, index, name_prefix="real", templates_per_example=1)
+    for task in ("sequential", "straightforward"):
+        found = _theirs(seqio, f"real_LastFM_{task}", "train", shuffle=False)
+        assert len(found) == 52_551 - 3 * 1_090
+        assert found == _ours(data, index, task, None, draws=1)
+
+
+def test_texts_users_and_items(seqio, shop):
+    data, index, _ = shop
+    words, texts = item_ids.load_vocabulary(index), item_ids.load(index).texts
+    task = seqio.get_mixture_or_task("t_Shop_sequential")
+    for example in task.get_dataset(split="test", shuffle=False).take(5).as_numpy_iterator():
+        target = f"Shop {texts[example['item']]}"
+        assert example["targets_pretokenized"].decode() == target
+        assert words.decode(example["targets"].tolist()) == target
+        assert f"Shop user_{example['user'] + 1} has" in example["inputs_pretokenized"].decode()
+        assert example["item"] == data.sequence(int(example["user"]))[-1]
+
+
+def test_shuffled_is_a_permutation_and_the_mixture_mixes(seqio, shop):
+    shuffled = _theirs(seqio, "t_Shop_sequential", "train", shuffle=True, seed=1)
+    plain = _theirs(seqio, "t_Shop_sequential", "train", shuffle=False)
+    assert sorted(shuffled) == sorted(plain)
+    assert shuffled != plain
+    mixed = _theirs(seqio, "t_Shop", "train", shuffle=True, seed=1, num_epochs=1)
+    known = {tuple(inputs) for inputs, _ in plain}
+    share = np.mean([tuple(inputs) in known for inputs, _ in mixed[:2000]])
+    assert abs(share - 0.5) < 0.06
+
+
+def test_seqio_cuts_but_keeps_the_end_of_sequence(seqio, shop):
+    lengths = {"inputs": 20, "targets": 10}
+    rows = _theirs(seqio, "t_Shop_sequential", "test", shuffle=False, sequence_length=lengths)
+    assert max(len(inputs) for inputs, _ in rows) == 20
+    assert all(inputs[-1] == targets[-1] == 1 for inputs, targets in rows)
+
+
+def test_the_cache_holds_the_same_examples(seqio, shop, tmp_path):
+    name = "t_Shop_straightforward"
+    seqio_cache.write_cache(name, tmp_path, num_shards=3)
+    with pytest.raises(UserError, match="already exists"):
+        seqio_cache.write_cache(name, tmp_path)
+    seqio.add_global_cache_dirs([str(tmp_path)])
+    task = seqio.get_mixture_or_task(name)
+    for split in ("train", "test"):
+        plain = _theirs(seqio, name, split, shuffle=False)
+        cached = _theirs(seqio, name, split, shuffle=False, use_cached=True)
+        assert collections.Counter(map(str, cached)) == collections.Counter(map(str, plain))
+        stats = task.get_cached_stats(split)
+        assert stats["examples"] == len(plain)
+        assert stats["inputs_tokens"] == sum(len(inputs) - 1 for inputs, _ in plain)
+        assert stats["targets_max_tokens"] == max(len(targets) - 1 for _, targets in plain)
+
+
+def test_ranking_metrics_by_hand():
+    targets = ["a", "b", "c", "d"]
+    single = seqio_tasks.ranking_metrics(targets, ["a", "x", "c", "y"])
+    assert single == {"hr@1": 0.5, "ndcg@1": 0.5, "mrr@1": 0.5}
+    lists = [list("abcde"), list("xyzwb"), list("vwxyz"), list("xdyzw")]
+    several = seqio_tasks.ranking_metrics(targets, lists)
+    assert several["hr@5"] == 0.75
+    assert several["hr@1"] == 0.25
+    assert several["mrr@5"] == pytest.approx((1 + 1 / 5 + 1 / 2) / 4)
+    assert several["ndcg@5"] == pytest.approx((1 + 1 / np.log2(6) + 1 / np.log2(3)) / 4)
+    assert "hr@10" not in several
+
+
+def test_seqio_evaluator(seqio, shop):
+    evaluator = seqio.Evaluator(
+        "t_Shop",
+        seqio.EncDecFeatureConverter(pack=False),
+        eval_split="test",
+    )
+
+    def right_every_second_time(examples):
+        for number, features in examples.as_numpy_iterator():
+            tokens = features["decoder_target_tokens"].tolist()
+            yield int(number), tokens if number % 2 else [5] * len(tokens)
+
+    def predict(examples):
+        return list(right_every_second_time(examples))
+
+    metrics, _ = evaluator.evaluate(compute_metrics=True, predict_fn=predict)
+    assert set(metrics.result()) == {"t_Shop_sequential", "t_Shop_straightforward"}
+    for found in metrics.result().values():
+        assert found["hr@1"] == pytest.approx(0.5)
+    evaluator.close()
+
+
+def test_registering_by_the_environment(seqio, shop, monkeypatch):
+    data, index, _ = shop
+    monkeypatch.setenv("GENREC_OPENP5", f"{data.path}={index}")
+    monkeypatch.delitem(sys.modules, "tasks.openp5", raising=False)
+    module = importlib.import_module("tasks.openp5")
+    assert module.registered[-1] == "openp5_Shop"
+    assert seqio.get_mixture_or_task("openp5_Shop_sequential_unseen").splits
+    with pytest.raises(UserError, match="give this index its own name_prefix"):
+        module.register(data.path, index)
+    with pytest.raises(UserError, match="wanted DATASET_DIR=INDEX_DIR"):
+        seqio_tasks.register_from_environment(str(data.path))
+
+
+@pytest.fixture(scope="module")
+def my_tasks(seqio, shop, tmp_path_factory):
+    """The example module of docs/seqio.md, on the path."""
+    data, index, _ = shop
+    (text,) = (
+        b for b in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "my_tasks" in b
+    )
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "my_tasks.py").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MY_DATASET", str(data.path))
+        patch.setenv("MY_INDEX", str(index))
+        patch.syspath_prepend(str(folder))
+        yield "my_tasks"
+
+
+LENGTHS = {"inputs": 192, "targets": 24}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_docs_own_mixture_gives_batches_by_step(shop, my_tasks, packing):
+    _, index, _ = shop
+    options = {"module": my_tasks, "feature_lengths": LENGTHS, "packing": packing}
+    batches = seqio_reader.SeqIOBatches("my_mixture", 8, **options)
+    in_order = [batches.batch(step) for step in range(5)]
+    assert batches.vocabulary.sha256 == item_ids.load_vocabulary(index).sha256
+    resumed = seqio_reader.SeqIOBatches("my_mixture", 8, **options)
+    hosts = [
+        seqio_reader.SeqIOBatches("my_mixture", 8, host=h, num_hosts=2, **options) for h in range(2)
+    ]
+    for step in (3, 4, 1, 3):
+        whole = in_order[step]
+        again = resumed.batch(step)
+        halves = [host.batch(step) for host in hosts]
+        for field in vars(whole):
+            assert np.array_equal(getattr(again, field), getattr(whole, field)), field
+            together = np.concatenate([getattr(half, field) for half in halves])
+            assert np.array_equal(together, getattr(whole, field)), field
+    words = batches.vocabulary
+    texts = [
+        words.decode(row[row > 0].tolist()) for b in in_order for row in b.encoder_input_tokens_BL
+    ]
+    assert any("After item_" in text for text in texts)
+    assert any("Shop user_" in text for text in texts)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_batch_of_ours_through_seqio_is_ours(shop, packing):
+    """The same unshuffled examples: tokens, words, segments and positions as `TrainBatches` has them."""
+    data, index, _ = shop
+    reader = seqio_reader.SeqIOBatches(
+        "t_Shop_sequential", 4, feature_lengths=LENGTHS, packing=packing, shuffle=False
+    )
+    batch = reader.batch(0)
+    mixture = mixtures.build_mixture(
+        "openp5_sequential",
+        [data],
+        [item_ids.load(index).texts],
+        reader.vocabulary,
+        templates.load_templates(),
+        shuffle=False,
+    )
+    count = int((batch.encoder_positions_BL == 0)[batch.encoder_segment_ids_BL > 0].sum())
+    assert packing == (count > 4)
+    ours = TrainBatches(mixture, count).batch(0)
+
+    def examples(rows):
+        found = []
+        for r in range(len(rows.encoder_input_tokens_BL)):
+            for segment in range(1, rows.encoder_segment_ids_BL[r].max() + 1):
+                at = rows.encoder_segment_ids_BL[r] == segment
+                to = rows.decoder_segment_ids_BT[r] == segment
+                found.append(
+                    [
+                        getattr(rows, field)[r][at if field.endswith("BL") else to].tolist()
+                        for field in vars(rows)
+                        if "segment" not in field
+                    ]
+                )
+        return found
+
+    assert examples(batch) == examples(ours)
+
+
+def test_mistakes_of_the_reader(shop, my_tasks, monkeypatch):
+    options = {"feature_lengths": LENGTHS}
+    with pytest.raises(UserError, match="cannot be imported"):
+        seqio_reader.SeqIOBatches("my_mixture", 8, module="no_such_module", **options)
+    with pytest.raises(UserError, match="knows no mixture or task 'other'"):
+        seqio_reader.SeqIOBatches("other", 8, module=my_tasks, **options)
+    with pytest.raises(UserError, match="must be a multiple of 4"):
+        seqio_reader.SeqIOBatches("t_Shop", 6, rows_multiple=4, **options)
+    with pytest.raises(UserError, match="needs a length"):
+        seqio_reader.SeqIOBatches("t_Shop", 8, feature_lengths={"inputs": 8})
