@@ -1,0 +1,101 @@
+import json
+
+import pytest
+
+from genrec_jax.cli import main
+from genrec_jax.data import dataset as datasets
+from genrec_jax.decoding import recommender as recommenders
+from tests.evaluation import tiny_run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recommend")
+    dataset = tiny_run.make_dataset(folder)
+    return tiny_run.make_run(folder / "run", [dataset.path]), dataset
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    monkeypatch.setenv("GENREC_COMPILATION_CACHE", "")
+
+
+def genrec(capsys, *words):
+    code = main.main(["recommend", *map(str, words)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_user_with_json(made, capsys):
+    """A user's whole sequence is the history, and the number is that of training."""
+    run_dir, dataset = made
+    user = 7
+    name = dataset.user_source_ids[user]
+    code, out, _ = genrec(capsys, run_dir.path, "--user", name, "-k", 4, "--json")
+    assert code == 0
+    printed = json.loads(out)
+    ids = dataset.item_source_ids
+    history = [ids[item] for item in dataset.sequence(user)]
+    assert [match["source_id"] for match in printed["history"]] == history
+    wanted = recommenders.load(run_dir.path).recommend([history], k=4, users=[user])[0]
+    assert [one["source_id"] for one in printed["recommendations"]] == [
+        one.source_id for one in wanted
+    ]
+    assert printed["recommendations"][0]["rank"] == 1
+    assert printed["recommendations"][0]["score"] == pytest.approx(wanted[0].score, abs=1e-5)
+
+
+def test_typed_history_with_table(made, capsys):
+    run_dir, dataset = made
+    titles = dataset.item_titles
+    code, out, _ = genrec(
+        capsys, run_dir.path, "--history", titles[2], titles[4] + "s", "-k", 3, "--exclude-seen"
+    )
+    assert code == 0
+    assert f"'{titles[4]}s' is not in the catalogue; taken for" in out.replace("\n", " ")
+    table = out[out.index("next, says step 10 (template A1)") :]
+    shown = [title for title in titles if f" {title} " in table]
+    assert len(shown) == 3
+    assert titles[2] not in shown and titles[4] not in shown
+
+
+def test_moved_dataset_is_named_with_data(made, capsys, tmp_path):
+    run_dir, dataset = made
+    moved = tmp_path / "elsewhere"
+    dataset.path.rename(moved)
+    try:
+        name = dataset.user_source_ids[0]
+        code, _, err = genrec(capsys, run_dir.path, "--user", name)
+        assert code == 2 and "--data DIR" in err
+        code, out, _ = genrec(capsys, run_dir.path, "--user", name, "--data", moved, "--json")
+        assert code == 0 and json.loads(out)["recommendations"]
+    finally:
+        moved.rename(dataset.path)
+
+
+def test_another_dataset_is_refused(made, capsys, tmp_path):
+    run_dir, dataset = made
+    other = tiny_run.make_dataset(tmp_path, num_users=40)
+    assert datasets.load(other.path).fingerprint != dataset.fingerprint
+    code, _, err = genrec(capsys, run_dir.path, "--user", "shopper_1", "--data", other.path)
+    assert code == 2 and "not the data that this run was trained on" in err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--user", "nobody"], "no user 'nobody'"),
+        (["--history", "qqqq"], "neither a source id nor a title"),
+        (["--history", "Night Light", "--template", "Z1"], "Z1"),
+        (["--history", "Night Light", "--checkpoint", "77"], "10"),
+    ],
+)
+def test_mistakes_are_one_readable_line(made, capsys, words, message):
+    code, out, err = genrec(capsys, made[0].path, *words)
+    assert code == 2 and out == ""
+    assert err.startswith("genrec recommend: error: ") and message in err
+
+
+def test_no_run_dir(capsys, tmp_path):
+    code, _, err = genrec(capsys, tmp_path / "none", "--history", "tea")
+    assert code == 2 and "not found" in err

@@ -1,0 +1,180 @@
+"""The recommender on a run dir with random parameters, against the recommend step called by hand."""
+
+import concurrent.futures
+import dataclasses
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import genrec_jax
+from genrec_jax.checkpoint import restore
+from genrec_jax.decoding import recommender as recommenders
+from genrec_jax.decoding import trie as tries
+from genrec_jax.decoding.recommend import make_recommend_step
+from genrec_jax.decoding.search import BeamConfig
+from genrec_jax.errors import UserError
+from genrec_jax.model import t5
+from genrec_jax.pipeline.prompt_batches import PromptAssembler
+from tests.evaluation import tiny_run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run dir alone: the dataset and the index it was made from are gone."""
+    folder = tmp_path_factory.mktemp("recommender")
+    dataset = tiny_run.make_dataset(folder)
+    made = tiny_run.make_run(folder / "run", [dataset.path], steps=(10, 20))
+    shutil.rmtree(dataset.path)
+    shutil.rmtree(folder / "run-index")
+    return made
+
+
+@pytest.fixture(scope="module")
+def recommender(run_dir):
+    return genrec_jax.load(str(run_dir.path))
+
+
+def by_hand(run_dir, template, users, histories, beams=20):
+    """Items and scores, without the recommender's buckets of shapes."""
+    assembler = PromptAssembler(
+        run_dir.vocabulary,
+        run_dir.item_ids().texts,
+        run_dir.templates,
+        run_dir.datasets[0].name,
+        run_dir.mixture["history"],
+    )
+    prompts = assembler.assemble(template, users, histories)
+    batch = prompts.padded(
+        len(prompts),
+        int(prompts.inputs.lengths_E.max()),
+        users_E=np.asarray(users),
+        targets_E=np.full(len(users), -1),
+    )
+    graphdef, _ = t5.abstract_graph_and_params(run_dir.model_config)
+    step = make_recommend_step(graphdef, BeamConfig(beams, beams))
+    trie = tries.load(run_dir.datasets[0].trie)
+    params = restore.restore_params(run_dir, 10)
+    return jax.device_get(step(params, batch, trie))
+
+
+def items_of(results):
+    return [[one.item for one in result] for result in results]
+
+
+def test_equals_the_step_called_by_hand(run_dir, recommender):
+    source_ids = recommender.catalogue.source_ids
+    histories = [[3, 1, 4], [15, 9, 2, 6, 5, 3, 5, 8], [9]]
+    wanted = by_hand(run_dir, "A1", np.asarray([-1, 7, -1]), [np.asarray(h) for h in histories])
+    given = [[source_ids[item] for item in history] for history in histories]
+    results = recommender.recommend(given, k=6, users=[None, 7, None])
+    assert items_of(results) == wanted.items_BR[:, :6].tolist()
+    for row, result in enumerate(results):
+        np.testing.assert_allclose([r.score for r in result], wanted.scores_BR[row, :6], atol=2e-5)
+        assert result.template == "A1"
+        assert [match.item for match in result.matches] == histories[row]
+        for one in result:
+            assert one.source_id == source_ids[one.item]
+            assert one.title == recommender.catalogue.titles[one.item]
+            assert one.probability == pytest.approx(math.exp(one.score))
+    # Alone, in another bucket of rows and lengths, each gets the same list.
+    alone = recommender.recommend([given[2]], k=6)
+    assert items_of(alone) == items_of(results[2:])
+
+
+def test_titles_and_unknown_ones(recommender):
+    catalogue = recommender.catalogue
+    exact = recommender.recommend([[catalogue.source_ids[5], catalogue.source_ids[8]]])
+    misspelt = catalogue.titles[5].replace(" ", "  ").lower() + "x"
+    near = recommender.recommend([[misspelt, catalogue.titles[8].upper()]])
+    assert items_of(near) == items_of(exact)
+    assert [match.exact for match in near[0].matches] == [False, True]
+    assert near[0].matches[0].query == misspelt
+
+
+def test_empty_history_asks_by_user_alone(run_dir, recommender):
+    wanted = by_hand(run_dir, "B1", np.asarray([11]), [np.zeros(0, np.int32)])
+    results = recommender.recommend([[], [recommender.catalogue.source_ids[0]]], users=[11, 11])
+    assert results[0].template == "B1" and results[1].template == "A1"
+    assert items_of(results)[0] == wanted.items_BR[0, :10].tolist()
+
+
+def test_empty_history_where_no_prompt_does_without(run_dir, tmp_path):
+    manifest = {**run_dir.manifest, "mixture": {**run_dir.mixture, "tasks": ["sequential"]}}
+    sequential = dataclasses.replace(run_dir, manifest=manifest)
+    alone = recommenders.Recommender(sequential, 10, None, 20)
+    with pytest.raises(UserError, match="history is empty"):
+        alone.recommend([[]])
+
+
+def test_seen_items_are_left_out_exactly(recommender):
+    everything = len(recommender.catalogue)
+    whole = recommender.recommend([["Night Light"]], k=everything)[0]
+    assert len(whole) == everything == len({one.item for one in whole})
+    seen = [one.source_id for one in whole[:3]]
+    kept = recommender.recommend([seen], k=everything)[0]
+    left = recommender.recommend([seen], k=everything, exclude_seen=True)[0]
+    assert [one.item for one in left] == [one.item for one in kept if one.source_id not in seen]
+
+
+def test_step_template_and_beams_can_be_chosen(run_dir):
+    latest = recommenders.load(run_dir.path, checkpoint="latest", num_beams=5)
+    assert latest.step == 20 and recommenders.load(run_dir.path, checkpoint=10).step == 10
+    results = latest.recommend([[latest.catalogue.source_ids[0]]], k=3, template="A11")
+    assert results[0].template == "A11" and len(results[0]) == 3
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"k": 0}, "k is 0"),
+        ({"template": "Z9"}, "Z9"),
+        ({"users": [1, 2]}, "2 users and 1 histories"),
+    ],
+)
+def test_mistakes(recommender, options, message):
+    with pytest.raises(UserError, match=message):
+        recommender.recommend([[recommender.catalogue.source_ids[0]]], **options)
+
+
+def test_no_requests(recommender):
+    assert recommender.recommend([]) == []
+
+
+def test_many_requests_come_back_in_their_order(recommender):
+    rng = np.random.default_rng(0)
+    source_ids = recommender.catalogue.source_ids
+    histories = [
+        [source_ids[i] for i in rng.integers(0, len(source_ids), rng.integers(1, 9))]
+        for _ in range(70)
+    ]
+    results = recommender.recommend(histories, k=5)
+    assert len(results) == 70
+    for row in (0, 33, 69):
+        assert items_of(results[row : row + 1]) == items_of(
+            recommender.recommend([histories[row]], k=5)
+        )
+
+
+def test_warm_up_compiles_ahead(run_dir):
+    fresh = recommenders.load(run_dir.path)
+    fresh.warm_up(rows=(1,), lengths=(20,))
+    compiled = fresh._step_for(10)._cache_size()
+    assert compiled == 1
+    prompts = fresh._assembler.assemble("A1", None, [np.asarray([1, 2])])
+    assert prompts.inputs.lengths_E[0] <= recommenders.LENGTHS[0]
+    fresh.recommend([[fresh.catalogue.source_ids[i] for i in (1, 2)]])
+    assert fresh._step_for(10)._cache_size() == compiled
+
+
+def test_threads_get_what_one_thread_gets(run_dir):
+    """Also the first calls, which compile and build the index of titles, may come at once."""
+    fresh = recommenders.load(run_dir.path)
+    catalogue = fresh.catalogue
+    requests = [[catalogue.titles[i] + "y", catalogue.source_ids[i + 1]] for i in range(16)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda history: fresh.recommend([history], k=4)[0], requests))
+    one_by_one = [fresh.recommend([history], k=4)[0] for history in requests]
+    assert together == one_by_one
