@@ -46,6 +46,7 @@ class DataConfig:
             None: no limit) [TASK_FEATURE_LENGTHS].
         packing: put several examples in a row, kept apart by segment ids [PACKING].
         row_length: tokens of a packed row; None: that of `inputs`.
+        max_shapes: batches of each task come in so many shapes at most; each is compiled once.
         history: items that a prompt shows at most, the newest.
         templates_per_example: templates drawn for each example, task and epoch; None: every seen one.
         templates_file: a TOML file of prompt templates; None: OpenP5's.
@@ -63,6 +64,7 @@ class DataConfig:
     )
     packing: bool = True
     row_length: int | None = None
+    max_shapes: int = 4
     history: int = 20
     templates_per_example: int | None = 3
     templates_file: str | None = None

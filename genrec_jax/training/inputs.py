@@ -203,6 +203,7 @@ def host_batches(mixture: Mixture, config: DataConfig, mesh: Mesh) -> TrainBatch
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+        max_shapes=config.max_shapes,
     )
 
 

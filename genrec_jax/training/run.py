@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
@@ -76,6 +77,7 @@ def train(
     config: TrainConfig,
     *,
     operative_config: str | None = None,
+    mesh: Mesh | None = None,
     validate: validation.Validate | None = None,
     show_progress: bool = True,
 ) -> Summary:
@@ -84,13 +86,15 @@ def train(
     Args:
         config: every setting.
         operative_config: what gin configured, for the run dir's `config.gin`.
+        mesh: devices to train on, instead of all of them as `config.mesh` shares them out.
         validate: parameters -> metrics, instead of what `config.validation` describes.
         show_progress: whether to draw on stderr.
 
     Raises:
         UserError: settings, data or disk that do not allow it; `NonFiniteLoss` when training diverges.
     """
-    mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    if mesh is None:
+        mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     inputs = inputs_lib.open_inputs(config.data, config.seed, mesh)
     steps = config.steps(inputs.steps_per_epoch)
     config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
@@ -198,7 +202,7 @@ def _create_run_dir(
 
 
 def _start(
-    config: TrainConfig, store: CheckpointStore, mesh: jax.sharding.Mesh
+    config: TrainConfig, store: CheckpointStore, mesh: Mesh
 ) -> tuple[TrainState, int, Progress | None]:
     """The state to start from: the latest checkpoint, another run's parameters, or fresh ones."""
     step = store.latest_valid_step()

@@ -1,0 +1,157 @@
+"""A whole tiny run through the Python API: what it leaves, how it resumes, what it refuses."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from genrec_jax.checkpoint import restore, run_dir
+from genrec_jax.errors import UserError
+from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.training import config, inputs, logging, run, schedules
+from genrec_jax.training.optimizers import Optimizer
+
+
+def final_params(folder) -> list[bytes]:
+    params = restore.restore_params(folder, "latest")
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params)]
+
+
+def train(settings, **options) -> run.Summary:
+    """On one device, since eight fake ones share the same cores."""
+    mesh = mesh_lib.single_device_mesh()
+    return run.train(settings, mesh=mesh, show_progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(make_config):
+    """The configuration of a finished run of 6 steps."""
+    settings = make_config()
+    train(settings)
+    return settings
+
+
+def test_a_run_leaves_everything_that_later_stages_need(make_config, toy_dataset):
+    watched = config.ValidationConfig(
+        period=3, loss_batches=1, users=16, num_beams=10, batch_size=16
+    )
+    settings = make_config(validation=watched)
+    summary = train(settings, operative_config="# as gin had it\n")
+    folder = pathlib.Path(settings.model_dir)
+    assert (summary.step, summary.stopped, summary.examples) == (6, "finished", 96)
+    assert {path.name for path in folder.iterdir()} == {
+        *("run.json", "config.gin", "vocabulary.model", "item_ids.parquet", "index.json"),
+        *("trie.npz", "checkpoints", "metrics.jsonl", "tensorboard", "finished.json"),
+    }
+    assert (folder / "config.gin").read_text() == "# as gin had it\n"
+    opened = run_dir.RunDir.load(folder)
+    assert opened.model_config.embed_dim == 16
+    assert opened.model_config.vocab_size == opened.vocabulary.size
+    assert opened.dataset().name == "toystore"
+    assert opened.dataset().path == toy_dataset
+    assert opened.item_ids().texts[0].startswith("item_")
+    assert opened.templates[0].id == "A1"
+    assert opened.settings["data"]["history"] == 5
+    records = logging.read_metrics(folder)
+    assert [(r["step"], r["kind"]) for r in records] == [
+        *[(2, "train"), (3, "validation"), (4, "train"), (6, "train"), (6, "validation")]
+    ]
+    assert {"loss", "hr@10", "ndcg@10", "hr@10/sequential/A1"} <= set(records[1])
+    assert records[2]["loss"] < 8
+    assert 0 <= records[1]["hr@10"] <= 1
+    assert summary.best_step in (3, 6)
+    assert restore.choose_step(opened, "best") == summary.best_step
+    assert "genrec evaluate" in summary.text()
+
+
+def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(make_config, finished):
+    halves = make_config()
+    train(dataclasses.replace(halves, train_steps=3))
+    summary = train(halves)
+    assert (summary.step, summary.examples) == (6, 96)
+    assert final_params(finished.model_dir) == final_params(halves.model_dir)
+    left, right = (logging.read_metrics(c.model_dir)[-1] for c in (finished, halves))
+    for name in ("step", "loss", "grad_norm", "examples"):
+        assert left[name] == right[name]
+
+
+def test_other_settings_are_refused_with_the_difference(finished):
+    changed = dataclasses.replace(
+        finished,
+        data=dataclasses.replace(finished.data, batch_size=32, history=4),
+        optimizer=Optimizer(learning_rate=schedules.LearningRate(peak=0.02)),
+        log_period=50,
+    )
+    with pytest.raises(UserError) as caught:
+        train(changed)
+    message = str(caught.value)
+    assert "data.batch_size: 16 there, 32 now" in message
+    assert "data.history: 5 there, 4 now" in message
+    assert "optimizer.learning_rate.peak: 0.01 there, 0.02 now" in message
+    assert "log_period" not in message
+
+
+def test_starting_from_another_run_takes_its_parameters_only(make_config, finished):
+    still = Optimizer(learning_rate=schedules.LearningRate(peak=0.0))
+    second = make_config(
+        initial_checkpoint=finished.model_dir, optimizer=still, seed=9, train_steps=1
+    )
+    assert train(second).step == 1
+    assert final_params(second.model_dir) == final_params(finished.model_dir)
+
+
+def test_parameters_are_restored_bit_for_bit_onto_any_mesh(finished):
+    mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
+    spread = restore.restore_params(finished.model_dir, 6, mesh=mesh)
+    leaves = jax.tree.leaves(spread)
+    assert any(not leaf.sharding.is_fully_replicated for leaf in leaves)
+    assert [np.asarray(leaf).tobytes() for leaf in leaves] == final_params(finished.model_dir)
+
+
+def test_a_step_that_is_not_there_lists_those_that_are(finished):
+    with pytest.raises(
+        UserError, match=r"no checkpoint to restore: there is none. Steps there: 4, 6"
+    ):
+        restore.restore_params(finished.model_dir, 5)
+
+
+def test_a_batch_is_described_by_epoch_task_and_numbers(finished):
+    mesh = mesh_lib.single_device_mesh()
+    opened = inputs.open_inputs(finished.data, 0, mesh)
+    per_epoch = opened.mixture.num_examples
+    step = per_epoch // 16 + 1
+    first = step * 16 - per_epoch
+    assert opened.batches.describe(0) == (
+        "epoch 0, task toystore/sequential, examples 0 to 15 of the epoch's order"
+    )
+    assert f"epoch 1, task toystore/sequential, examples {first} to {first + 15}" in (
+        opened.batches.describe(step)
+    )
+
+
+def test_epochs_become_steps_and_reach_the_schedule(make_config):
+    rate = schedules.LearningRate(decay="linear", warmup_share=0.05, total_steps=0)
+    settings = make_config(
+        train_steps=None, train_epochs=2.5, optimizer=Optimizer(learning_rate=rate)
+    )
+    assert settings.steps(40) == 100
+    resolved = settings.resolved(steps=100, vocab_size=77)
+    assert resolved.optimizer.learning_rate.total_steps == 100
+    assert resolved.model.vocab_size == 77
+
+
+def test_a_constant_rate_does_not_record_the_steps_so_that_a_run_can_go_on_longer(make_config):
+    resolved = make_config().resolved(steps=100, vocab_size=77)
+    assert resolved.optimizer.learning_rate.total_steps is None
+
+
+def test_item_ids_that_are_not_there_name_the_command(make_config):
+    with pytest.raises(UserError, match=r"genrec index .* --method collaborative"):
+        train(make_config(data={"index_method": "collaborative"}))
+
+
+def test_exactly_one_of_steps_and_epochs(make_config):
+    with pytest.raises(UserError, match="exactly one"):
+        make_config(train_epochs=2.0)
