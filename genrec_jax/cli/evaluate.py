@@ -70,6 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="Hugging Face's finishing rule, as in OpenP5's published numbers",
     )
+    parser.add_argument(
+        "--exact-exclusion",
+        action="store_true",
+        default=None,
+        help="search twice: the seen-excluded figures get full lists too",
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="users searched at once (64)")
     parser.add_argument("--max-users", type=int, metavar="N", help="score a seeded sample only")
     parser.add_argument("--seed", type=int, metavar="N", help="of that sample (0)")
@@ -174,6 +180,7 @@ def _configure(arguments: argparse.Namespace) -> "tuple[EvaluateConfig, list[str
         "num_beams": arguments.num_beams,
         "length_penalty": arguments.length_penalty,
         "finish_within_beams": arguments.finish_within_beams,
+        "exact_exclusion": arguments.exact_exclusion,
         "batch_size": arguments.batch_size,
         "max_users": arguments.max_users,
         "seed": arguments.seed,

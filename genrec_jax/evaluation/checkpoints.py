@@ -220,6 +220,7 @@ def _describe(
         "num_beams": config.num_beams,
         "length_penalty": config.length_penalty,
         "finish_within_beams": config.finish_within_beams,
+        "exact_exclusion": config.exact_exclusion,
         "history": run.mixture["history"],
         "dataset": {
             "name": dataset.name,
@@ -265,11 +266,14 @@ def _audit(
 
 
 def _notes(config: EvaluateConfig) -> list[str]:
-    notes = [
-        "seen_excluded strikes the items of the user's whole history from the list the search"
-        " returned; `lists` says how many places that cost. Every system's list is cut at num_beams"
-        " items before the metrics are taken.",
-    ]
+    notes = ["Every system's list is cut at num_beams items before the metrics are taken."]
+    if config.exact_exclusion:
+        notes.append("seen_excluded: searched anew in a catalogue without the user's history.")
+    else:
+        notes.append(
+            "seen_excluded: the items of the user's history are struck from the model's list, which"
+            " is then shorter (`lists` has the share), while the baselines rank all that is left."
+        )
     if config.max_users is not None:
         notes.append(
             f"At most {config.max_users} users were scored, a sample with seed {config.seed}."

@@ -5,6 +5,7 @@ clear whether the prompt's wording was seen in training.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -39,6 +40,9 @@ class EvaluateConfig:
         num_beams: beams, and length of the lists.
         length_penalty: see `BeamConfig`; OpenP5's published numbers have 1.0.
         finish_within_beams: Hugging Face's finishing rule, as in OpenP5's published numbers.
+        exact_exclusion: search a second time for the figures with seen items excluded, in a
+            catalogue without the user's history. Otherwise the history is struck from the one list,
+            which leaves it shorter and understates these figures at large cutoffs.
         batch_size: users searched at once.
         max_users: score a seeded sample of this many users only; None scores everybody.
         seed: of that sample.
@@ -50,6 +54,7 @@ class EvaluateConfig:
     num_beams: int = 20
     length_penalty: float = 0.0
     finish_within_beams: bool = False
+    exact_exclusion: bool = False
     batch_size: int = 64
     max_users: int | None = None
     seed: int = 0
@@ -137,6 +142,7 @@ class Evaluator:
         templates: Sequence[Template],
         prompts_of: PromptsOf,
         search: Search,
+        search_unseen: Search | None = None,
         max_rank: int,
         keep_prompts: bool = False,
     ):
@@ -150,6 +156,8 @@ class Evaluator:
             templates: the prompts to score with.
             prompts_of: template id -> batches of prompts of distinct users; called once a scoring.
             search: (params, batch) -> lists, compiled.
+            search_unseen: the same without the items of the users' histories, where these are not
+                to be struck from the first list.
             max_rank: length of the lists.
             keep_prompts: hold the prompts in memory, for scoring the same users again and again.
         """
@@ -159,7 +167,7 @@ class Evaluator:
         self.templates = tuple(templates)
         self._prompts_of, self._keep = prompts_of, keep_prompts
         self._kept: dict[str, list[PromptBatch]] = {}
-        self._search = search
+        self._search, self._search_unseen = search, search_unseen
 
     @property
     def num_users(self) -> int:
@@ -176,12 +184,15 @@ class Evaluator:
             template: one of `templates`.
             on_lists: told of each block of lists.
         """
-
-        def recommend(batch: PromptBatch):
-            return self._search(params, batch)
-
+        unseen = self._search_unseen
         return ranking.rank_users(
-            self._prompts(template.id), recommend, self.dataset, self.splits, self.split, on_lists
+            self._prompts(template.id),
+            functools.partial(self._search, params),
+            self.dataset,
+            self.splits,
+            self.split,
+            on_lists,
+            None if unseen is None else functools.partial(unseen, params),
         )
 
     def hit_ratio(self, params: Params) -> dict[str, float]:

@@ -11,19 +11,21 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jaxtyping import Int64
 
 from genrec_jax.checkpoint.run_dir import RunDataset, RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.data import dataset as datasets
 from genrec_jax.data import splits as splitting
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.decoding import candidates
 from genrec_jax.decoding import recommend as recommending
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation import ranking
-from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator, Search
+from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import rules
@@ -127,6 +129,7 @@ def build(
                 if on_batch is not None:
                     on_batch(int((np.asarray(batch.users_B) >= 0).sum()))
 
+    searches = _Searches(run_dir, entry, config, mesh, dataset, splits.targets_U(config.split))
     return Evaluator(
         dataset=dataset,
         splits=splits,
@@ -134,22 +137,53 @@ def build(
         users_E=users,
         templates=templates,
         prompts_of=prompts_of,
-        search=_search(run_dir, entry, config, mesh),
+        search=searches.plain,
+        search_unseen=searches.without_histories if config.exact_exclusion else None,
         max_rank=config.num_beams,
         keep_prompts=keep_prompts,
     )
 
 
-def _search(run_dir: RunDir, entry: RunDataset, config: EvaluateConfig, mesh: Mesh) -> Search:
-    step = _recommend_step(run_dir.model_config, config.beams)
-    trie = jax.device_put(tries.load(entry.trie), rules.replicated(mesh))
-    rows = rules.batch_sharding(mesh)
+class _Searches:
+    """The compiled searches over one dataset's catalogue."""
 
-    def search(params: Any, batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
-        result = step(params, jax.tree.map(lambda array: _lay_out(array, rows), batch), trie)
+    def __init__(
+        self,
+        run_dir: RunDir,
+        entry: RunDataset,
+        config: EvaluateConfig,
+        mesh: Mesh,
+        dataset: Dataset,
+        ends_U: Int64[np.ndarray, " U"],
+    ):
+        trie = tries.load(entry.trie)
+        self._step = _recommend_step(run_dir.model_config, config.beams)
+        self._trie = jax.device_put(trie, rules.replicated(mesh))
+        self._rows = rules.batch_sharding(mesh)
+        self._dataset, self._ends_U = dataset, ends_U
+        if config.exact_exclusion:
+            self._item_ranks_I = tries.item_ranks(trie)
+            longest = int((ends_U - dataset.offsets_U1[:-1]).max())
+            self._width = 1 << longest.bit_length()
+
+    def plain(self, params: Any, batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Over the whole catalogue."""
+        return self._run(params, batch, None)
+
+    def without_histories(self, params: Any, batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Over what each user has not taken before the target."""
+        starts_U = self._dataset.offsets_U1
+        histories = [
+            self._dataset.items_X[starts_U[user] : self._ends_U[user]].tolist() if user >= 0 else []
+            for user in np.asarray(batch.users_B).tolist()
+        ]
+        left_out = candidates.exclusions_of(self._item_ranks_I, histories, self._width)
+        return self._run(params, batch, left_out)
+
+    def _run(self, params: Any, batch: PromptBatch, left_out: candidates.Exclusions | None):
+        placed = jax.tree.map(lambda array: _lay_out(array, self._rows), (batch, left_out))
+        result = self._step(params, placed[0], self._trie, placed[1])
         return _fetch(result.items_BR), _fetch(result.scores_BR)
-
-    return search
 
 
 @functools.lru_cache(maxsize=8)

@@ -41,9 +41,9 @@ class UserRanks:
 
     Attributes:
         kept_U: rank of the target in the list as it came, 0 where missed, -1 where not scored.
-        excluded_U: rank once the items of the user's history are struck from the list. What is left
-            is shorter by the seen items it held; a target that the user has taken before is struck
-            out too, and so missed.
+        excluded_U: rank without the items of the user's history: they are struck from the list,
+            which is then shorter by those it held, or were left out of the search. A target that the
+            user has taken before is itself left out, and so missed.
         targets_U: the item that was to be found, -1 where not scored.
         seen_share: share of the filled places that held an item of the user's history.
         empty_share: share of the places that were empty.
@@ -77,6 +77,7 @@ def rank_users(
     splits: Splits,
     split: SplitName,
     on_lists: OnLists | None = None,
+    recommend_unseen: Recommend | None = None,
 ) -> UserRanks:
     """Recommends for every user of `batches` and finds where their targets stand.
 
@@ -87,6 +88,8 @@ def rank_users(
         splits: where histories end.
         split: which target is to be found.
         on_lists: called with each block of lists, to write or show them.
+        recommend_unseen: lists without the items of the users' histories, in place of striking them
+            from what `recommend` gave.
 
     Raises:
         ValueError: a user comes twice, or a list names an item twice.
@@ -105,7 +108,10 @@ def rank_users(
         _check_distinct(items_ER)
         seen_ER = seen_items(dataset, splits.targets_U(split), users_E, items_ER)
         ranks_E = metrics.ranks_in_lists(items_ER, targets_E)
-        excluded_E = ranks_after_striking(items_ER, seen_ER, targets_E)
+        if recommend_unseen is None:
+            excluded_E = ranks_after_striking(items_ER, seen_ER, targets_E)
+        else:
+            excluded_E = metrics.ranks_in_lists(recommend_unseen(batch)[0][real_B], targets_E)
         kept_U[users_E], excluded_U[users_E] = ranks_E, excluded_E
         targets_U[users_E] = targets_E
         seen, filled = seen + int(seen_ER.sum()), filled + int((items_ER >= 0).sum())

@@ -7,11 +7,12 @@
       "dataset": {"name": "Beauty", "path": "data/beauty", "fingerprint": "...",
                   "users": 22363, "items": 12101, "interactions": 198502},
       "users": 22363,                         users scored (a cap makes this fewer)
-      "num_beams": 20, "length_penalty": 0.0, "history": 20,
+      "num_beams": 20, "length_penalty": 0.0, "finish_within_beams": false,
+      "exact_exclusion": false, "history": 20, "item_ids": {"method": ..., "parameters": {...}},
       "systems": {
         "model/sequential/A1": {
           "seen_kept":     {"hr@10": {"value": .05, "low": .047, "high": .053, "count": 22363}, ...},
-          "seen_excluded": {...}              the user's history filtered out of the list
+          "seen_excluded": {...}              without the items of the user's history
         },
         "model/sequential/A11": {...},        one a template
         "popularity": {...}, "transition": {...}
@@ -21,6 +22,7 @@
                   "metric": "hr@10", "difference": -.01, "low": ..., "high": ..., "p_value": ...}],
       "interval": {"method": ..., "level": 0.95, "resamples": 10000, "seed": 0},
       "audit": [{"check": ..., "status": "pass" | "warn" | "fail", "detail": ...}],
+      "lists": {"model/sequential/A1": {"seen_share": .06, "empty_share": 0.0}, ...},
       "oracle": {...} or null,                the generator's own optimum, for generated data
       "notes": ["..."],                       where this departs from the published protocol
       "seconds": 61.2, "created": "2026-01-31T12:00:00+00:00",

@@ -263,3 +263,20 @@ def test_several_datasets_get_a_folder_each(tmp_path, mesh):
 
 def test_dataset_fixture_is_what_the_run_records(run_dir, toy):
     assert run_dir.dataset().fingerprint == datasets.load(toy.path).fingerprint
+
+
+def test_exact_exclusion_fills_the_list_with_unseen_items(run_dir, mesh, toy):
+    """With as many beams as items the search is exhaustive, so both ways must rank alike."""
+    wide = dataclasses.replace(CONFIG, templates=("A1",), num_beams=toy.num_items, max_users=12)
+    exact = dataclasses.replace(wide, exact_exclusion=True)
+    params = checkpoints.restore.restore_params(run_dir, 10, mesh=mesh)
+    ranks = []
+    for config in (wide, exact):
+        evaluator = from_run.build(run_dir, config, mesh)
+        ranks.append(evaluator.rank(params, evaluator.templates[0]))
+    users_E = ranks[0].users_E
+    assert (ranks[0].kept_U == ranks[1].kept_U).all()
+    assert (ranks[0].excluded_U == ranks[1].excluded_U).all()
+    repeated = [u for u in users_E if toy.sequence(int(u))[-1] in toy.sequence(int(u))[:-1]]
+    assert (ranks[1].excluded_U[repeated] == 0).all()
+    assert (ranks[1].excluded_U[users_E] < ranks[1].kept_U[users_E]).any()
