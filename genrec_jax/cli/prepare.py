@@ -43,7 +43,7 @@ what to know:
   A table of items (--items) has a header: item (or asin, item_id), title, brand, categories, price,
   description; HTML entities (&amp;) are turned into characters.
   Without times, the order of the log is taken on trust, and the audit says so.
-  Tied times keep file order; how many there are is printed and stored.
+  Tied times keep file order (--tie-seed: a random one); how many there are is printed and stored.
   Exact duplicates are kept and counted, because published counts include them; --drop-duplicates.
   A bad row is an error that names file and line; --skip-bad-rows leaves it out and counts it.
   Large logs are staged in the temporary folder (TMPDIR), about half their unpacked size.
@@ -94,6 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     filters.add_argument("--drop-duplicates", action="store_true", help="drop repeated rows")
     filters.add_argument(
         "--skip-bad-rows", action="store_true", help="leave bad rows out, and count them"
+    )
+    filters.add_argument(
+        "--tie-seed",
+        type=int,
+        metavar="N",
+        help="order tied times at random with this seed (default: file order)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     own = parser.add_argument_group("options of single readers")
@@ -188,6 +194,7 @@ def run(arguments: argparse.Namespace) -> None:
             min_user=5 if minima[0] is None else minima[0],
             min_item=5 if minima[1] is None else minima[1],
             drop_duplicates=arguments.drop_duplicates,
+            tie_seed=arguments.tie_seed,
             **common,
         )
     show(written)
@@ -242,10 +249,11 @@ def _run_recipe(
 ) -> dataset.Dataset:
     if arguments.recipe_name is None:
         raise UserError(f"`recipe` needs a name; wanted one of {', '.join(recipes.load_recipes())}")
-    if minima != (None, None) or arguments.drop_duplicates or arguments.name:
+    fixed = (*minima, arguments.name, arguments.tie_seed, arguments.drop_duplicates or None)
+    if any(value is not None for value in fixed):
         raise UserError(
             "a recipe fixes the name and the filters; leave --name, --min-user-interactions,"
-            " --min-item-interactions and --drop-duplicates out, or use its reader instead"
+            " --min-item-interactions, --drop-duplicates and --tie-seed out, or use its reader instead"
         )
     if source is None:
         raise UserError("a recipe needs the original data; pass --input PATH")

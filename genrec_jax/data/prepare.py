@@ -33,12 +33,14 @@ class Filters:
             default: the published counts include such rows where there are any.
         skip_short_users: drop users left with under 3 interactions, which leave-one-out cannot
             split, where the default is an error.
+        tie_seed: order tied times at random with this seed; None keeps file order.
     """
 
     min_user: int = 5
     min_item: int = 5
     drop_duplicates: bool = False
     skip_short_users: bool = False
+    tie_seed: int | None = None
 
 
 def prepare(
@@ -50,6 +52,7 @@ def prepare(
     min_item: int = 5,
     drop_duplicates: bool = False,
     skip_short_users: bool = False,
+    tie_seed: int | None = None,
     expected_counts: dict[str, int] | None = None,
     overwrite: bool = False,
     manifest: dict[str, Any] | None = None,
@@ -65,10 +68,11 @@ def prepare(
         raw: what a reader made.
         output: the dataset dir to write.
         name: what prompts call the dataset: letters, digits, `_` and `-`.
-        min_user: see `Filters`, like the next three.
+        min_user: see `Filters`, like the next four.
         min_item: interactions an item needs.
         drop_duplicates: drop exact duplicates.
         skip_short_users: drop users that cannot be split.
+        tie_seed: order tied times at random, to see how much a result owes to file order.
         expected_counts: `users`, `items`, `interactions` that must come out (a recipe's published
             counts); keys may be absent.
         overwrite: replace an existing dataset.
@@ -81,7 +85,7 @@ def prepare(
     """
     _check_name(name)
     target = str(output)
-    filters = Filters(min_user, min_item, drop_duplicates, skip_short_users)
+    filters = Filters(min_user, min_item, drop_duplicates, skip_short_users, tie_seed)
     steps = steps or prepare_progress.Steps()
     log = _with_rows(raw.interactions)
     rejected = dict(raw.rejected)
@@ -108,7 +112,7 @@ def prepare(
         rejected[SHORT_USER] = rejected.get(SHORT_USER, 0) + short
     with steps.step("sorting"):
         timed = "timestamp" in kept.columns and not raw.order_trusted
-        kept = kept.sort(["user", "timestamp", "row"] if timed else ["user", "row"])
+        kept = _sort(kept, timed=timed, tie_seed=tie_seed)
     tables = _number(kept, user_ids, item_ids)
     _check_counts(tables, expected_counts, name=name, path=target)
     content: dict[str, Any] = {
@@ -124,7 +128,7 @@ def prepare(
             "kept": len(kept),
         },
         "duplicates": {"exact_kept": _count_duplicates(kept, timed), "exact_dropped": dropped},
-        "ties": _ties(kept) if timed else None,
+        "ties": _ties(kept, tie_seed) if timed else None,
         "sources": [dataclasses.asdict(source) for source in raw.sources],
         "versions": {
             package: importlib.metadata.version(package) for package in ("polars", "pyarrow")
@@ -258,7 +262,17 @@ def _same_as_previous(kept: pl.DataFrame, columns: list[str]) -> Bool[np.ndarray
     return same_X
 
 
-def _ties(kept: pl.DataFrame) -> dict[str, Any]:
+def _sort(kept: pl.DataFrame, *, timed: bool, tie_seed: int | None) -> pl.DataFrame:
+    if not timed:
+        return kept.sort("user", "row")
+    if tie_seed is None:
+        return kept.sort("user", "timestamp", "row")
+    kept = kept.sort("row")  # so that the seed alone decides
+    order = np.random.default_rng(tie_seed).permutation(len(kept))
+    return kept.with_columns(pl.Series("tie", order)).sort("user", "timestamp", "tie").drop("tie")
+
+
+def _ties(kept: pl.DataFrame, tie_seed: int | None) -> dict[str, Any]:
     """How many rows share user and second with another, and how many users' last two rows do."""
     tied_X = _same_as_previous(kept, ["user", "timestamp"])
     shared_X = tied_X.copy()
@@ -270,7 +284,7 @@ def _ties(kept: pl.DataFrame) -> dict[str, Any]:
         "rows_share": float(shared_X.mean()),
         "users_last_two": int(tied_X[last_X].sum()),
         "users_last_two_share": float(tied_X[last_X].mean()),
-        "rule": "file order",
+        "rule": "file order" if tie_seed is None else f"random, seed {tie_seed}",
     }
 
 

@@ -35,6 +35,7 @@ def prepare_from(
     min_item: int = 5,
     drop_duplicates: bool = False,
     skip_bad_rows: bool = False,
+    tie_seed: int | None = None,
     expected_counts: dict[str, int] | None = None,
     overwrite: bool = False,
     reader_options: dict[str, Any] | None = None,
@@ -52,6 +53,7 @@ def prepare_from(
         min_item: interactions an item needs.
         drop_duplicates: drop rows equal to an earlier one in user, item, time and rating.
         skip_bad_rows: leave bad rows out and count them in the manifest.
+        tie_seed: order tied times at random with this seed; None keeps file order.
         expected_counts: counts that must come out, see `prepare.prepare`.
         overwrite: replace an existing dataset.
         reader_options: the reader's own keyword arguments; None values are left out.
@@ -75,6 +77,12 @@ def prepare_from(
             " --overwrite to replace this one",
             file=str(target),
         )
+    if target.exists() and not _replaceable(target):
+        raise UserError(
+            "exists and is not a dataset dir; wanted one to overwrite, or a path that does not exist."
+            " Choose another --output",
+            file=str(target),
+        )
     steps = prepare_progress.Steps(enabled=show_progress)
     with (
         artefacts.disk_errors(target),
@@ -91,6 +99,7 @@ def prepare_from(
             min_item=min_item,
             drop_duplicates=drop_duplicates,
             skip_short_users=skip_bad_rows,
+            tie_seed=tie_seed,
             expected_counts=expected_counts,
             overwrite=overwrite,
             manifest={"reader": reader, "reader_options": _as_json(own), **(manifest or {})},
@@ -133,6 +142,11 @@ def _check_options(reader: str, module: ModuleType, own: dict[str, Any]) -> None
                 f"--{key.replace('_', '-')} means nothing to the reader `{reader}`; its own options:"
                 f" {flags}"
             )
+
+
+def _replaceable(target: pathlib.Path) -> bool:
+    """A dataset dir or an empty folder: `--overwrite` must not remove anything else."""
+    return target.is_dir() and ((target / dataset.MANIFEST).exists() or not any(target.iterdir()))
 
 
 def _as_json(own: dict[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,20 @@ def test_ties_and_duplicates_are_counted(tmp_path):
     assert dropped.num_interactions == 7
 
 
+def test_ties_may_be_ordered_at_random(tmp_path):
+    rows = [("u", f"i{number}", 5 if number < 8 else number) for number in range(10)]
+    orders = {}
+    for seed in (None, 0, 0, 1):
+        made = make(tmp_path, log(rows), tie_seed=seed, overwrite=True)
+        order = tuple(made.sequence(0).tolist())
+        assert sorted(order[:8]) == list(range(8))
+        assert order[8:] == (8, 9)  # what does not tie stays
+        assert orders.setdefault(seed, order) == order
+        assert made.manifest["ties"]["rows"] == 8
+    assert orders[None] == tuple(range(10))
+    assert len(set(orders.values())) == 3
+
+
 def test_numbering_closes_the_gaps_of_the_filter(tmp_path):
     rows = [(f"u{user}", f"i{item}", item) for user in range(3) for item in range(1, 4)]
     rows += [("lonely", "i0", 1), ("u1", "i0", 9)]
@@ -292,6 +306,18 @@ def test_an_existing_output_is_kept(tmp_path):
     with pytest.raises(UserError, match=r"already exists.*--overwrite"):
         prepare_run.prepare_from("toystore", None, tmp_path / "out")
     assert (tmp_path / "out" / "precious").read_text() == "x"
+
+
+def test_only_datasets_are_overwritten(tmp_path):
+    (tmp_path / "out").mkdir()
+    prepare_run.prepare_from("toystore", None, tmp_path / "out", overwrite=True)
+    prepare_run.prepare_from("toystore", None, tmp_path / "out", overwrite=True)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "precious").write_text("x")
+    for target in (tmp_path / "home", tmp_path / "home" / "precious"):
+        with pytest.raises(UserError, match="exists and is not a dataset dir"):
+            prepare_run.prepare_from("toystore", None, target, overwrite=True)
+    assert (tmp_path / "home" / "precious").read_text() == "x"
 
 
 def test_reader_names_and_options_are_checked(tmp_path):

@@ -204,6 +204,12 @@ def test_a_zip_member_that_escapes(tmp_path, name):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["slip.zip"]
 
 
+def test_other_archives_are_named(tmp_path):
+    (tmp_path / "yelp_dataset.tar").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"yelp_dataset\.tar: is an archive of a kind.*Unpack it"):
+        inputs.Inputs(tmp_path / "yelp_dataset.tar", reader="yelp")
+
+
 def test_what_is_there_is_listed_when_something_is_missing(tmp_path):
     (tmp_path / "other.txt").write_text("x")
     found = inputs.Inputs(tmp_path, reader="movielens")

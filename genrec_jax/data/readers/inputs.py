@@ -18,6 +18,8 @@ from typing import Any, Protocol
 from genrec_jax.data import artefacts, rawlog
 from genrec_jax.errors import UserError
 
+OTHER_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".bz2", ".xz", ".7z", ".rar", ".zst")
+
 
 @dataclasses.dataclass(frozen=True)
 class Member:
@@ -74,6 +76,12 @@ class Inputs:
         if not self.path.exists():
             raise UserError(
                 f"not found; wanted the {reader} data there. Check --input", file=str(path)
+            )
+        if self.path.name.lower().endswith(OTHER_ARCHIVES):
+            raise UserError(
+                "is an archive of a kind that is not read; wanted a plain file, .gz, .zip or a folder."
+                " Unpack it and give the folder as --input",
+                file=str(path),
             )
         if self.path.is_dir():
             files = sorted(file for file in self.path.rglob("*") if file.is_file())
