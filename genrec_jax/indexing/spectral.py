@@ -95,9 +95,9 @@ def _leading_eigenpairs(
     """The `count` largest eigenvalues, descending, and their vectors."""
     size = _num_nodes(matrix)
     if size <= DENSE_UP_TO or 3 * count >= size:
-        values, vectors = scipy.linalg.eigh(
-            matrix.toarray(), subset_by_index=[size - count, size - 1]
-        )
+        # All of them, by divide and conquer: LAPACK's solver for a few gives up where many are equal.
+        values, vectors = np.linalg.eigh(matrix.toarray())
+        values, vectors = values[size - count :], vectors[:, size - count :]
     else:
         solver: Any = scipy.sparse.linalg.eigsh  # its stubs know only whole tolerances
         start = 1.0 + np.arange(size) % 7 / 7  # any fixed vector with a part in every direction

@@ -68,3 +68,12 @@ def test_lone_nodes_join_the_smallest_cluster():
 
 def test_fewer_nodes_than_clusters():
     assert spectral.cluster(_graph([(0, 1, 1)], 3), 5).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [12, 30, 60])
+def test_a_complete_graph(size):
+    """All but one eigenvalue are equal, where LAPACK's solver for a few eigenvalues can give up."""
+    edges = [(first, second, 1) for second in range(size) for first in range(second)]
+    labels = spectral.cluster(_graph(edges, size), 10)
+    assert labels.shape == (size,)
+    assert 0 <= labels.min() and labels.max() < 10
