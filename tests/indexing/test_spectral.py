@@ -76,4 +76,5 @@ def test_a_complete_graph(size):
     edges = [(first, second, 1) for second in range(size) for first in range(second)]
     labels = spectral.cluster(_graph(edges, size), 10)
     assert labels.shape == (size,)
-    assert 0 <= labels.min() and labels.max() < 10
+    assert labels.min() >= 0
+    assert labels.max() < 10
