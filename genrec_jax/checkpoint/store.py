@@ -292,7 +292,7 @@ def restore_items(folder: pathlib.Path, items: dict[str, dict[str, Any]]) -> dic
         UserError: the checkpoint's arrays differ in name or shape from those asked for.
     """
     problems = []
-    with ocp.Checkpointer(_handler(*items)) as checkpointer:
+    with ocp.Checkpointer(_handler(PARAMS, OPTIMIZER)) as checkpointer:
         saved = checkpointer.metadata(folder).item_metadata
         for item, wanted in items.items():
             found = {} if saved[item] is None else dict(saved[item].tree)

@@ -110,8 +110,12 @@ class Progress:
         return cls(dict(value["totals"]), dict(value["window"]), BestSoFar(**value["best"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"totals": self.totals, "window": self.window, "best": self.best.to_json()}
+        """Plain values, copied: a checkpoint is written while the run goes on."""
+        return {
+            "totals": dict(self.totals),
+            "window": dict(self.window),
+            "best": self.best.to_json(),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,59 +172,71 @@ class Loop:
         self._flops_share = flops_share
         self._saved = -1
 
-    def run(self, state: Any, step: int = 0, progress: Progress | None = None) -> Result:
+    def run(
+        self,
+        state: Any,
+        step: int = 0,
+        progress: Progress | None = None,
+        stop: StopRequest | None = None,
+    ) -> Result:
         """Trains until the last step, an early stop or SIGTERM, and leaves a complete checkpoint.
 
         Args:
             state: the training state after `step` steps.
             step: steps done already.
             progress: as saved with that state's checkpoint.
+            stop: an active one, where the caller wants to be able to stop; else SIGTERM is heeded
+                while this runs.
 
         Raises:
             NonFiniteLoss: a step's loss or gradient norm is not finite; nothing is saved from it on.
             UserError: the disk is full.
         """
+        if stop is None:
+            with StopRequest() as own:
+                return self.run(state, step, progress, own)
         progress = progress or Progress.start()
         schedule = self._schedule
         stopped: Stopped = "finished"
         if progress.best.should_stop(schedule.patience):
             return Result(state, step, "early_stopping", progress)
+        if stop.requested and jax.process_count() == 1:
+            return Result(state, step, "preempted", progress)
         self._saved = step
         prefetcher = Prefetcher(self._batches.prepare, step, schedule.train_steps)
         clock = _Clock(prefetcher)
         unread: tuple[int, Metrics, Prepared] | None = None
-        with StopRequest() as stop:
-            try:
-                while step < schedule.train_steps:
-                    prepared = prefetcher.next(step)
-                    state, metrics = self._train_step(state, prepared.batch, step)
-                    if unread is not None:
-                        self._read(*unread, progress)
-                    unread = (step, metrics, prepared)
-                    step += 1
-                    self._store.raise_if_failed()
-                    wants_stop = stop.after_step(step)
-                    if not (wants_stop or self._is_due(step)):
-                        self._display.update(step - 1, {})
-                        continue
+        try:
+            while step < schedule.train_steps:
+                prepared = prefetcher.next(step)
+                state, metrics = self._train_step(state, prepared.batch, step)
+                if unread is not None:
                     self._read(*unread, progress)
-                    unread = None
-                    clock.add_to(progress)
-                    if self._at(step, schedule.log_period):
-                        self._log_window(step, progress)
-                    measured = self._validate_if_due(state, step, progress)
-                    clock.restart()
-                    better = bool(measured) and progress.best.step == step
-                    early = bool(measured) and progress.best.should_stop(schedule.patience)
-                    last = early or wants_stop or step == schedule.train_steps
-                    if last or better or self._at(step, schedule.checkpoint_period):
-                        self._save(step, state, measured, progress)
-                    if early or (wants_stop and step < schedule.train_steps):
-                        stopped = "early_stopping" if early else "preempted"
-                        break
-                self._store.wait()
-            finally:
-                prefetcher.close()
+                unread = (step, metrics, prepared)
+                step += 1
+                self._store.raise_if_failed()
+                wants_stop = stop.after_step(step)
+                if not (wants_stop or self._is_due(step)):
+                    self._display.update(step - 1, {})
+                    continue
+                self._read(*unread, progress)
+                unread = None
+                clock.add_to(progress)
+                if self._at(step, schedule.log_period):
+                    self._log_window(step, progress)
+                measured = self._validate_if_due(state, step, progress)
+                clock.restart()
+                better = bool(measured) and progress.best.step == step
+                early = bool(measured) and progress.best.should_stop(schedule.patience)
+                last = early or wants_stop or step == schedule.train_steps
+                if last or better or self._at(step, schedule.checkpoint_period):
+                    self._save(step, state, measured, progress)
+                if early or (wants_stop and step < schedule.train_steps):
+                    stopped = "early_stopping" if early else "preempted"
+                    break
+            self._store.wait()
+        finally:
+            prefetcher.close()
         return Result(state, step, stopped, progress)
 
     def _is_due(self, step: int) -> bool:

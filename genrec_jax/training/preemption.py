@@ -37,6 +37,11 @@ class StopRequest:
         """Asks the run to stop after the step it is at."""
         self._requested.set()
 
+    @property
+    def requested(self) -> bool:
+        """Whether this process has been asked; other hosts may not know yet."""
+        return self._requested.is_set()
+
     def after_step(self, step: int) -> bool:
         """Whether to save and stop, now that `step` steps are done; every host calls it each step."""
         if jax.process_count() > 1:

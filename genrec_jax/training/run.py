@@ -23,6 +23,7 @@ from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
 from genrec_jax.training.inputs import Inputs
 from genrec_jax.training.logging import MetricsLog
 from genrec_jax.training.loop import Loop, Progress, Result, Schedule
+from genrec_jax.training.preemption import StopRequest
 from genrec_jax.training.state import TrainState
 
 FINISHED = "finished.json"
@@ -93,60 +94,61 @@ def train(
     Raises:
         UserError: settings, data or disk that do not allow it; `NonFiniteLoss` when training diverges.
     """
-    if mesh is None:
-        mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    inputs = inputs_lib.open_inputs(config.data, config.seed, mesh)
-    steps = config.steps(inputs.steps_per_epoch)
-    config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
-    run_dir = _open_run_dir(config, inputs, operative_config)
-    store = CheckpointStore(
-        run_dir.checkpoint_dir,
-        keep_latest=config.checkpoints.keep_latest,
-        keep_every=config.checkpoints.keep_every,
-        best_metric=config.validation.metric,
-        best_mode=config.validation.mode,
-    )
-    try:
-        state, step, progress = _start(config, store, mesh)
-        first_host = jax.process_index() == 0
-        log = MetricsLog(run_dir.path, after_step=step) if first_host else None
-        shown = show_progress and first_host
-        display = progress_lib.make_display(step, steps) if shown else progress_lib.Silent()
-        if step:
-            display.say(f"going on from step {step} of {steps}, in {run_dir.path}")
-        if validate is None and config.validation.period is not None:
-            validate = validation.make_validate(config, inputs, run_dir, mesh)
-        jitted = step_lib.jit_train_step(
-            config.model, config.optimizer, config.loss, mesh, microbatches=config.microbatches
-        )
-        dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
-        loop = Loop(
-            schedule=Schedule(
-                train_steps=steps,
-                log_period=config.log_period,
-                eval_period=config.validation.period,
-                checkpoint_period=config.checkpoints.period,
-                patience=config.validation.patience,
-                metric=config.validation.metric,
-                mode=config.validation.mode,
-            ),
-            train_step=lambda state, batch, step: jitted(state, batch, dropout_key),
-            batches=inputs.batches,
-            store=store,
-            display=display,
-            log=log,
-            validate=validate,
-            flops_share=throughput.flops_share(state_lib.number_of_parameters(state.params)),
+    with StopRequest() as stop:
+        if mesh is None:
+            mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        inputs = inputs_lib.open_inputs(config.data, config.seed, mesh)
+        steps = config.steps(inputs.steps_per_epoch)
+        config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
+        run_dir = _open_run_dir(config, inputs, operative_config)
+        store = CheckpointStore(
+            run_dir.checkpoint_dir,
+            keep_latest=config.checkpoints.keep_latest,
+            keep_every=config.checkpoints.keep_every,
+            best_metric=config.validation.metric,
+            best_mode=config.validation.mode,
         )
         try:
-            result = loop.run(state, step, progress)
+            state, step, progress = _start(config, store, mesh)
+            first_host = jax.process_index() == 0
+            log = MetricsLog(run_dir.path, after_step=step) if first_host else None
+            shown = show_progress and first_host
+            display = progress_lib.make_display(step, steps) if shown else progress_lib.Silent()
+            if step:
+                display.say(f"going on from step {step} of {steps}, in {run_dir.path}")
+            if validate is None and config.validation.period is not None:
+                validate = validation.make_validate(config, inputs, run_dir, mesh)
+            jitted = step_lib.jit_train_step(
+                config.model, config.optimizer, config.loss, mesh, microbatches=config.microbatches
+            )
+            dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+            loop = Loop(
+                schedule=Schedule(
+                    train_steps=steps,
+                    log_period=config.log_period,
+                    eval_period=config.validation.period,
+                    checkpoint_period=config.checkpoints.period,
+                    patience=config.validation.patience,
+                    metric=config.validation.metric,
+                    mode=config.validation.mode,
+                ),
+                train_step=lambda state, batch, step: jitted(state, batch, dropout_key),
+                batches=inputs.batches,
+                store=store,
+                display=display,
+                log=log,
+                validate=validate,
+                flops_share=throughput.flops_share(state_lib.number_of_parameters(state.params)),
+            )
+            try:
+                result = loop.run(state, step, progress, stop)
+            finally:
+                display.close()
+                if log is not None:
+                    log.close()
         finally:
-            display.close()
-            if log is not None:
-                log.close()
-    finally:
-        store.close()
-    return _finish(config, run_dir, result)
+            store.close()
+        return _finish(config, run_dir, result)
 
 
 def _open_run_dir(config: TrainConfig, inputs: Inputs, operative_config: str | None) -> RunDir:
