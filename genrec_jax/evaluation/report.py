@@ -138,4 +138,8 @@ def _subtitle(runs: Sequence[RunView]) -> Markup:
 
 
 def _resource(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return (
+        importlib.resources.files("genrec_jax.evaluation")
+        .joinpath(name)
+        .read_text(encoding="utf-8")
+    )

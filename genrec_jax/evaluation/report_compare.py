@@ -7,7 +7,12 @@ from genrec_jax.evaluation import aggregate, report_plots
 from genrec_jax.evaluation.report_data import EvaluationView, RunView
 from genrec_jax.evaluation.report_html import ABSENT, Markup, element, interval, section, table
 from genrec_jax.evaluation.report_plots import Interval
-from genrec_jax.evaluation.report_sections import headline_metric, metric_title, system_title
+from genrec_jax.evaluation.report_sections import (
+    best_possible,
+    headline_metric,
+    metric_title,
+    system_title,
+)
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr@10")
 MOST_OTHERS = 30
@@ -97,6 +102,7 @@ def _picture(name: str, pairs: Sequence[tuple[RunView, EvaluationView]], *, salt
                     report_plots.BASELINE,
                 )
             )
+    rows += best_possible(first.metrics, metric)
     caption = f"{metric_title(metric)} on {name}, {first.metrics['split']} items, with intervals."
     return report_plots.intervals(rows, salt=salt, caption=caption)
 
@@ -122,7 +128,7 @@ def _table(name: str, pairs: Sequence[tuple[RunView, EvaluationView]]) -> Markup
         combined = aggregate.aggregate([view.metrics for _, view in group])
         first = group[0][1]
         add(
-            f"mean ± standard deviation of {len(group)} seeds",
+            f"{len(group)} seeds: mean ± std. dev.",
             first.metrics.get("item_ids", {}).get("method", ABSENT),
             ABSENT,
             combined["systems"][first.main_system]["seen_kept"],

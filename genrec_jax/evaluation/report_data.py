@@ -173,10 +173,10 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
     return records
 
 
-def curve(records: list[dict[str, Any]], kind: str, name: str) -> tuple[list[float], list[float]]:
+def curve(records: list[dict[str, Any]], kind: str, name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one curve, values that are not finite left out."""
     points = [
-        (record["step"], record[name])
+        (int(record["step"]), float(record[name]))
         for record in records
         if record.get("kind") == kind
         and isinstance(record.get(name), int | float)

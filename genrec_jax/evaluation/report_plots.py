@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import ticker
@@ -18,7 +19,7 @@ MODEL, BASELINE, BEST = "#0b6e69", "#8a97a3", "#b7791f"
 SERIES = ("#0b6e69", "#c2410c", "#4756a6", "#8a2f6b", "#5f7a1c", "#96601a")
 WIDTH = 9.2  # inches, drawn to the page's width
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 10,
@@ -64,7 +65,7 @@ class Interval:
 class Line:
     """One curve: steps, values and a name for the legend (None: no legend)."""
 
-    steps: Sequence[float]
+    steps: Sequence[int]
     values: Sequence[float]
     label: str | None = None
     dashed: bool = False
@@ -152,7 +153,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
 def _svg(figure: Figure, *, salt: str, caption: str) -> Markup:
     """The figure as an accessible element; ids differ between figures through the salt."""
     buffer = io.StringIO()
-    with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
+    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": salt}
+    with mpl.rc_context(style):
         FigureCanvasSVG(figure).print_svg(
             buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )

@@ -75,21 +75,16 @@ def verdict(view: EvaluationView) -> Markup:
             and comparison["metric"] == metric
             and comparison.get("footing", "seen_kept") == "seen_kept"
         ):
-            sentences.append(Markup(" ") + _comparison(comparison))
+            sentences.append(_comparison(comparison))
     oracle = (metrics.get("oracle") or {}).get(metric)
     if oracle:
-        sentences.append(
-            Markup(" ")
-            + element(
-                "span",
-                f"The data are generated: whoever knows the rules expects {oracle:.1%}.",
-            )
-        )
-    return element("p", *sentences, class_="verdict")
+        said = f"The data are generated: whoever knows the rules expects {oracle:.1%}."
+        sentences.append(element("span", said))
+    return element("p", join(sentences, " "), class_="verdict")
 
 
 def _comparison(comparison: dict[str, Any]) -> Markup:
-    other = SYSTEM_NAMES.get(comparison["b"], comparison["b"]).lower()
+    other = str(SYSTEM_NAMES.get(comparison["b"], comparison["b"])).lower()
     figures = (
         f"{comparison['difference']:+.4f}, paired interval {comparison['low']:+.4f} to"
         f" {comparison['high']:+.4f}"
@@ -120,14 +115,18 @@ def headline(view: EvaluationView, *, salt: str) -> Markup:
                 report_plots.MODEL if is_model else report_plots.BASELINE,
             )
         )
-    oracle = (metrics.get("oracle") or {}).get(metric)
-    if oracle:
-        rows.append(Interval("Best possible", oracle, oracle, oracle, report_plots.BEST))
+    rows += best_possible(metrics, metric)
     caption = (
         f"{metric_title(metric)} on the {metrics['split']} items of"
         f" {metrics['dataset']['name']}, with intervals; seen items kept."
     )
     return join([verdict(view), report_plots.intervals(rows, salt=salt, caption=caption)])
+
+
+def best_possible(metrics: dict[str, Any], metric: str) -> list[Interval]:
+    """The generator's own optimum as a row of the picture, where there is one."""
+    oracle = (metrics.get("oracle") or {}).get(metric)
+    return [Interval("Best possible", oracle, oracle, oracle, report_plots.BEST)] if oracle else []
 
 
 def results_tables(view: EvaluationView, *, level: int) -> Markup:
@@ -251,7 +250,7 @@ def audit_warning(view: EvaluationView) -> Markup | None:
 
 def examples_section(view: EvaluationView, *, level: int) -> Markup:
     """A few users with their history, the held-out item and the model's list."""
-    cards = element("div", *(_card(user) for user in view.examples), class_="cards")
+    cards = element("div", *(_card(user, level + 1) for user in view.examples), class_="cards")
     said = (
         "Users spread evenly over hits in first place, hits below it, and misses. The number behind an"
         " item is the probability the model gives it."
@@ -261,12 +260,12 @@ def examples_section(view: EvaluationView, *, level: int) -> Markup:
     return section("Examples", element("p", said), cards, level=level)
 
 
-def _card(user: ExampleUser) -> Markup:
+def _card(user: ExampleUser, level: int) -> Markup:
     earlier = f"{user.earlier} earlier items, then " if user.earlier else ""
-    found = f"in place {user.rank}" if user.rank else f"not among the {len(user.recommended)} shown"
+    found = f"in place {user.rank}" if user.rank else "not in the list"
     return element(
         "article",
-        element("h4", "User ", element("span", user.user)),
+        element(f"h{level}", "User ", element("span", user.user)),
         element("p", element("b", "History: "), earlier, _titles(user.history)),
         element("p", element("b", "Took next: "), user.target, element("em", f" ({found})")),
         element("ol", *(_place(item) for item in user.recommended)),
@@ -283,11 +282,20 @@ def _place(item: Recommended) -> Markup:
     note = " ← taken next" if item.is_target else " (taken before)" if item.is_seen else ""
     return element(
         "li",
-        element("span", item.title, title=item.item_id),
-        note,
-        element("small", f"{math.exp(min(item.score, 0.0)):.3f}"),
+        element(
+            "div",
+            element("span", element("span", item.title, title=item.item_id), note),
+            element("small", f"{math.exp(min(item.score, 0.0)):.3f}"),
+        ),
         class_=css,
     )
+
+
+def moment(text: str | None) -> str | None:
+    """A time such as `2026-01-31T12:00:00+00:00` as `2026-01-31 12:00 UTC`."""
+    if text is None or not text.endswith("+00:00"):
+        return text
+    return f"{text[:16].replace('T', ' ')} UTC"
 
 
 def facts(view: EvaluationView) -> Markup:
@@ -307,6 +315,6 @@ def facts(view: EvaluationView) -> Markup:
             ("Item IDs", ids.get("method")),
             ("Search", f"{metrics['num_beams']} beams over the whole catalogue"),
             ("Checkpoint", f"step {metrics['step']:,} ({metrics.get('checkpoint', 'named')})"),
-            ("Evaluated", metrics.get("created")),
+            ("Evaluated", moment(metrics.get("created"))),
         ]
     )

@@ -7,6 +7,7 @@ from genrec_jax.evaluation import report_plots
 from genrec_jax.evaluation.report_data import RunView, curve
 from genrec_jax.evaluation.report_html import Markup, definitions, element, section, table
 from genrec_jax.evaluation.report_plots import Line, Panel
+from genrec_jax.evaluation.report_sections import moment
 
 HIT_RATIO = "hr@"
 
@@ -19,7 +20,7 @@ def training_section(run: RunView, *, salt: str, level: int) -> Markup:
     losses = [name for name in names if name == "loss" or name.startswith("loss/")]
     ratios = [name for name in names if HIT_RATIO in name]
     reference = _reference(run)
-    lines = [_line(run, "validation", name, name) for name in ratios]
+    lines = [_line(run, "validation", name, name.replace("hr@", "HR@")) for name in ratios]
     if reference is not None and lines:
         steps = [step for line in lines for step in line.steps]
         if steps:
@@ -30,7 +31,7 @@ def training_section(run: RunView, *, salt: str, level: int) -> Markup:
             "Loss per target token",
             [
                 _line(run, "train", "loss", "training"),
-                *(_line(run, "validation", name, f"validation {name}") for name in losses),
+                *(_line(run, "validation", name, _loss_label(name)) for name in losses),
             ],
         ),
         Panel("Validation hit ratio", lines, from_zero=True),
@@ -47,7 +48,7 @@ def settings_section(run: RunView, *, level: int) -> Markup:
         [
             ("Run dir", str(run.run.path)),
             ("Commit", manifest.get("git_commit") or "not a checkout"),
-            ("Started", manifest.get("created")),
+            ("Started", moment(manifest.get("created"))),
             ("Versions", versions or None),
             ("Best checkpoint by", manifest.get("selection", {}).get("metric")),
         ]
@@ -63,6 +64,11 @@ def settings_section(run: RunView, *, level: int) -> Markup:
 def _line(run: RunView, kind: str, name: str, label: str) -> Line:
     steps, values = curve(run.records, kind, name)
     return Line(steps, values, label)
+
+
+def _loss_label(name: str) -> str:
+    """`loss/sequential` as `validation, sequential`."""
+    return ", ".join(["validation", *name.split("/")[1:]])
 
 
 def _reference(run: RunView) -> tuple[str, float] | None:

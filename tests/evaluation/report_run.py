@@ -64,9 +64,7 @@ def evaluate(
     excluded_E = ranking.ranks_after_striking(items_ER, seen_ER, targets_E)
     folder = run.eval_dir / f"{split}-{step}"
     folder.mkdir(parents=True)
-    with predictions.writing(
-        folder / predictions.PREDICTIONS_FILE, run.item_ids().texts
-    ) as writer:
+    with predictions.writing(folder / predictions.PREDICTIONS_FILE, run.item_ids().texts) as writer:
         writer.append(
             "A1", users_E, targets_E, kept_E, excluded_E, items_ER, scores_ER.astype(np.float32)
         )

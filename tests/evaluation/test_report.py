@@ -1,0 +1,351 @@
+"""The report of run dirs made from known lists: every figure, every warning, nothing unescaped."""
+
+import dataclasses
+import html.parser
+import itertools
+import json
+import re
+import shutil
+
+import pytest
+
+from genrec_jax.data import artefacts, prepare, toystore
+from genrec_jax.data.dataset import Dataset
+from genrec_jax.errors import UserError
+from genrec_jax.evaluation import report, report_compare, report_data, report_plots
+from tests.evaluation import report_run, tiny_run
+
+DASH = "\N{EN DASH}"
+HOSTILE = "<script>alert('title')</script>"
+
+
+class Page(html.parser.HTMLParser):
+    """The page's text, its tags in order, and every address it names."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "srcset", "action"):
+                self.addresses.append(value)
+            if name == "id":
+                self.ids.append(value)
+        if tag not in ("meta", "link", "br", "hr", "col"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    return tiny_run.make_dataset(tmp_path_factory.mktemp("data"), num_users=80)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    return report_run.make_reported_run(tmp_path_factory.mktemp("runs") / "first", dataset)
+
+
+@pytest.fixture(scope="module")
+def second(dataset, tmp_path_factory):
+    return report_run.make_reported_run(tmp_path_factory.mktemp("runs") / "second", dataset, seed=1)
+
+
+def written(tmp_path, run_dirs, **options) -> Page:
+    path = report.write_report(run_dirs, tmp_path / "report.html", **options)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def metrics_of(run, split="test-400") -> dict:
+    return json.loads((run.eval_dir / split / "metrics.json").read_text())
+
+
+def test_the_page_has_every_figure_and_interval(run, tmp_path):
+    page = written(tmp_path, [run.path])
+    systems = metrics_of(run)["systems"]
+    assert len(systems) == 3
+    for footings in systems.values():
+        for footing in ("seen_kept", "seen_excluded"):
+            for metric in ("hr@1", "hr@20", "ndcg@10", "mrr@20"):
+                estimate = footings[footing][metric]
+                low, high = estimate["low"], estimate["high"]
+                assert f"{estimate['value']:.4f} {low:.4f}{DASH}{high:.4f}" in page.text
+    for metric, value in metrics_of(run)["oracle"].items():
+        if metric not in ("ndcg@1", "mrr@1", "mrr@5"):
+            assert f"{value:.4f}" in page.text, metric
+
+
+def test_the_verdict_says_how_the_model_stands_to_the_baselines(run, tmp_path):
+    page = written(tmp_path, [run.path])
+    best = metrics_of(run)["oracle"]["hr@10"]
+    value = metrics_of(run)["systems"]["model/sequential/A1"]["seen_kept"]["hr@10"]["value"]
+    assert f"first 10 places for {value:.1%} of 80 users" in page.text
+    assert "It beats popularity beyond the interval" in page.text
+    assert "It beats last-item transition beyond the interval" in page.text
+    assert f"whoever knows the rules expects {best:.1%}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.2, -0.1, "It is behind popularity beyond"), (-0.1, 0.1, "It cannot be told from pop")],
+)
+def test_a_losing_model_is_told_so(run, tmp_path, low, high, said):
+    copied = shutil.copytree(run.path, tmp_path / "copied")
+    file = copied / "eval/test-400/metrics.json"
+    metrics = json.loads(file.read_text())
+    for comparison in metrics["paired"]:
+        comparison |= {"difference": (low + high) / 2, "low": low, "high": high}
+    artefacts.write_json(file, metrics)
+    text = written(tmp_path, [copied]).text
+    assert said in text
+    assert "It beats" not in text
+
+
+def test_nothing_is_fetched_and_ids_are_unique(run, second, tmp_path):
+    page = written(tmp_path, [run.path, second.path])
+    assert set(page.addresses) <= {"#content", "data:,"} | {f"#{name}" for name in page.ids}
+    assert not {"script", "img", "iframe", "object", "embed"} & set(page.tags)
+    assert len(set(page.ids)) == len(page.ids)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "@import" not in text
+    assert not re.findall(r"url\((?!#)", text)
+
+
+def test_headings_descend_one_level_at_a_time(run, second, tmp_path):
+    for run_dirs in ([run.path], [run.path, second.path]):
+        page = written(tmp_path, run_dirs)
+        levels = [int(tag[1]) for tag in page.tags if re.fullmatch("h[1-6]", tag)]
+        assert levels[0] == 1 and levels.count(1) == 1
+        assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+def test_examples_show_titles_target_and_scores(run, dataset, tmp_path):
+    (view,) = report_data.read_run(run.path, name="r", data={}, num_examples=6).evaluations
+    assert len(view.examples) == 6
+    assert {bool(example.rank) for example in view.examples} == {True, False}
+    titles = set(dataset.item_titles)
+    text = written(tmp_path, [run.path]).text
+    for example in view.examples:
+        user = dataset.user_source_ids.index(example.user)
+        sequence = [dataset.item_titles[item] for item in dataset.sequence(user)]
+        assert sequence[-1] == example.target
+        assert sequence[:-1][-8:] == list(example.history)
+        assert example.earlier == max(0, len(sequence) - 9)
+        assert {place.title for place in example.recommended} <= titles
+        marked = [n for n, p in enumerate(example.recommended, start=1) if p.is_target]
+        assert marked == ([example.rank] if 0 < example.rank <= 10 else [])
+        assert {p.title for p in example.recommended if p.is_seen} <= set(sequence[:-1])
+        assert f"User {example.user}" in text
+        assert example.target in text
+    assert "0.500" in text
+
+
+def test_the_audit_is_made_anew(run, tmp_path):
+    (view,) = report_data.read_run(run.path, name="r", data={}, num_examples=1).evaluations
+    assert view.audit_repeated
+    checks = {result["check"]: result["status"] for result in view.audit}
+    assert checks["item_ids_not_by_held_out"] == checks["targets_are_held_out"] == "pass"
+    text = written(tmp_path, [run.path]).text
+    assert "Made anew for this report" in text
+    assert "The leakage audit failed" not in text
+
+
+def test_predictions_scored_on_the_wrong_item_raise_the_alarm(run, tmp_path):
+    copied = shutil.copytree(run.path, tmp_path / "copied")
+    shutil.copy(
+        copied / "eval/validation-200/predictions.parquet",
+        copied / "eval/test-400/predictions.parquet",
+    )
+    text = written(tmp_path, [copied]).text
+    assert "The leakage audit failed: targets are held out" in text
+
+
+def test_without_the_dataset_the_stored_audit_is_shown(run, dataset, tmp_path):
+    copied = shutil.copytree(run.path, tmp_path / "copied")
+    file = copied / "eval/test-400/metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["dataset"]["path"] = str(tmp_path / "gone")
+    artefacts.write_json(file, metrics)
+    text = written(tmp_path, [copied]).text
+    assert "The dataset is not at hand" in text
+    assert "As stored when the dataset was prepared" in text
+    moved = written(tmp_path, [copied], data={"toystore": dataset.path}).text
+    assert "Made anew for this report" in moved
+
+
+def test_another_dataset_under_the_same_path_is_not_shown(run, tmp_path):
+    other = tiny_run.make_dataset(tmp_path / "other", num_users=61)
+    text = written(tmp_path, [run.path], data={"toystore": other.path}).text
+    assert "holds another dataset than the one evaluated" in text
+
+
+def test_curves_and_cost_come_from_the_records(run, tmp_path):
+    view = report_data.read_run(run.path, name="r", data={}, num_examples=1)
+    steps, values = report_data.curve(view.records, "validation", "hr@10")
+    assert steps == [100, 200, 300, 400]
+    assert values == sorted(values)
+    text = written(tmp_path, [run.path]).text
+    assert "Loss per target token" in text
+    assert "Training time 3 min 20 s" in text
+    assert "Examples seen 25,600" in text
+    assert "Padding in batches 11.3%" in text
+    assert "last-item transition" in text
+
+
+def test_a_broken_line_in_the_records_is_named(run, tmp_path):
+    copied = shutil.copytree(run.path, tmp_path / "copied")
+    (copied / "metrics.jsonl").write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2"):
+        written(tmp_path, [copied])
+
+
+def test_other_evaluations_are_listed(run, tmp_path):
+    estimate = metrics_of(run, "validation-200")["systems"]["model/sequential/A1"]["seen_kept"]
+    text = written(tmp_path, [run.path]).text
+    assert "toystore, validation, step 200" in text
+    assert f"HR@10 {estimate['hr@10']['value']:.4f}" in text
+
+
+def test_settings_are_all_shown(run, tmp_path):
+    text = written(tmp_path, [run.path]).text
+    assert "model.embed_dim 16" in text
+    assert "settings.train.steps 400" in text
+
+
+def test_runs_that_differ_in_the_seed_are_averaged(run, second, tmp_path):
+    text = written(tmp_path, [run.path, second.path]).text
+    values = [
+        metrics_of(one)["systems"]["model/sequential/A1"]["seen_kept"]["hr@10"]["value"]
+        for one in (run, second)
+    ]
+    assert values[0] != values[1]
+    spread = abs(values[0] - values[1]) / 2**0.5
+    assert "2 seeds: mean ± std. dev." in text
+    assert f"{sum(values) / 2:.4f} ± {spread:.4f}" in text
+
+
+def test_runs_with_other_settings_are_compared_but_not_averaged(run, second, tmp_path):
+    copied = shutil.copytree(second.path, tmp_path / "copied")
+    manifest = json.loads((copied / "run.json").read_text())
+    manifest["settings"]["train"]["steps"] = 800
+    artefacts.write_json(copied / "run.json", manifest)
+    text = written(tmp_path, [run.path, copied]).text
+    assert "All runs" in text
+    assert "seeds: mean" not in text
+
+
+def test_run_names_tell_runs_apart():
+    assert report.run_names(["a/x", "b/y"]) == ["x", "y"]
+    assert report.run_names(["a/x", "b/x"]) == ["a/x", "b/x"]
+    with pytest.raises(UserError, match="named twice"):
+        report.run_names(["a/x", "a/../a/x"])
+
+
+def test_a_run_without_evaluation_still_has_curves(run, tmp_path):
+    copied = shutil.copytree(run.path, tmp_path / "copied")
+    shutil.rmtree(copied / "eval")
+    text = written(tmp_path, [copied]).text
+    assert "Not evaluated yet: run `genrec evaluate" in text
+    assert "Loss per target token" in text
+    comparison = report_compare.comparison(
+        [report_data.read_run(copied, name="r", data={}, num_examples=1)]
+    )
+    assert comparison == ""
+
+
+def test_not_a_run_dir(tmp_path):
+    with pytest.raises(UserError, match="description of a run dir"):
+        report.write_report([tmp_path], tmp_path / "r.html")
+    with pytest.raises(UserError, match="no run dir"):
+        report.write_report([], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+HEADER = "paper,table,task,dataset,method,metric,value,note\n"
+
+
+def test_published_figures_stand_beside_ours(run, tmp_path):
+    csv = tmp_path / "figures.csv"
+    csv.write_text(
+        HEADER + "Some,3,sequential,Toy-Store,SASRec,hr@10,0.0605,\n"
+        "Some,3,sequential,Toy-Store,SASRec,ndcg@10,0.0318,\n"
+        "Some,3,sequential,toystore,P5,hr@10,0.0700,unseen prompt\n"
+        "Some,3,sequential,beauty,Elsewhere,hr@10,0.9,\n"
+        "Some,3,rating,toystore,Otherwise,hr@10,0.9,\n"
+    )
+    text = written(tmp_path, [run.path], paper_figures=csv).text
+    assert "Beside published figures" in text
+    assert text.index(f"P5 Some, table 3 (unseen prompt) 0.0700 {DASH}") < text.index(
+        "SASRec Some, table 3 0.0605 0.0318"
+    )
+    assert "Elsewhere" not in text and "Otherwise" not in text
+
+
+def test_the_real_published_figures_are_read(shared):
+    from genrec_jax.evaluation import report_papers
+
+    figures = report_papers.read_figures(shared / "figures/paper_results.csv")
+    assert len(figures) == 1645
+    assert {figure.value for figure in figures if figure.method == "SASRec"} >= {0.0605}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("paper,method\n", "lacks the columns table, task"), (HEADER + "a,1,s,d,m,hr@10,x,\n", ":2")],
+)
+def test_bad_published_figures_are_refused(run, tmp_path, content, said):
+    csv = tmp_path / "figures.csv"
+    csv.write_text(content)
+    with pytest.raises(UserError, match=said):
+        written(tmp_path, [run.path], paper_figures=csv)
+
+
+def test_hostile_titles_and_names_are_escaped(tmp_path):
+    raw = toystore.generate(num_users=60)
+    assert raw.items is not None
+    items = raw.items.with_columns(title=raw.items["title"] + HOSTILE)
+    raw = dataclasses.replace(raw, items=items)
+    made = prepare.prepare(raw, tmp_path / "toystore", name="toystore", min_item=1)
+    run = report_run.make_reported_run(tmp_path / "<b>run & $x^2$", made)
+    page = written(tmp_path, [run.path], title=HOSTILE)
+    assert "script" not in page.tags
+    assert page.text.count(HOSTILE) > 20
+    assert "<b>run & $x^2$" in page.text
+
+
+def test_pictures_are_accessible_and_name_nothing_twice():
+    rows = [report_plots.Interval("a <b> $x$", 0.5, 0.4, 0.6)]
+    first = report_plots.intervals(rows, salt="p", caption="What <it> shows")
+    other = report_plots.intervals(rows, salt="q", caption="What <it> shows")
+    assert 'role="img" aria-label="What &lt;it&gt; shows"' in first
+    assert "a &lt;b&gt; $x$" in first
+    assert "<metadata" not in first
+    names = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (first, other)]
+    assert names[0] and not names[0] & names[1]
+    for text, own in zip((first, other), names, strict=True):
+        assert set(re.findall(r'"#([^"]+)"|\(#([^)]+)\)', text)) <= {
+            pair for name in own for pair in ((name, ""), ("", name))
+        }
+    assert report_plots.curves([], salt="p", caption="none") == ""
