@@ -88,22 +88,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the index and prints what it holds."""
-    built = build.build_index(
-        arguments.datasets,
-        build.IndexConfig(
-            method=arguments.method,
-            seed=arguments.seed,
-            cold_items=arguments.cold_items,
-            clusters=arguments.clusters,
-            max_cluster=arguments.max_cluster,
-            number_digits_per_token=arguments.number_digits_per_token,
-        ),
-        output=arguments.output,
-        vocabulary=arguments.vocabulary,
-        prompt_lines=prompt_lines(arguments.templates),
-        overwrite=arguments.overwrite,
+    config = build.IndexConfig(
+        method=arguments.method,
+        seed=arguments.seed,
+        cold_items=arguments.cold_items,
+        clusters=arguments.clusters,
+        max_cluster=arguments.max_cluster,
+        number_digits_per_token=arguments.number_digits_per_token,
     )
-    console = Console(highlight=False)
+    with Console(stderr=True).status("making item ids, and once more for the audit"):
+        built = build.build_index(
+            arguments.datasets,
+            config,
+            output=arguments.output,
+            vocabulary=arguments.vocabulary,
+            prompt_lines=prompt_lines(arguments.templates),
+            overwrite=arguments.overwrite,
+        )
+    console = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
     for one in built:
         _show(console, one)
 

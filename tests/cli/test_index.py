@@ -22,7 +22,9 @@ def data(tmp_path: pathlib.Path) -> dataset.Dataset:
             {
                 "item": list(range(10)),
                 "source_id": [f"s{item}" for item in range(10)],
-                "title": [None if item == 4 else f"Thing {item}" for item in range(10)],
+                "title": [
+                    None if item == 4 else f"Thing {item} [red] :bell:" for item in range(10)
+                ],
             }
         ),
         users=pa.table({"user": list(range(12)), "source_id": [f"u{user}" for user in range(12)]}),
@@ -38,7 +40,7 @@ def test_prints_a_summary(data, capsys, method):
     assert f"Shop: {method} ids" in printed
     assert "10 items" in printed
     assert loaded.texts[0] in printed
-    assert "Thing 0" in printed
+    assert "Thing 0 [red] :bell:" in printed  # titles are not markup
     assert "s4" in printed  # an item without a title is shown by its source id
     assert "audit: pass  item_ids_rebuilt" in printed
     assert f"written to {data.path}/index/{method}" in printed
