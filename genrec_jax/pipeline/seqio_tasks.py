@@ -20,6 +20,7 @@ from genrec_jax.indexing import item_ids, vocabulary
 from genrec_jax.pipeline import hashing, openp5, seqio_runtime
 from genrec_jax.pipeline.openp5 import MAX_INPUT_LENGTH, OpenP5Task
 from genrec_jax.pipeline.prompt_tables import BoundPrompts, PromptTables
+from genrec_jax.pipeline.token_runs import TokenRuns
 from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.prompts.templates import TASKS, Task
 
@@ -199,28 +200,25 @@ def _dataset_fn(tf: Any, build: Callable[[str], OpenP5Task]) -> Callable[..., An
     """SeqIO's source function: one epoch of a split; every call gives the same examples."""
 
     def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> Any:
-        def examples() -> Iterator[dict[str, Any]]:
-            return _examples(build(split), shuffle_files, seed)
+        def blocks() -> Iterator[dict[str, Any]]:
+            return _blocks(build(split), shuffle_files, seed)
 
-        tokens = tf.TensorSpec((None,), tf.int32)
-        text, number = tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)
-        return tf.data.Dataset.from_generator(
-            examples,
-            output_signature={
-                "inputs": tokens,
-                "targets": tokens,
-                "inputs_pretokenized": text,
-                "targets_pretokenized": text,
-                "user": number,
-                "item": number,
-            },
-        )
+        def kinds(*names: str, dtype: Any) -> dict[str, Any]:
+            return dict.fromkeys(names, tf.TensorSpec((None,), dtype))
+
+        signature = {
+            **kinds("inputs", "targets", "user", "item", dtype=tf.int32),
+            **kinds("inputs_offsets", "targets_offsets", dtype=tf.int64),
+            **kinds("inputs_pretokenized", "targets_pretokenized", dtype=tf.string),
+        }
+        dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature)
+        return dataset.flat_map(functools.partial(_split_block, tf))
 
     return dataset_fn
 
 
-def _examples(task: OpenP5Task, shuffle: bool, seed: int | None) -> Iterator[dict[str, Any]]:
-    """Examples of one epoch, without end-of-sequence, which SeqIO appends after it has trimmed."""
+def _blocks(task: OpenP5Task, shuffle: bool, seed: int | None) -> Iterator[dict[str, Any]]:
+    """One epoch in blocks, without end-of-sequence, which SeqIO appends after it has trimmed."""
     key = hashing.hash_numbers(int(seed or 0), _SHUFFLE)
     words = task.prompts.tables.vocabulary
     for first in range(0, task.num_examples, _BLOCK):
@@ -228,16 +226,27 @@ def _examples(task: OpenP5Task, shuffle: bool, seed: int | None) -> Iterator[dic
         if shuffle:
             numbers_E = hashing.permute(numbers_E, task.num_examples, key)
         block = task.assemble(0, numbers_E)
-        for e in range(len(numbers_E)):
-            inputs, targets = block.inputs.row(e)[:-1], block.targets.row(e)[:-1]
-            yield {
-                "inputs": inputs,
-                "targets": targets,
-                "inputs_pretokenized": words.decode(inputs.tolist()),
-                "targets_pretokenized": words.decode(targets.tolist()),
-                "user": block.users_E[e],
-                "item": block.items_E[e],
-            }
+        features: dict[str, Any] = {"user": block.users_E, "item": block.items_E}
+        for name, runs in (("inputs", block.inputs), ("targets", block.targets)):
+            rows = [row[:-1] for row in runs.to_lists()]
+            shorn = TokenRuns.from_lists(rows)
+            features[name], features[f"{name}_offsets"] = shorn.values_P, shorn.offsets_E1
+            features[f"{name}_pretokenized"] = [words.decode(row) for row in rows]
+        yield features
+
+
+def _split_block(tf: Any, block: dict[str, Any]) -> Any:
+    """A dataset of a block's examples: a generator that yields them singly is many times slower."""
+
+    def example(number: Any) -> dict[str, Any]:
+        one = {name: block[name][number] for name in ("user", "item")}
+        for name in ("inputs", "targets"):
+            offsets = block[f"{name}_offsets"]
+            one[name] = block[name][offsets[number] : offsets[number + 1]]
+            one[f"{name}_pretokenized"] = block[f"{name}_pretokenized"][number]
+        return one
+
+    return tf.data.Dataset.range(tf.size(block["user"], out_type=tf.int64)).map(example)
 
 
 @functools.lru_cache(maxsize=4)
