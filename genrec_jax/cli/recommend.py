@@ -23,7 +23,7 @@ EPILOG = """\
 examples:
 
   genrec recommend runs/quickstart --history "Cosy Dragon Jigsaw Puzzle" "Tiny Pirate Jigsaw Puzzle" -k 5
-  genrec recommend runs/quickstart --user shopper_7 --exclude-seen
+  genrec recommend runs/quickstart --user shopper_074 --exclude-seen
   genrec recommend runs/quickstart --history T5E03A22 T1A6468F --json
 
 The score is the log-probability of the item's id under the model, the probability its exponential. The
@@ -160,11 +160,11 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
             )
     shown = found.matches[-recommender.history :]
     if shown:
-        whose = "the history" if user is None else f"user {user}"
+        whose = "history" if user is None else f"history of {rich.markup.escape(user)}"
         table = rich.table.Table(
             "source id",
             "title",
-            title=f"the last of {whose}, as the model sees it",
+            title=whose,
             title_justify="left",
         )
         for match in shown:
@@ -182,7 +182,7 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
             rich.markup.escape(one.source_id),
             rich.markup.escape(one.title or ""),
             f"{one.score:.3f}",
-            f"{one.probability:.4f}",
+            f"{one.probability:.3g}",
         )
     console.print(table)
 

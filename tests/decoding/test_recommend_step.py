@@ -11,6 +11,8 @@ from genrec_jax.decoding import network, search
 from genrec_jax.decoding.recommend import make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.decoding.trie import build_trie
+from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.parallel import rules
 from genrec_jax.pipeline.batch import PromptBatch
 from tests.model import fixture_params
 
@@ -111,6 +113,23 @@ def test_padding_rows_get_empty_lists(fixture):
     result = make_recommend_step(graphdef, BeamConfig(5, 5))(params, batch, trie_of(stored))
     assert np.all(np.asarray(result.items_BR[1]) == -1)
     assert np.all(np.asarray(result.items_BR)[[0, 2, 3, 4]] >= 0)
+
+
+def test_batch_split_over_devices_gives_the_same_lists(fixture):
+    graphdef, params, stored = fixture
+    batch = prompts(stored, np.arange(8) % 5)
+    config = BeamConfig(num_beams=10, num_results=10)
+    one = make_recommend_step(graphdef, config)(params, batch, trie_of(stored))
+    mesh = mesh_lib.make_mesh(data=4, fsdp=2)
+    everywhere = rules.replicated(mesh)
+    split = make_recommend_step(graphdef, config)(
+        jax.device_put(params, everywhere),
+        jax.device_put(batch, rules.batch_sharding(mesh)),
+        jax.device_put(trie_of(stored), everywhere),
+    )
+    assert len(split.items_BR.sharding.device_set) == 8
+    assert np.array_equal(one.items_BR, split.items_BR)
+    np.testing.assert_allclose(one.scores_BR, split.scores_BR, atol=3e-5)
 
 
 def test_one_compilation_per_shape(fixture, monkeypatch):
