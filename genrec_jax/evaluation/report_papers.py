@@ -101,8 +101,8 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
     if not parts:
         return Markup("")
     said = (
-        "Published figures as printed, under each paper's own protocol; ours with seen items kept. No"
-        " paper reports the transition row."
+        "Published figures as printed, under each paper's own protocol; ours with seen items kept. The"
+        " transition row is what counting alone reaches, with no learning."
     )
     return section("Beside published figures", element("p", said), *parts, level=level)
 
