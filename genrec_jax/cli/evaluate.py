@@ -7,10 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import gin
 import rich.console
 
-from genrec_jax.cli import compilation_cache, gin_setup
+from genrec_jax.cli import compilation_cache, gin_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so that --help is quick
@@ -39,7 +38,7 @@ the run was trained on are scored. docs/protocols.md says what the numbers mean.
 
 DEFAULT_GIN_FILE = "gin_configs/runs/evaluate.gin"
 
-rewrite_arguments = gin_setup.rewrite_arguments
+rewrite_arguments = gin_flags.rewrite_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="give up after this long without a new checkpoint (6 hours)",
     )
-    gin_setup.add_arguments(parser)
+    gin_flags.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -167,11 +166,13 @@ def _configure(arguments: argparse.Namespace) -> "tuple[EvaluateConfig, list[str
     config = EvaluateConfig()
     run_dirs = list(dict.fromkeys(arguments.run_dirs))
     if arguments.gin_file or arguments.gin_bindings:
+        from genrec_jax.cli import gin_setup
+
         files = arguments.gin_file or [DEFAULT_GIN_FILE]
         gin_setup.parse(files, arguments.gin_bindings, arguments.gin_search_paths)
         config = gin_setup.configure(EvaluateConfig)
         if not run_dirs:
-            run_dirs = [_model_dir()]
+            run_dirs = [_model_dir(gin_setup.macro("MODEL_DIR"))]
     if not run_dirs:
         raise UserError("got no run dir; wanted one, such as `genrec evaluate runs/quickstart`")
     fields = {
@@ -189,11 +190,7 @@ def _configure(arguments: argparse.Namespace) -> "tuple[EvaluateConfig, list[str
     return dataclasses.replace(config, **given), run_dirs
 
 
-def _model_dir() -> str:
-    try:
-        model_dir = gin.query_parameter("%MODEL_DIR")
-    except ValueError:
-        model_dir = None
+def _model_dir(model_dir: Any) -> str:
     if not isinstance(model_dir, str):
         raise UserError(
             f"MODEL_DIR is {model_dir!r} and no run dir was named; wanted one of them, such as"
@@ -209,7 +206,10 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
         for footing in results.FOOTINGS:
             console.print(table.title(evaluation.metrics, footing), soft_wrap=True, highlight=False)
             console.print(table.metrics_table(evaluation.metrics, footing))
-        for line in table.comparison_lines(evaluation.metrics):
+        for line in [
+            *table.comparison_lines(evaluation.metrics),
+            *table.tie_lines(evaluation.metrics),
+        ]:
             console.print(line, highlight=False, soft_wrap=True)
         for entry in evaluation.metrics["audit"]:
             if entry["status"] != "pass":

@@ -16,19 +16,13 @@ from jax.sharding import Mesh
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts, audit
-from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.prepare_progress import Steps
-from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.evaluation import evaluator as evaluators
-from genrec_jax.evaluation import from_run, predictions, ranking, results
+from genrec_jax.evaluation import from_run, predictions, ranking, results, tie_orders
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
-from genrec_jax.evaluation.results import SystemRanks
+from genrec_jax.evaluation.results import References, SystemRanks
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.parallel import mesh as meshes
-
-References = Callable[[Dataset, Splits, SplitName], Mapping[str, SystemRanks]]
-"""Ranks of other systems, by name and footing, of every user of the dataset who has a target, in
-user order. This is how baselines come in: they are imported by the command line, not from here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +110,19 @@ class RunEvaluation:
             )
             for entry in self.run.datasets
         }
-        self._references = {
-            name: {} if references is None else _of_scored_users(evaluator, references)
-            for name, evaluator in self._evaluators.items()
-        }
+        self._references: dict[str, dict[str, SystemRanks]] = {}
+        self._tie_orders: dict[str, dict[str, Any] | None] = {}
+        for name, evaluator in self._evaluators.items():
+            self._references[name], self._tie_orders[name] = {}, None
+            if references is not None:
+                self._references[name] = _of_scored_users(evaluator, references)
+                self._tie_orders[name] = tie_orders.reference_spread(
+                    evaluator.dataset,
+                    evaluator.splits,
+                    evaluator.split,
+                    references,
+                    max_rank=evaluator.max_rank,
+                )
 
     def evaluate(self, checkpoint: restore.Which = "best") -> tuple[Evaluation, ...]:
         """Evaluates one checkpoint; see `evaluate_checkpoint`."""
@@ -143,6 +146,7 @@ class RunEvaluation:
                     **_describe(self.run, evaluator, self._config, name, ranks),
                     **_systems(evaluator, ranks, self._config, self._references[name]),
                     "lists": lists,
+                    "tie_orders": self._tie_orders[name],
                     "notes": _notes(self._config),
                     "seconds": time.monotonic() - began,
                     "created": results.now(),

@@ -23,6 +23,7 @@
       "interval": {"method": ..., "level": 0.95, "resamples": 10000, "seed": 0},
       "audit": [{"check": ..., "status": "pass" | "warn" | "fail", "detail": ...}],
       "lists": {"model/sequential/A1": {"seen_share": .06, "empty_share": 0.0}, ...},
+      "tie_orders": null, or the baselines' spread over random orders of ties (`tie_orders`),
       "oracle": {...} or null,                the generator's own optimum, for generated data
       "notes": ["..."],                       where this departs from the published protocol
       "seconds": 61.2, "created": "2026-01-31T12:00:00+00:00",
@@ -38,7 +39,7 @@ import datetime
 import importlib.metadata
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +47,8 @@ import numpy as np
 from jaxtyping import Int
 
 from genrec_jax.data import artefacts
+from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.evaluation import intervals
 from genrec_jax.evaluation.metrics import RankHistogram, metric_names
 
@@ -57,6 +60,10 @@ INTERVAL_METHOD = "percentile bootstrap over users"
 
 SystemRanks = Mapping[str, Int[np.ndarray, " E"]]
 """Ranks (0 is a miss) of the same users under each footing, `seen_kept` and `seen_excluded`."""
+
+References = Callable[[Dataset, Splits, SplitName], Mapping[str, SystemRanks]]
+"""Ranks of other systems, by name, of every user of the dataset who has a target, in user order. This
+is how baselines come in: they are imported by the command line, not from here."""
 
 
 def summarise_systems(

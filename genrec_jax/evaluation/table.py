@@ -60,6 +60,22 @@ def comparison_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str
     ]
 
 
+def tie_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str]:
+    """How ties in time move the baselines, as sentences; nothing where they hardly do."""
+    spread = metrics["tie_orders"]
+    if spread is None:
+        return []
+    ranges = [
+        f"{system} {footings['seen_kept'][metric]['low']:.4f}-{footings['seen_kept'][metric]['high']:.4f}"
+        for system, footings in spread["systems"].items()
+        if metric in footings["seen_kept"]
+    ]
+    return [
+        f"ties in time decide the target of {spread['tied_share']:.0%} of users; over"
+        f" {spread['orders']} random orders of the ties {metric.upper()} is {', '.join(ranges)}"
+    ]
+
+
 def aggregate_table(combined: dict[str, Any], footing: str = "seen_kept") -> rich.table.Table:
     """The content of an aggregate file as a table: mean, and standard deviation under it."""
     systems = combined["systems"]

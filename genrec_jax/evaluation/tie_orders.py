@@ -1,0 +1,92 @@
+"""How far figures move when ties in time are broken differently: on some data ties decide the targets.
+
+Where interactions of a user share a second, the source's file order stands (DESIGN, "Ties in time").
+The reference systems are cheap to rank again under random orders, and their spread is the size of that
+accident; a model's own would need training anew on each order.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from genrec_jax.data.audit import TIED_SHARE
+from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.splits import SplitName, Splits
+from genrec_jax.evaluation.metrics import RankHistogram
+from genrec_jax.evaluation.results import References
+
+ORDERS = 5
+
+
+def tied_share(dataset: Dataset) -> float:
+    """Share of users whose last two interactions have one timestamp; 0 where there are no times."""
+    if dataset.timestamps_X is None:
+        return 0.0
+    last_U = dataset.offsets_U1[1:] - 1
+    last_U = last_U[dataset.lengths_U > 1]
+    return float((dataset.timestamps_X[last_U] == dataset.timestamps_X[last_U - 1]).mean())
+
+
+def shuffle_ties(dataset: Dataset, seed: int) -> Dataset:
+    """The same log with each user's interactions of one second in a random order."""
+    assert dataset.timestamps_X is not None
+    draws_X = np.random.default_rng(seed).random(dataset.num_interactions)
+    order_X = np.lexsort((draws_X, dataset.timestamps_X, dataset.users_X))
+    ratings_X = dataset.ratings_X
+    return dataclasses.replace(
+        dataset,
+        items_X=dataset.items_X[order_X],
+        ratings_X=None if ratings_X is None else ratings_X[order_X],
+    )
+
+
+def reference_spread(
+    dataset: Dataset,
+    splits: Splits,
+    split: SplitName,
+    references: References,
+    *,
+    max_rank: int,
+    seed: int = 0,
+) -> dict[str, Any] | None:
+    """The `tie_orders` entry of metrics.json, or None where ties decide few targets.
+
+    Returns:
+        `{"tied_share": .44, "orders": 5, "systems": {"transition": {"seen_kept": {"hr@10": {"low": ...,
+        "high": ...}}}}}`: the least and the greatest figure over random orders of the ties, of all
+        users who have a target.
+    """
+    share = tied_share(dataset)
+    if share <= TIED_SHARE:
+        return None
+    runs = []
+    for order in range(ORDERS):
+        # Lengths stay as they are, so the split's positions hold for the shuffled log too.
+        found = references(shuffle_ties(dataset, seed + order), splits, split)
+        runs.append(
+            {
+                system: {
+                    footing: RankHistogram.of(ranks_E, max_rank).means()
+                    for footing, ranks_E in footings.items()
+                }
+                for system, footings in found.items()
+            }
+        )
+    return {
+        "tied_share": share,
+        "orders": ORDERS,
+        "systems": {
+            system: {
+                footing: {
+                    metric: {
+                        "low": min(run[system][footing][metric] for run in runs),
+                        "high": max(run[system][footing][metric] for run in runs),
+                    }
+                    for metric in metrics
+                }
+                for footing, metrics in footings.items()
+            }
+            for system, footings in runs[0].items()
+        },
+    }
