@@ -170,7 +170,8 @@ def walk(made: dataset.Dataset, positions: np.ndarray) -> list[int]:
 
 
 def numbered(made: dataset.Dataset, order: Sequence[int]) -> list[str]:
-    rest = [item for item in range(made.num_items) if item not in set(order)]
+    first = set(order)
+    rest = [item for item in range(made.num_items) if item not in first]
     number = {item: 1001 + place for place, item in enumerate([*order, *rest])}
     return [f"item_{number[item]}" for item in range(made.num_items)]
 
@@ -229,7 +230,8 @@ def test_the_golden_beauty_ids_leak_their_cold_items(shared, tmp_path):
     made = write(tmp_path / "d", sequences)
     part = splits.leave_one_out(made)
     trained = walk(made, training_positions(made))
-    rest = [item for item in walk(made, np.arange(made.num_interactions)) if item not in trained]
+    met = set(trained)
+    rest = [item for item in walk(made, np.arange(made.num_interactions)) if item not in met]
     assert len(rest) == 33
     results = audit.audit_item_ids(made, part, numbered(made, [*trained, *rest]))
     assert results[0].status == "fail"
