@@ -38,8 +38,6 @@ the run was trained on are scored. docs/protocols.md says what the numbers mean.
 
 DEFAULT_GIN_FILE = "gin_configs/runs/evaluate.gin"
 
-rewrite_arguments = gin_flags.rewrite_arguments
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags; those left out keep gin's value, or that of EvaluateConfig."""

@@ -1,108 +1,26 @@
-"""Gin for the command line: `--gin_file`, `--gin.NAME=VALUE` and `--gin_search_paths`, as T5X types them.
+"""Gin for the command line: parses what the flags of `cli/gin_flags.py` name, and fills in dataclasses.
 
 Gin is known here, in the commands that use it, and in `.gin` files; the library takes dataclasses.
 """
 
-import argparse
 import difflib
 import logging
 import pathlib
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import gin
 from gin import config as gin_config
 
+from genrec_jax.cli.gin_flags import MACROS
 from genrec_jax.errors import UserError
 
 Configured = TypeVar("Configured")
 
-# Macro -> (what it sets, an example). The names are T5X's where T5X has one.
-MACROS: dict[str, tuple[str, str]] = {
-    "MODEL_DIR": ("the run dir: checkpoints, logs, everything later stages need", '"runs/beauty"'),
-    "DATA_DIR": ("dataset dir from `genrec prepare`; a list of several for SP5", '"data/beauty"'),
-    "INDEX_DIR": ("item ids from `genrec index`; None: <DATA_DIR>/index/<INDEX_METHOD>", "None"),
-    "INDEX_METHOD": ("sequential, random, collaborative or independent", '"collaborative"'),
-    "MIXTURE_OR_TASK_NAME": (
-        "openp5, openp5_sequential, openp5_straightforward, or a SeqIO mixture",
-        '"openp5"',
-    ),
-    "MIXTURE_OR_TASK_MODULE": ("module that registers your SeqIO mixture", '"my_package.tasks"'),
-    "TASK_FEATURE_LENGTHS": ("tokens of prompts and targets", '{"inputs": 512, "targets": 32}'),
-    "TRAIN_STEPS": ("training steps in all", "10000"),
-    "TRAIN_EPOCHS": ("passes over the data instead; needs TRAIN_STEPS=None", "20"),
-    "INITIAL_CHECKPOINT_PATH": ("a run dir whose parameters are the start", '"runs/pretrained"'),
-    "BATCH_SIZE": ("examples of one step, over all devices", "256"),
-    "PACKING": ("several examples in a row", "True"),
-    "LEARNING_RATE": ("the highest, after the warm-up", "0.001"),
-    "DROPOUT_RATE": ("dropout in training", "0.1"),
-    "LOSS_NORMALIZING_FACTOR": ("divides the loss; None: the number of target tokens", "None"),
-    "EVAL_PERIOD": ("steps between validations; None: never", "1000"),
-    "CHECKPOINT_PERIOD": ("steps between checkpoints", "1000"),
-    "RANDOM_SEED": ("of every draw", "0"),
-}
-GIN_FLAG = "--gin.NAME=VALUE"
 _MACRO_LINE = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=\s*(.*)$", re.MULTILINE)
 _INCLUDE_LINE = re.compile(r"^include\s+['\"](.+?)['\"]", re.MULTILINE)
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
-
-
-def macro_help() -> str:
-    """The list of macros for `--help`."""
-    width = max(map(len, MACROS))
-    return "\n".join(f"  {name:<{width}}  {text}" for name, (text, _) in MACROS.items())
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the gin flags, and has `parser` rewrite `--gin.NAME=VALUE` to fit one of them."""
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a .gin file; repeatable, later ones win",
-    )
-    parser.add_argument(
-        GIN_FLAG,
-        dest="gin_bindings",
-        action="append",
-        default=[],
-        metavar="",
-        help='sets a macro (--gin.TRAIN_STEPS=500, --gin.MODEL_DIR=\\"runs/a\\") or a parameter'
-        " (--gin.config.DataConfig.history=10); repeatable, wins over the files",
-    )
-    parser.add_argument(
-        "--gin_search_paths",
-        action="append",
-        default=[],
-        metavar="DIRS",
-        help="comma-separated folders in which .gin files are looked for, before the current one",
-    )
-    parse_known_args = parser.parse_known_args
-
-    def parse_rewritten(args=None, namespace=None):
-        words = sys.argv[1:] if args is None else args
-        return parse_known_args(rewrite_arguments(words), namespace)
-
-    # argparse has no flags with a name that varies; `parse_args` goes through this method.
-    parser.parse_known_args = parse_rewritten  # type: ignore[method-assign]
-
-
-def rewrite_arguments(words: Sequence[str]) -> list[str]:
-    """Turns `--gin.NAME=VALUE` and `--gin.NAME VALUE` into what `argparse` can declare."""
-    rewritten: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word.startswith("--gin.") and word != GIN_FLAG:
-            name, equals, value = word.removeprefix("--gin.").partition("=")
-            if not equals:
-                value = next(rest, "")
-            rewritten += [GIN_FLAG, f"{name}={value}"]
-        else:
-            rewritten.append(word)
-    return rewritten
 
 
 def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> None:
@@ -151,6 +69,14 @@ def configure(configurable: type[Configured]) -> Configured:
             f"the configuration does not make a {configurable.__name__}: {text}. Include"
             " gin_configs/runs/train.gin and a file of gin_configs/models/"
         ) from error
+
+
+def macro(name: str) -> Any:
+    """The value of a macro of the parsed files, or None where they have no such macro."""
+    try:
+        return gin.query_parameter(f"%{name}")
+    except ValueError:
+        return None
 
 
 def operative_config() -> str:

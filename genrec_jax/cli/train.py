@@ -3,14 +3,14 @@
 import argparse
 import sys
 
-from genrec_jax.cli import compilation_cache, gin_setup
+from genrec_jax.cli import compilation_cache, gin_flags, gin_setup
 
 HELP = f"""Trains a T5 on a prepared and indexed dataset, with the configuration in .gin files.
 
 Started again with the same MODEL_DIR it resumes from the last complete checkpoint, bit for bit; SIGTERM
 makes it save and exit 0. Macros, set with --gin.NAME=VALUE (strings need quotes that survive the shell):
 
-{gin_setup.macro_help()}
+{gin_flags.macro_help()}
 
 Compiled steps are cached in $GENREC_COMPILATION_CACHE (default ~/.cache/genrec_jax/compiled; set it to
 an empty string to turn the cache off)."""
@@ -26,7 +26,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec train`."""
-    gin_setup.add_arguments(parser)
+    gin_flags.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
