@@ -138,10 +138,10 @@ def test_references_are_cut_to_the_users_that_were_scored(run_dir, mesh, toy):
 
 
 def test_several_devices_give_the_same_lists(run_dir, written, tmp_path):
-    """Eight devices share the rows of each batch; 30 rows are rounded up to 32."""
+    """Rows, parameters and vocabulary split over eight devices; 30 rows are rounded up to 32."""
     copy = tiny_run.RunDir.load(shutil.copytree(run_dir.path, tmp_path / "run"))
     config = dataclasses.replace(CONFIG, batch_size=30)
-    (spread,) = checkpoints.evaluate_checkpoint(copy, 10, config, mesh=meshes.make_mesh())
+    (spread,) = checkpoints.evaluate_checkpoint(copy, 10, config, mesh=meshes.make_mesh(2, 2, 2))
     columns = ["user", "template", "rank", "items"]
 
     def rows(folder):
