@@ -16,6 +16,7 @@ from genrec_jax.data import dataset as datasets
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import predictions, results
 from genrec_jax.indexing import item_ids as item_ids_lib
+from genrec_jax.pipeline import openp5
 
 HISTORY_SHOWN = 8
 LIST_SHOWN = 10
@@ -211,7 +212,11 @@ def _view(
         return dataclasses.replace(stored, notice=notice)
     part = splits.leave_one_out(dataset)
     texts = item_ids_lib.load(run.dataset(name).folder).texts
-    checks = [*audit.audit_dataset(dataset, part), *audit.audit_item_ids(dataset, part, texts)]
+    checks = [
+        *audit.audit_dataset(dataset, part),
+        *audit.audit_item_ids(dataset, part, texts),
+        _training_inputs(dataset, part, int(run.mixture.get("history", 20))),
+    ]
     if not file.is_file():
         view = dataclasses.replace(stored, notice=f"{file} is missing, so no users are shown.")
     else:
@@ -230,6 +235,18 @@ def _view(
     repeated = [dataclasses.asdict(check) for check in checks]
     return dataclasses.replace(
         view, audit=[*repeated, *_only_stored(metrics, repeated)], audit_repeated=True
+    )
+
+
+def _training_inputs(
+    dataset: datasets.Dataset, part: splits.Splits, history: int
+) -> audit.AuditResult:
+    """What the built-in mixtures read in training, by position."""
+    positions_E = openp5.training_positions(dataset, part)
+    users_E = dataset.users_X[positions_E]
+    starts_E = np.maximum(positions_E - history, dataset.offsets_U1[users_E])
+    return audit.audit_examples(
+        dataset, part, "training", users_E, starts_E, positions_E, positions_E
     )
 
 
