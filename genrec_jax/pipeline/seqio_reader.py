@@ -40,7 +40,7 @@ class SeqIOBatches:
         batch_size: int,
         *,
         module: str | None = None,
-        feature_lengths: Mapping[str, int],
+        feature_lengths: Mapping[str, int | None],
         split: str = "train",
         packing: bool = False,
         shuffle: bool = True,
@@ -93,8 +93,9 @@ class SeqIOBatches:
         self.name = name
         self.vocabulary = _vocabulary(name, provider)
         self.examples_per_step = batch_size
-        self.shapes = (Shape(batch_size, feature_lengths["inputs"], feature_lengths["targets"]),)
-        self._lengths, self._packing = dict(feature_lengths), packing
+        self._lengths = {name: length for name, length in feature_lengths.items() if length}
+        self._packing = packing
+        self.shapes = (Shape(batch_size, self._lengths["inputs"], self._lengths["targets"]),)
         self._options = {
             "dataset_split": split,
             "shuffle": shuffle,

@@ -212,7 +212,8 @@ def _dataset_fn(tf: Any, build: Callable[[str], OpenP5Task]) -> Callable[..., An
             **kinds("inputs_pretokenized", "targets_pretokenized", dtype=tf.string),
         }
         dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature)
-        return dataset.flat_map(functools.partial(_split_block, tf))
+        as_it_stands = tf.autograph.experimental.do_not_convert
+        return dataset.flat_map(as_it_stands(functools.partial(_split_block, tf)))
 
     return dataset_fn
 

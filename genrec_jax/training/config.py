@@ -189,7 +189,7 @@ class TrainConfig:
     data: DataConfig
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     train_steps: int | None = None
-    train_epochs: float | None = None
+    train_epochs: int | float | None = None
     seed: int = 0
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     microbatches: int = 1
@@ -212,10 +212,18 @@ class TrainConfig:
             )
 
     def steps(self, steps_per_epoch: int) -> int:
-        """Training steps in all."""
+        """Training steps in all.
+
+        Raises:
+            UserError: epochs are asked for of a SeqIO mixture, which has none (0 steps an epoch).
+        """
         if self.train_steps is not None:
             return self.train_steps
         assert self.train_epochs is not None
+        if steps_per_epoch < 1:
+            raise UserError(
+                "a SeqIO mixture does not say how many examples it has; set TRAIN_STEPS, not TRAIN_EPOCHS"
+            )
         return max(1, round(self.train_epochs * steps_per_epoch))
 
     def resolved(self, *, steps: int, vocab_size: int) -> "TrainConfig":

@@ -18,7 +18,7 @@ from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.indexing.item_ids import ItemIds
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.parallel import rules
-from genrec_jax.pipeline import mixtures, token_runs
+from genrec_jax.pipeline import mixtures, seqio_reader, token_runs
 from genrec_jax.pipeline.batch import Batch
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.pipeline.mixtures import Mixture
@@ -52,9 +52,9 @@ class Inputs:
         templates_text: the text of the templates file.
         templates: the same, parsed.
         tables: prompts compiled for each dataset.
-        mixture: where examples come from.
+        mixture: where examples come from; with a SeqIO mixture, only those of validation.
         tasks: what it trains.
-        steps_per_epoch: steps until the largest source has been through once.
+        steps_per_epoch: steps until the largest source has been through once; 0: SeqIO does not say.
         batches: batches by step, on the device.
     """
 
@@ -161,8 +161,10 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh) -> Inputs:
     vocabulary = item_ids_lib.load_vocabulary(index_dirs[0])
     templates_file = config.templates_file or templates_lib.OPENP5_TEMPLATES
     templates = templates_lib.load_templates(templates_file)
+    own = config.mixture_module is not None
+    mixture_name = "openp5" if own else config.mixture
     mixture = mixtures.build_mixture(
-        config.mixture,  # type: ignore[arg-type]  # checked there
+        mixture_name,
         datasets,
         [ids.texts for ids in item_ids],
         vocabulary,
@@ -174,7 +176,11 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh) -> Inputs:
         max_input_length=config.max_input_length,
         cut=config.cut,
     )
-    batches = host_batches(mixture, config, mesh)
+    if own:
+        batches, steps_per_epoch = seqio_batches(vocabulary, config, seed, mesh), 0
+    else:
+        batches = host_batches(mixture, config, mesh)
+        steps_per_epoch = batches.steps_per_epoch
     sources = {source.dataset.name: source.prompts.tables for source in mixture.sources}
     return Inputs(
         datasets=datasets,
@@ -186,8 +192,8 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh) -> Inputs:
         templates=templates,
         tables=tuple(sources[dataset.name] for dataset in datasets),
         mixture=mixture,
-        tasks=mixtures.MIXTURE_TASKS[config.mixture],
-        steps_per_epoch=batches.steps_per_epoch,
+        tasks=mixtures.MIXTURE_TASKS[mixture_name],
+        steps_per_epoch=steps_per_epoch,
         batches=PlacedBatches(batches, mesh),
     )
 
@@ -205,6 +211,33 @@ def host_batches(mixture: Mixture, config: DataConfig, mesh: Mesh) -> TrainBatch
         rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
         max_shapes=config.max_shapes,
     )
+
+
+def seqio_batches(
+    vocabulary: Vocabulary, config: DataConfig, seed: int, mesh: Mesh
+) -> seqio_reader.SeqIOBatches:
+    """Makes the batches of a user's own SeqIO mixture, this host's rows of them.
+
+    Raises:
+        UserError: its vocabulary is not the one of the item ids, or it cannot be opened.
+    """
+    batches = seqio_reader.SeqIOBatches(
+        config.mixture,
+        config.batch_size,
+        module=config.mixture_module,
+        feature_lengths=config.feature_lengths,
+        packing=config.packing,
+        seed=seed,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+    )
+    if batches.vocabulary.sha256 != vocabulary.sha256:
+        raise UserError(
+            f"the SeqIO mixture {config.mixture!r} tokenises with another vocabulary than the item ids;"
+            f" wanted {vocabulary.path}. Build its features on that file"
+        )
+    return batches
 
 
 def find_index_dirs(

@@ -1,9 +1,12 @@
 """SeqIO both ways: our tasks in SeqIO, and SeqIO's batches in training. Needs TensorFlow and SeqIO."""
 
 import collections
+import dataclasses
 import importlib
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -12,9 +15,14 @@ import pytest
 from genrec_jax.data import splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import build, item_ids
+from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.pipeline import mixtures, openp5, seqio_cache, seqio_reader, seqio_tasks
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.prompts import templates
+from genrec_jax.training import config, inputs, logging, run, schedules
+from genrec_jax.training.optimizers import Optimizer
 from tests.pipeline.pipeline_data import random_sequences, read_sequences, write_dataset
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent.parent / "docs" / "seqio.md"
@@ -227,6 +235,7 @@ def my_tasks(seqio, shop, tmp_path_factory):
         yield "my_tasks"
 
 
+TINY = T5Config(1, 16, 2, 8, 32, 1, 1, max_whole_words=64)
 LENGTHS = {"inputs": 192, "targets": 24}
 
 
@@ -294,6 +303,77 @@ def test_a_batch_of_ours_through_seqio_is_ours(shop, packing):
         return found
 
     assert examples(batch) == examples(ours)
+
+
+def test_training_on_the_docs_own_mixture(shop, my_tasks, tmp_path):
+    """Two steps of `train`, then one more, for which the stream's place is found again."""
+    data, index, _ = shop
+    for steps in (2, 3):
+        settings = config.TrainConfig(
+            model_dir=str(tmp_path / "run"),
+            model=TINY,
+            data=config.DataConfig(
+                datasets=[str(data.path)],
+                index_dir=str(index),
+                mixture="my_mixture",
+                mixture_module=my_tasks,
+                batch_size=4,
+                feature_lengths={"inputs": 160, "targets": 24},
+            ),
+            optimizer=Optimizer(learning_rate=schedules.LearningRate(peak=0.01)),
+            train_steps=steps,
+            validation=config.ValidationConfig(period=None),
+            log_period=1,
+        )
+        mesh = mesh_lib.single_device_mesh()
+        assert run.train(settings, mesh=mesh, show_progress=False).step == steps
+    losses = [record["loss"] for record in logging.read_metrics(settings.model_dir)]
+    assert len(losses) == 3
+    assert all(2 < loss < 10 for loss in losses)
+    with pytest.raises(UserError, match="set TRAIN_STEPS, not TRAIN_EPOCHS"):
+        dataclasses.replace(settings, train_steps=None, train_epochs=1.0).steps(0)
+
+
+def test_a_mixture_on_another_vocabulary_is_refused(shop, my_tasks, shared):
+    data, index, _ = shop
+    other = Vocabulary(shared / "data" / "t5_vocabulary" / "spiece.model")
+    settings = config.DataConfig(
+        datasets=[str(data.path)],
+        index_dir=str(index),
+        mixture="my_mixture",
+        mixture_module=my_tasks,
+        batch_size=4,
+        feature_lengths=LENGTHS,
+    )
+    with pytest.raises(UserError, match="tokenises with another vocabulary"):
+        inputs.seqio_batches(other, settings, 0, mesh_lib.single_device_mesh())
+
+
+@pytest.mark.long
+def test_every_command_of_the_page_runs(seqio, tmp_path):
+    """The page's shell blocks in order, in one folder that holds its example module."""
+    page = DOCS.read_text()
+    (module,) = (b for b in re.findall(r"```python\n(.*?)```", page, re.S) if "my_tasks" in b)
+    (tmp_path / "my_tasks.py").write_text(module)
+    for name in ("gin_configs", "tasks"):
+        (tmp_path / name).symlink_to(DOCS.parent.parent / name)
+    blocks = re.findall(r"```bash seqio\n(.*?)```", page, re.S)
+    assert len(blocks) == 2
+    done = subprocess.run(
+        ["bash", "-c", "set -euo pipefail\n" + "\n".join(blocks)],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+            "XLA_FLAGS": "",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "openp5_toystore_straightforward_unseen" in done.stdout
+    assert "-> toystore item_" in done.stdout
+    assert (tmp_path / "runs" / "mine" / "run.json").is_file()
 
 
 def test_mistakes_of_the_reader(shop, my_tasks, monkeypatch):
