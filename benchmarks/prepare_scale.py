@@ -3,8 +3,8 @@
     python benchmarks/prepare_scale.py                    # 50 million rows, about 2 GB of scratch
     python benchmarks/prepare_scale.py --rows 5000000
 
-Generates a MovieLens-like `ratings.csv` (skewed items, unsorted in time, some users and items below
-the 5-core), runs the command in a process of its own, and reads that process's peak memory from the
+Generates a MovieLens-like `ratings.csv` (skewed users and items, unsorted in time; with the default
+million users the k-core drops nothing, with `--users 10000000` about half of the users), runs the command in a process of its own, and reads that process's peak memory from the
 kernel. The goal is 10 minutes and 8 GiB.
 """
 
@@ -76,6 +76,7 @@ def main() -> None:
         manifest = json.loads((output / "dataset.json").read_text())
         result = {
             "rows": arguments.rows,
+            "dropped_by_k_core": manifest["rows"]["dropped_by_k_core"],
             "bytes": source.stat().st_size,
             "counts": manifest["counts"],
             "k_core_rounds": manifest["k_core_rounds"],
@@ -92,7 +93,10 @@ def main() -> None:
     for key, value in result.items():
         print(f"{key:16} {value}")
     if arguments.rows == parser.get_default("rows"):
-        print(f"written to {common.write_result('prepare_scale', result)}")
+        name = "prepare_scale" + (
+            "" if arguments.users == parser.get_default("users") else "_k_core"
+        )
+        print(f"written to {common.write_result(name, result)}")
 
 
 if __name__ == "__main__":
