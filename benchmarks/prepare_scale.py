@@ -3,9 +3,10 @@
     python benchmarks/prepare_scale.py                    # 50 million rows, about 2 GB of scratch
     python benchmarks/prepare_scale.py --rows 5000000
 
-Generates a MovieLens-like `ratings.csv` (skewed users and items, unsorted in time; with the default
-million users the k-core drops nothing, with `--users 10000000` about half of the users), runs the command in a process of its own, and reads that process's peak memory from the
-kernel. The goal is 10 minutes and 8 GiB.
+Generates a MovieLens-like `ratings.csv` (skewed users and items, unsorted in time), runs the command in
+a process of its own, and reads that process's peak memory from the kernel. The goal is 10 minutes and
+8 GiB. With the default million users the k-core drops nothing; with `--users 10000000` it has work to do,
+and the result goes to a file of its own.
 """
 
 import argparse
