@@ -12,7 +12,8 @@ import pytest
 from genrec_jax.data import artefacts, prepare, toystore
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import report, report_compare, report_data, report_plots
+from genrec_jax.evaluation import checkpoints, report, report_compare, report_data, report_plots
+from genrec_jax.evaluation.evaluator import EvaluateConfig
 from tests.evaluation import report_run, tiny_run
 
 DASH = "\N{EN DASH}"
@@ -349,3 +350,17 @@ def test_pictures_are_accessible_and_name_nothing_twice():
             pair for name in own for pair in ((name, ""), ("", name))
         }
     assert report_plots.curves([], salt="p", caption="none") == ""
+
+
+def test_a_really_evaluated_run_is_reported(dataset, tmp_path):
+    """The evaluator writes what the report reads: a short search with 4 beams, so no HR@5 and on."""
+    run = tiny_run.make_run(tmp_path / "real", [dataset.path], tasks=("sequential",))
+    config = EvaluateConfig(num_beams=4, max_users=20, templates=("A1",))
+    (written_one,) = checkpoints.evaluate_checkpoint(run, "best", config)
+    value = written_one.metrics["systems"]["model/sequential/A1"]["seen_kept"]["hr@1"]["value"]
+    page = written(tmp_path, [run.path])
+    assert f"the model's first place for {value:.1%} of 20 users" in page.text
+    assert "HR@1" in page.text and "HR@5" not in page.text
+    assert "Made anew for this report" in page.text
+    assert "No training record" in page.text
+    assert page.tags.count("article") >= 1
