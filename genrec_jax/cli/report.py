@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=pathlib.Path,
         metavar="FILE",
-        help="the page to write (default: report.html in the first run dir); replaced if it exists",
+        help="the page to write (default: report.html in the first run dir); an earlier report is replaced",
     )
     parser.add_argument(
         "--paper-figures",
@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--title", help="of the page")
     parser.add_argument(
+        "--overwrite", action="store_true", help="replace the output even if it is no report"
+    )
+    parser.add_argument(
         "--examples", type=int, default=6, metavar="N", help="users to show (default 6)"
     )
 
@@ -64,5 +67,6 @@ def run(arguments: argparse.Namespace) -> None:
         data={datasets.load(path, verify=False).name: path for path in arguments.data},
         title=arguments.title,
         num_examples=arguments.examples,
+        overwrite=arguments.overwrite,
     )
     print(written)

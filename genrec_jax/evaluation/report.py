@@ -12,6 +12,7 @@ from genrec_jax.evaluation.report_data import EvaluationView, RunView, read_run
 from genrec_jax.evaluation.report_html import Markup, element, escape, join, section
 
 NUM_EXAMPLES = 6
+MARK = '<meta name="generator" content="genrec_jax">'
 
 
 def write_report(
@@ -22,33 +23,38 @@ def write_report(
     data: Mapping[str, artefacts.PathLike] | None = None,
     title: str | None = None,
     num_examples: int = NUM_EXAMPLES,
+    overwrite: bool = False,
 ) -> pathlib.Path:
     """Writes the page. It needs nothing else: no script, no font, no picture is fetched.
 
     Args:
         run_dirs: what `genrec train` wrote; several are compared, seeds of one setting averaged.
-        output: the .html file to write; replaced when it exists.
+        output: the .html file to write; an earlier report there is replaced.
         paper_figures: a CSV file of published figures to stand beside ours, with the columns
             `paper,table,task,dataset,method,metric,value,note`.
         data: dataset name -> folder, where a dataset has moved since training.
         title: of the page; made from the runs' names when not given.
         num_examples: users to show for each evaluation.
+        overwrite: replace a file that is no report, too.
 
     Returns:
         The file written.
 
     Raises:
-        UserError: no run dir, a broken metrics file, or a CSV without the columns.
+        UserError: no run dir, a broken metrics file, a CSV without the columns, or an output that
+            is something else than a report.
     """
     if not run_dirs:
         raise UserError("got no run dir; wanted one or more that `genrec train` wrote")
+    target = pathlib.Path(output)
+    if target.is_dir() or (target.exists() and not overwrite):
+        _check_replaceable(target)
     figures = report_papers.read_figures(paper_figures) if paper_figures is not None else ()
     runs = [
         read_run(path, name=name, data=data or {}, num_examples=num_examples)
         for path, name in zip(run_dirs, run_names(run_dirs), strict=True)
     ]
     page = render(runs, figures=figures, title=title)
-    target = pathlib.Path(output)
     with artefacts.atomic_file(target) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return target
@@ -129,6 +135,18 @@ def _evaluation(
         report_sections.examples_section(view, level=level),
         report_sections.audit_section(view, level=level),
     ]
+
+
+def _check_replaceable(target: pathlib.Path) -> None:
+    if target.is_file():
+        with target.open(encoding="utf-8", errors="replace") as file:
+            if MARK in file.read(2000):
+                return
+    raise UserError(
+        "exists and is no report of genrec_jax; wanted a new file or an earlier report. Choose another"
+        " --output, or pass --overwrite to replace the file",
+        file=str(target),
+    )
 
 
 def _subtitle(runs: Sequence[RunView]) -> Markup:

@@ -154,6 +154,7 @@ def results_tables(view: EvaluationView, *, level: int) -> Markup:
             classes.append("best")
         parts.append(table(title, ["", *map(metric_title, columns)], rows, row_classes=classes))
     share = metrics.get("lists", {}).get(view.main_system)
+    parts.append(tie_orders(view))
     notes = [*metrics.get("notes", [])]
     if share:
         notes.append(
@@ -168,6 +169,30 @@ def results_tables(view: EvaluationView, *, level: int) -> Markup:
         )
     parts.append(element("ul", *(element("li", note) for note in notes), class_="notes"))
     return section("Results", *parts, level=level)
+
+
+def tie_orders(view: EvaluationView) -> Markup:
+    """How far the baselines move when ties in time are broken differently, where that was measured."""
+    spread = view.metrics.get("tie_orders")
+    if not spread:
+        return Markup("")
+    systems = {name: found["seen_kept"] for name, found in spread["systems"].items()}
+    columns = [name for name in COLUMNS if any(name in found for found in systems.values())]
+    rows = [
+        [
+            system_title(name, view.metrics),
+            *(
+                interval(found[c]["low"], found[c]["high"]) if c in found else ABSENT
+                for c in columns
+            ),
+        ]
+        for name, found in systems.items()
+    ]
+    caption = (
+        f"Ties in time decide the target of {spread['tied_share']:.0%} of users: least and greatest"
+        f" figure over {spread['orders']} random orders of the ties, seen items kept"
+    )
+    return table(caption, ["", *map(metric_title, columns)], rows)
 
 
 def _cell(estimate: dict[str, Any] | None) -> Markup:

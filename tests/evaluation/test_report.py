@@ -284,6 +284,33 @@ def test_not_a_run_dir(tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_an_earlier_report_is_replaced_and_nothing_else_is(run, tmp_path):
+    output = tmp_path / "report.html"
+    report.write_report([run.path], output, title="First")
+    report.write_report([run.path], output, title="Second")
+    assert "<title>Second</title>" in output.read_text()
+    output.write_text("my own notes")
+    with pytest.raises(UserError, match="is no report"):
+        report.write_report([run.path], output)
+    assert output.read_text() == "my own notes"
+    report.write_report([run.path], output, overwrite=True)
+    assert "my own notes" not in output.read_text()
+    with pytest.raises(UserError, match="is no report"):
+        report.write_report([run.path], tmp_path, overwrite=True)
+
+
+def test_the_spread_over_orders_of_ties_is_shown(run, tmp_path):
+    copied = shutil.copytree(run.path, tmp_path / "copied")
+    file = copied / "eval/test-400/metrics.json"
+    spread = {"transition": {"seen_kept": {"hr@10": {"low": 0.0851, "high": 0.1181}}}}
+    metrics = json.loads(file.read_text())
+    metrics["tie_orders"] = {"tied_share": 0.44, "orders": 5, "systems": spread}
+    artefacts.write_json(file, metrics)
+    text = written(tmp_path, [copied]).text
+    assert "the target of 44% of users: least and greatest figure over 5 random orders" in text
+    assert f"0.0851{DASH}0.1181" in text
+
+
 HEADER = "paper,table,task,dataset,method,metric,value,note\n"
 
 
