@@ -8,6 +8,7 @@ Workers are processes that make alternate steps, which random access by step all
 
 import argparse
 import concurrent.futures
+import multiprocessing
 import pathlib
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.indexing import item_ids, unigram_vocabulary, vocabulary
+from genrec_jax.indexing import item_ids, unigram_vocabulary
 from genrec_jax.pipeline import mixtures
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.prompts import templates
@@ -77,8 +78,6 @@ def _measure(key: tuple[bool, int], workers: int, seconds: float) -> float:
     """Examples of all workers by the wall clock; workers are forked, so they share the tables."""
     if workers == 1:
         return _work(key, 0, 1, seconds)
-    import multiprocessing
-
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = [pool.submit(_work, key, worker, workers, seconds) for worker in range(workers)]
@@ -105,7 +104,7 @@ def _mixture(path: str | None, index: str | None) -> tuple[mixtures.Mixture, str
     else:
         dataset = dataset_lib.load(path)
         folder = pathlib.Path(index or pathlib.Path(path) / "index" / "sequential")
-        words = vocabulary.Vocabulary(folder / "vocabulary.model")
+        words = item_ids.load_vocabulary(folder)
         texts = item_ids.load(folder).texts
     mixture = mixtures.build_mixture(
         "openp5", [dataset], [texts], words, chosen, templates_per_example=3
