@@ -9,6 +9,7 @@ Workers are processes that make alternate steps, which random access by step all
 import argparse
 import concurrent.futures
 import multiprocessing
+import os
 import pathlib
 import sys
 import tempfile
@@ -40,7 +41,9 @@ def main() -> None:
     mixture, name, tokens = _mixture(options.dataset, options.index)
     rows = []
     print(f"{name}: {mixture.num_examples:,} examples an epoch, vocabulary of {tokens:,} tokens")
-    print("packing  batch  workers   examples/s  padding sequential  straightforward  shapes")
+    print(
+        "packing  batch  workers   examples/s  per CPU s  padding sequential  straightforward  shapes"
+    )
     for packing in (False, True):
         for batch_size in options.batch_sizes:
             batches = TrainBatches(mixture, batch_size, packing=packing)
@@ -51,9 +54,9 @@ def main() -> None:
             ]
             shapes = len({batches.shape(step) for step in range(200)})
             for workers in sorted({1, options.workers}):
-                speed = _measure((packing, batch_size), workers, options.seconds)
+                speed, per_cpu = _measure((packing, batch_size), workers, options.seconds)
                 print(
-                    f"{packing!s:7}  {batch_size:5}  {workers:7}  {speed:11,.0f}"
+                    f"{packing!s:7}  {batch_size:5}  {workers:7}  {speed:11,.0f}  {per_cpu:9,.0f}"
                     f"  {padding[0]:18.1%}  {padding[1]:15.1%}  {shapes:6}",
                     flush=True,
                 )
@@ -63,35 +66,44 @@ def main() -> None:
                         "batch_size": batch_size,
                         "workers": workers,
                         "examples_per_second": round(speed),
+                        "examples_per_cpu_second": round(per_cpu),
                         "padding_share_sequential": padding[0],
                         "padding_share_straightforward": padding[1],
                         "shapes_used": shapes,
                     }
                 )
     path = common.write_result(
-        "input_pipeline", {"dataset": name, "vocabulary": tokens, "rows": rows}
+        "input_pipeline",
+        {"dataset": name, "vocabulary": tokens, "load_average": os.getloadavg()[0], "rows": rows},
     )
     print(f"written to {path}", file=sys.stderr)
 
 
-def _measure(key: tuple[bool, int], workers: int, seconds: float) -> float:
-    """Examples of all workers by the wall clock; workers are forked, so they share the tables."""
+def _measure(key: tuple[bool, int], workers: int, seconds: float) -> tuple[float, float]:
+    """Examples of all workers by the wall clock, and per second of CPU, which a busy machine blurs less.
+
+    Workers are forked, so they share the tables.
+    """
     if workers == 1:
-        return _work(key, 0, 1, seconds)
-    context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(_work, key, worker, workers, seconds) for worker in range(workers)]
-        return sum(future.result() for future in futures)
+        rates = [_work(key, 0, 1, seconds)]
+    else:
+        context = multiprocessing.get_context("fork")
+        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+            jobs = [pool.submit(_work, key, worker, workers, seconds) for worker in range(workers)]
+            rates = [job.result() for job in jobs]
+    wall, cpu = zip(*rates, strict=True)
+    return sum(wall), sum(cpu) / workers
 
 
-def _work(key: tuple[bool, int], worker: int, workers: int, seconds: float) -> float:
+def _work(key: tuple[bool, int], worker: int, workers: int, seconds: float) -> tuple[float, float]:
     batches = _BATCHES[key]
     batches.batch(worker)
-    start, steps = time.perf_counter(), 0
+    start, cpu_start, steps = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < seconds:
         batches.batch(worker + steps * workers)
         steps += 1
-    return steps * batches.examples_per_step / (time.perf_counter() - start)
+    examples = steps * batches.examples_per_step
+    return examples / (time.perf_counter() - start), examples / (time.process_time() - cpu_start)
 
 
 def _mixture(path: str | None, index: str | None) -> tuple[mixtures.Mixture, str, int]:
