@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,20 +53,27 @@ class Runs:
         self.config = folder / "tiny.gin"
         self.config.write_text(CONFIG.format(data=data, steps=steps))
 
+    def command(self, name: str, *flags: str) -> list[str]:
+        own = [f"--gin_file={self.config}", f'--gin.MODEL_DIR="{self.folder / name}"']
+        return [sys.executable, "-m", "genrec_jax.cli.main", "train", *own, *flags]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+            "GENREC_COMPILATION_CACHE": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+
     def start(self, name: str) -> subprocess.Popen:
-        flags = [f"--gin_file={self.config}", f'--gin.MODEL_DIR="{self.folder / name}"']
         return subprocess.Popen(
-            [sys.executable, "-m", "genrec_jax.cli.main", "train", *flags],
+            self.command(name),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": "",
-                "GENREC_COMPILATION_CACHE": str(self.folder / "compiled"),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            },
+            env=self.environment,
         )
 
     def finish(self, name: str) -> str:
@@ -146,3 +154,31 @@ def test_a_hundred_kills_end_bit_for_bit_as_a_run_left_alone(toy_dataset, tmp_pa
     assert kills == 100, "the run ended before a hundred kills: give it more steps"
     runs.finish("killed")
     assert_same_runs(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.long
+def test_a_run_that_fills_the_disk_stops_readably_and_goes_on_when_there_is_room(
+    toy_dataset, tmp_path
+):
+    runs = Runs(tmp_path, toy_dataset, steps=20)
+    runs.finish("whole")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=4m none {disk}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system (unshare -m)")
+    first = shlex.join(runs.command("disk/run", "--gin.TRAIN_STEPS=10"))
+    again = shlex.join(runs.command("disk/run"))
+    script = f"""{mount} && {first} || exit 1
+        dd if=/dev/zero of={disk}/filler bs=4096 2>/dev/null
+        {again}; echo "exit code $?"
+        rm {disk}/filler && {again} && cp -r {disk}/run {tmp_path}/after"""
+    ran = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, env=runs.environment
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]
+    assert "exit code 2" in ran.stdout
+    assert "the disk is full" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "going on from step 10 of 20" in ran.stderr
+    assert_same_runs(tmp_path / "whole", tmp_path / "after")
