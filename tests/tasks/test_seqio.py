@@ -18,7 +18,14 @@ from genrec_jax.indexing import build, item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.pipeline import mixtures, openp5, seqio_cache, seqio_reader, seqio_tasks
+from genrec_jax.pipeline import (
+    mixtures,
+    openp5,
+    seqio_cache,
+    seqio_reader,
+    seqio_runtime,
+    seqio_tasks,
+)
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.prompts import templates
 from genrec_jax.training import config, inputs, logging, run, schedules
@@ -374,6 +381,23 @@ def test_every_command_of_the_page_runs(seqio, tmp_path):
     assert "openp5_toystore_straightforward_unseen" in done.stdout
     assert "-> toystore item_" in done.stdout
     assert (tmp_path / "runs" / "mine" / "run.json").is_file()
+
+
+def test_accelerators_are_hidden_from_tensorflow(seqio, monkeypatch):
+    import tensorflow as tf
+
+    hidden = []
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind))
+    )
+    assert seqio_runtime.import_seqio()[0] is seqio
+    assert hidden == [([], "GPU"), ([], "TPU")]
+
+
+def test_without_seqio_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "seqio", None)
+    with pytest.raises(UserError, match=r"pip install 'genrec-jax\[seqio\]'"):
+        seqio_reader.SeqIOBatches("any", 8, feature_lengths=LENGTHS)
 
 
 def test_mistakes_of_the_reader(shop, my_tasks, monkeypatch):
