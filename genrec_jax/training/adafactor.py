@@ -120,13 +120,13 @@ def adafactor(
                 }
         return AdafactorState(jnp.zeros((), jnp.int32), moments)
 
-    def update(grads, state: AdafactorState, params=None):
+    def update(updates, state: Any, params=None) -> tuple[Any, Any]:
         step = state.count
         since = (step - config.step_offset).astype(jnp.float32) + 1.0
         decay = 1.0 - since ** (-config.decay_rate)
         rate = learning_rate(step)
-        named_grads = named_variables(grads)
-        updates, moments = [], {}
+        named_grads = named_variables(updates)
+        steps, moments = [], {}
         for name, variable in named_variables(params).items():
             grad = named_grads[name].get_value()
             old = {kind: moment.get_value() for kind, moment in state.moments[name].items()}
@@ -138,9 +138,9 @@ def adafactor(
             if config.multiply_by_parameter_scale:
                 rms = _rms(variable.get_value(), layout(variable))
                 step_size = rate * jnp.maximum(rms, config.epsilon2)
-            updates.append(-step_size * scaled)
-        updates = jax.tree.unflatten(jax.tree.structure(grads), updates)
-        return updates, AdafactorState(step + 1, moments)
+            steps.append(-step_size * scaled)
+        steps = jax.tree.unflatten(jax.tree.structure(updates), steps)
+        return steps, AdafactorState(step + 1, moments)
 
     return optax.GradientTransformation(init, update)
 
