@@ -33,8 +33,8 @@ def blocks(page: pathlib.Path) -> list[tuple[str, str]]:
 def commands(text: str) -> list[list[str]]:
     """The `genrec` commands of a block, as words; continuation lines joined."""
     joined = text.replace("\\\n", " ")
-    lines = [shlex.split(line, comments=True) for line in joined.splitlines()]
-    return [words for words in lines if words and words[0] == "genrec"]
+    lines = (line.strip() for line in joined.splitlines())
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("genrec ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -73,7 +73,7 @@ def test_help_teaches_by_an_example_that_parses(command, capsys):
         parser.parse_args(["--help"])
     assert stop.value.code == 0
     epilog = parser.epilog or ""
-    examples = commands(epilog.replace("\n    ", "\n").replace("\n  ", "\n"))
+    examples = commands(epilog)
     assert examples, f"genrec {command} --help shows no example"
     for words in examples:
         if words[1] in main.COMMANDS:
