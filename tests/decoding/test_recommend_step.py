@@ -21,7 +21,16 @@ MODELS = ("hf_t511", "hf_t50")
 
 @pytest.fixture(scope="module", params=MODELS)
 def fixture(request, shared):
-    folder = shared / "fixtures" / request.param
+    return load(shared / "fixtures" / request.param)
+
+
+@pytest.fixture(scope="module")
+def one_model(shared):
+    """For what does not depend on the architecture."""
+    return load(shared / "fixtures" / MODELS[0])
+
+
+def load(folder):
     _, graphdef, params = fixture_params.load(folder)
     return graphdef, params, dict(np.load(folder / "beams.npz"))
 
@@ -78,10 +87,10 @@ def test_beams_beyond_the_catalogue_equal_brute_force(fixture):
     np.testing.assert_allclose(np.asarray(result.scores_BR)[:, :200], wanted, atol=5e-5)
 
 
-def test_logits_kept_or_not_and_batch_by_batch_give_one_list(fixture, monkeypatch):
-    graphdef, params, stored = fixture
+def test_logits_kept_or_not_and_batch_by_batch_give_one_list(one_model, monkeypatch):
+    graphdef, params, stored = one_model
     config = BeamConfig(num_beams=10, num_results=10)
-    whole = searched(fixture, config)
+    whole = searched(one_model, config)
     monkeypatch.setattr(network, "MAX_LOGITS_BYTES", 0)
     monkeypatch.setattr(network, "VOCABULARY_CHUNK", 500)
     chunked = make_recommend_step(graphdef, config)(params, prompts(stored), trie_of(stored))
@@ -93,9 +102,9 @@ def test_logits_kept_or_not_and_batch_by_batch_give_one_list(fixture, monkeypatc
         assert np.array_equal(alone.items_BR[0], whole.items_BR[row])
 
 
-def test_common_prefix_is_scored(fixture):
+def test_common_prefix_is_scored(one_model):
     """Ids that all begin alike: the prefix is fed in one pass, and its probability still counts."""
-    graphdef, params, stored = fixture
+    graphdef, params, stored = one_model
     tokens, lengths = stored["item_tokens"], stored["item_lengths"]
     first = np.bincount(tokens[:, 0]).argmax()
     items = np.flatnonzero((tokens[:, 0] == first) & (lengths > 1))
@@ -106,8 +115,8 @@ def test_common_prefix_is_scored(fixture):
     np.testing.assert_allclose(np.asarray(result.scores_BR)[:, : len(items)], brute, atol=5e-5)
 
 
-def test_padding_rows_get_empty_lists(fixture):
-    graphdef, params, stored = fixture
+def test_padding_rows_get_empty_lists(one_model):
+    graphdef, params, stored = one_model
     batch = prompts(stored)
     batch.encoder_input_tokens_BL[1] = 0
     result = make_recommend_step(graphdef, BeamConfig(5, 5))(params, batch, trie_of(stored))
@@ -115,8 +124,8 @@ def test_padding_rows_get_empty_lists(fixture):
     assert np.all(np.asarray(result.items_BR)[[0, 2, 3, 4]] >= 0)
 
 
-def test_batch_split_over_devices_gives_the_same_lists(fixture):
-    graphdef, params, stored = fixture
+def test_batch_split_over_devices_gives_the_same_lists(one_model):
+    graphdef, params, stored = one_model
     batch = prompts(stored, np.arange(8) % 5)
     config = BeamConfig(num_beams=10, num_results=10)
     one = make_recommend_step(graphdef, config)(params, batch, trie_of(stored))
@@ -132,8 +141,8 @@ def test_batch_split_over_devices_gives_the_same_lists(fixture):
     np.testing.assert_allclose(one.scores_BR, split.scores_BR, atol=3e-5)
 
 
-def test_one_compilation_per_shape(fixture, monkeypatch):
-    graphdef, params, stored = fixture
+def test_one_compilation_per_shape(one_model, monkeypatch):
+    graphdef, params, stored = one_model
     chex.clear_trace_counter()
     traced = chex.assert_max_traces(n=1)(search.beam_search)
     monkeypatch.setattr(search, "beam_search", traced)

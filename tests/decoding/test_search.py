@@ -86,7 +86,7 @@ CONFIGS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None, derandomize=True)
 @given(
     ids=catalogues,
     prefix=st.sampled_from([(), (5, 9)]),
@@ -107,7 +107,7 @@ def test_equals_plain_python(ids, prefix, seed, config):
             assert items == wanted_items
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(ids=catalogues, seed=st.integers(0, 2**31), excluded=st.sets(st.integers(0, 39)))
 def test_beams_beyond_the_catalogue_find_it_all_and_exclusions_leave_the_rest(ids, seed, excluded):
     trie = fixed_shapes(trie_of(ids))
@@ -122,7 +122,7 @@ def test_beams_beyond_the_catalogue_find_it_all_and_exclusions_leave_the_rest(id
         assert np.all(np.diff(scores) <= 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(ids=catalogues, seed=st.integers(0, 2**31), excluded=st.sets(st.integers(0, 39)))
 def test_exclusions_equal_a_catalogue_without_the_excluded(ids, seed, excluded):
     kept = [item for item in range(len(ids)) if item not in excluded]
@@ -150,7 +150,7 @@ def fixed_shapes(trie):
     return dataclasses.replace(trie, max_steps=8)
 
 
-@pytest.mark.parametrize("chunk_width", [1, 7, 64])
+@pytest.mark.parametrize("chunk_width", [1, 7])
 def test_equal_scores_are_listed_by_item_whatever_the_chunks(chunk_width):
     # Every token is as likely as every other, so that ids of one length tie.
     rng = np.random.default_rng(3)
