@@ -2,8 +2,8 @@
 
 `user_artists.dat` has listening counts and no times, so it cannot order anything. The order comes
 from `user_taggedartists-timestamps.dat`: an artist enters a user's sequence when the user first tags
-it, once. That is what S3-Rec's public LastFM sequences are made of; OpenP5 uses that file, which
-`sequences` reads.
+it, once. S3-Rec's public LastFM sequences look as if they were made that way (not verified); OpenP5
+uses that file, which `sequences` reads.
 """
 
 import dataclasses
