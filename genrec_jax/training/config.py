@@ -124,6 +124,13 @@ class ValidationConfig:
     def __post_init__(self):
         if self.templates is not None:
             object.__setattr__(self, "templates", tuple(self.templates))
+        cutoff = self.metric.split("/")[0].partition("@")[2]
+        searches = self.period is not None and self.users != 0
+        if searches and cutoff.isdecimal() and int(cutoff) > self.num_beams:
+            raise UserError(
+                f"the best checkpoint is chosen by {self.metric}, but {self.num_beams} beams give lists of"
+                f" {self.num_beams}; wanted num_beams of {cutoff} or more"
+            )
 
     @property
     def mode(self) -> Literal["max", "min"]:

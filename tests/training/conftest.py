@@ -9,24 +9,10 @@ import pytest
 
 from genrec_jax.data import prepare, toystore
 from genrec_jax.indexing import build
-from genrec_jax.model.config import T5Config
 from genrec_jax.prompts import templates
 from genrec_jax.training import config, schedules
 from genrec_jax.training.optimizers import Optimizer
-
-TINY = T5Config(
-    vocab_size=1,
-    embed_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=32,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    mlp_activations=("relu",),
-    tied_head=True,
-    scale_head_input=True,
-    max_whole_words=64,
-)
+from tests.training.tiny import TINY
 
 MakeConfig = Callable[..., config.TrainConfig]
 

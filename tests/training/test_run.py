@@ -155,3 +155,9 @@ def test_item_ids_that_are_not_there_name_the_command(make_config):
 def test_exactly_one_of_steps_and_epochs(make_config):
     with pytest.raises(UserError, match="exactly one"):
         make_config(train_epochs=2.0)
+
+
+def test_too_few_beams_for_the_metric_are_refused_before_anything_is_trained():
+    with pytest.raises(UserError, match=r"chosen by hr@10, but 4 beams"):
+        config.ValidationConfig(num_beams=4)
+    config.ValidationConfig(num_beams=4, metric="loss")
