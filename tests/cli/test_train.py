@@ -22,7 +22,9 @@ def trained(monkeypatch):
 
     def train(settings, *, operative_config):
         calls.append((settings, operative_config))
-        return run.Summary(pathlib.Path(settings.model_dir), 5, "finished", 60.0, 40, "hr@10", 5, 0.25)
+        return run.Summary(
+            pathlib.Path(settings.model_dir), 5, "finished", 60.0, 40, "hr@10", 5, 0.25
+        )
 
     monkeypatch.setattr(run, "train", train)
     monkeypatch.setenv("GENREC_COMPILATION_CACHE", "")
