@@ -261,6 +261,17 @@ def test_json_lines_fast_and_slow_paths_agree(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "value", ["7", "7.0", "1e15", "1.5", "true", "[1, 2]", '{"a": 1}', "1" * 30]
+)
+def test_json_ids_do_not_depend_on_the_block(tmp_path, value):
+    line = f'{{"u": {value}, "i": "x", "r": 5}}\n'.encode()
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    users = rows_of(read_json(tmp_path, line))["user"].to_list()
+    assert rows_of(read_json(slow, line + b"\n"))["user"].to_list() == users
+
+
+@pytest.mark.parametrize(
     ("line", "problem"),
     [
         (b'{"u": "a", "i": ', "broken line"),
@@ -354,3 +365,36 @@ def test_broken_item_tables(tmp_path, content, message):
         item_table.read(file)
     with pytest.raises(UserError, match="not found; wanted a table of items"):
         item_table.read(tmp_path / "nowhere.tsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("i.parquet", "PAR", r"i\.parquet: is not a whole Parquet file"),
+        ("i.json", '[{"item": "a"}]', r"i\.json:1: got .*not an object.*one JSON object a line"),
+        ("i.jsonl", '{"item": "a"}\n{"item"\n', r"i\.jsonl:2: got .*one JSON object a line"),
+        (
+            "i.csv",
+            'item,title\na,b\nc,"' + "x" * 200_000,
+            r"i\.csv:3: .*a quote that is never closed",
+        ),
+    ],
+)
+def test_item_tables_that_cannot_be_read(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        item_table.read(file)
+
+
+def test_item_columns_must_be_ours(tmp_path):
+    file = tmp_path / "i.csv"
+    file.write_text("item,name\na,b\n")
+    with pytest.raises(UserError, match="--item-columns names 'titel'; wanted any of item, title"):
+        item_table.read(file, columns={"titel": "name"})
+
+
+def test_json_titles_may_hold_other_line_ends(tmp_path):
+    file = tmp_path / "i.jsonl"
+    file.write_text('{"item": "a", "title": "b\u2028c\u0085d"}\r\n', encoding="utf-8", newline="")
+    assert item_table.read(file)["title"].to_list() == ["b c d"]

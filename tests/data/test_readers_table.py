@@ -101,6 +101,8 @@ def test_quoted_fields_may_hold_line_breaks(tmp_path):
         ("user,item,rating\nu,a,7\n", {"rating_range": (1.0, 5.0)}, r":2: impossible rating"),
         ("user,item\nu,a,b\n", {}, r":2: too many columns: got 'u,a,b'"),
         ("user,item\n", {}, "holds no usable interaction"),
+        ('user,item\nu,a\nu,"' + "b\n" * 70_000, {}, r":3: .*a quote that is never closed"),
+        ('user||item\n"u"||a\n', {"separator": "||"}, "wanted a separator of one character"),
     ],
 )
 def test_bad_tables(tmp_path, text, options, message):
@@ -117,6 +119,9 @@ def test_bad_parquet(tmp_path):
         reading.read("table", file, tmp_path)
     pl.DataFrame({"user": ["u", None], "item": ["a", "b"]}).write_parquet(file)
     with pytest.raises(UserError, match=r"log\.parquet:2: missing user"):
+        reading.read("table", file, tmp_path)
+    pl.DataFrame({"user": ["u"], "item": [["a", "b"]]}).write_parquet(file)
+    with pytest.raises(UserError, match=r"log\.parquet: its column item holds .*wanted one value"):
         reading.read("table", file, tmp_path)
 
 

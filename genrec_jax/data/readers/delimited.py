@@ -1,7 +1,9 @@
 """Reads logs with one interaction a line and fixed columns: `user::item::rating::time` and its kin."""
 
+import csv
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import polars as pl
 
@@ -139,6 +141,33 @@ def text_blocks(
             yield first_line, text
             first_line += block.count(b"\n")
             advance(stream.position())
+
+
+def csv_records(
+    reader: Any, member: inputs.Member, *, lines_before: int = 0
+) -> Iterator[list[str]]:
+    """The records of a `csv.reader`.
+
+    Args:
+        reader: from `csv.reader`.
+        member: what it reads, for the error.
+        lines_before: lines of the file that the reader was not given.
+
+    Raises:
+        UserError: a field without an end, naming the line on which its record begins.
+    """
+    begins = reader.line_num
+    try:
+        for record in reader:
+            yield record
+            begins = reader.line_num
+    except csv.Error as error:
+        raise UserError(
+            f"cannot be split into columns ({error}); wanted quotes in pairs and no field that long."
+            " Look for a quote that is never closed",
+            file=member.name,
+            line=lines_before + begins + 1,
+        ) from error
 
 
 def _split(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from genrec_jax.data import artefacts, rawlog
-from genrec_jax.data.readers import inputs, staging
+from genrec_jax.data.readers import delimited, inputs, jsonlines, staging
 from genrec_jax.errors import UserError
 
 NAMES = {
@@ -40,16 +40,29 @@ def read(path: artefacts.PathLike, *, columns: dict[str, str] | None = None) -> 
         The columns of `rawlog.ITEM_COLUMNS`, one row an item.
 
     Raises:
-        UserError: no such file, no item column, or a broken line.
+        UserError: no such file, no item column, a broken line or file, or a column of `columns`
+            that items do not have.
     """
     member = inputs.Member(pathlib.Path(path))
     if not member.file.is_file():
         raise UserError(
             "not found; wanted a table of items with titles. Check --items", file=member.name
         )
+    if unknown := [name for name in columns or () if name not in NAMES]:
+        raise UserError(
+            f"--item-columns names {unknown[0]!r}; wanted any of {', '.join(NAMES)}, such as"
+            " title=COLUMN",
+            file=member.name,
+        )
     suffix = pathlib.PurePath(member.base_name).suffix.lower()
     if suffix == ".parquet":
-        rows: Iterable[dict[str, Any]] = pq.read_table(member.file).to_pylist()
+        try:
+            rows: Iterable[dict[str, Any]] = pq.read_table(member.file).to_pylist()
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"is not a whole Parquet file ({error}); wanted one. Export it again",
+                file=member.name,
+            ) from error
     elif suffix in (".jsonl", ".json"):
         rows = _json_rows(member)
     else:
@@ -148,7 +161,7 @@ def _delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str
             io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None
         )
     header: list[str] | None = None
-    for fields in reader:
+    for fields in delimited.csv_records(reader, member):
         if not fields:
             continue
         if header is None:
@@ -164,14 +177,15 @@ def _delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str
 
 
 def _json_rows(member: inputs.Member) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(staging.read_all(member).splitlines(), start=1):
+    for number, line in enumerate(staging.read_all(member).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = jsonlines.parse_object(line)
+        except ValueError as error:
             raise UserError(
-                f"is not JSON ({error}); wanted one item a line. Mend the line",
+                f"got {staging.shorten(line)} ({error}); wanted one JSON object a line, an item each."
+                " Mend the line",
                 file=member.name,
                 line=number,
             ) from error

@@ -138,10 +138,18 @@ def _parse_block(text: str, lines: list[str], fields: Fields) -> pl.DataFrame:
         columns["row"].append(number)
         columns["problem"].append(problem)
         for column, key in fields.keys.items():
-            found = value.get(key)
-            columns[column].append(None if found is None else str(found))
+            columns[column].append(_as_text(value.get(key)))
     types = dict.fromkeys(columns, pl.String) | {"row": pl.Int64}
     return pl.DataFrame(columns, schema=types)
+
+
+def _as_text(value: Any) -> str | None:
+    """A value as Polars' parser writes it: an id must not depend on its block, so 7.0 is `7`."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return json.dumps(value, default=str, skipkeys=True)
 
 
 def _with_lines(frame: pl.DataFrame, lines: list[str], first_row: int) -> pl.DataFrame:

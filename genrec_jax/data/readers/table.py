@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterator
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec_jax.data import artefacts, rawlog
@@ -176,6 +177,14 @@ def _parquet_frames(
             f"is not a whole Parquet file ({error}); wanted one. Export it again", file=member.name
         ) from error
     named = _pick(file.schema_arrow.names, columns, member)
+    for theirs in named.values():
+        kind = file.schema_arrow.field(theirs).type
+        if pa.types.is_nested(kind):
+            raise UserError(
+                f"its column {theirs} holds {kind}; wanted one value a row. Name another with"
+                " --columns, or export it flat",
+                file=member.name,
+            )
     base = stage.begin_file(member.name)
     done = 0
     with stage.options.steps.step(f"reading {member.base_name}", file.metadata.num_rows) as advance:
@@ -208,7 +217,10 @@ def _delimited_frames(
     names: list[str] = []
     named: dict[str, str] = {}
     for first_line, text in _whole_records(delimited.text_blocks(member, stage, encoding="utf-8")):
-        frame = _split_plain(text, separator) if '"' not in text else _split_quoted(text, separator)
+        if '"' in text:
+            frame = _split_quoted(text, separator, member, first_line)
+        else:
+            frame = _split_plain(text, separator)
         if not len(frame):
             continue
         if not names:
@@ -272,10 +284,18 @@ def _split_plain(text: str, separator: str) -> pl.DataFrame:
     return frame.with_columns(pl.col("got").str.split(separator).alias("fields"))
 
 
-def _split_quoted(text: str, separator: str) -> pl.DataFrame:
+def _split_quoted(
+    text: str, separator: str, member: inputs.Member, first_line: int
+) -> pl.DataFrame:
+    if len(separator) != 1:
+        raise UserError(
+            f"has quotes, and columns separated by {separator!r}; wanted a separator of one character"
+            " where fields are quoted. Export it again",
+            file=member.name,
+        )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows, fields, line = [], [], 0
-    for record in reader:
+    for record in delimited.csv_records(reader, member, lines_before=first_line - 1):
         if record:
             rows.append(line)
             fields.append(record)
