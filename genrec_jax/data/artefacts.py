@@ -84,6 +84,36 @@ def atomic_directory(path: PathLike, *, overwrite: bool = False) -> Iterator[pat
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_output(path: PathLike, *, overwrite: bool, ours: bool, kind: str) -> None:
+    """Refuses, before any work is done, an output folder that exists and may not be replaced.
+
+    Args:
+        path: where the output is to go.
+        overwrite: whether an earlier output may be replaced.
+        ours: whether the folder at `path` is such an output: nothing else is ever replaced, but
+            for an empty folder.
+        kind: what such an output is called, for the error ("a dataset dir").
+
+    Raises:
+        UserError: it must not be replaced.
+    """
+    target = pathlib.Path(path)
+    if not target.exists():
+        return
+    if not overwrite:
+        raise UserError(
+            "already exists; wanted a path that does not. Choose another --output, or pass"
+            " --overwrite to replace this one",
+            file=str(target),
+        )
+    if not ours and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(
+            f"exists and is not {kind}; wanted one to overwrite, or a path that does not exist."
+            " Choose another --output",
+            file=str(target),
+        )
+
+
 def write_json(path: PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically; floats keep every digit."""
     with atomic_file(path) as temporary:

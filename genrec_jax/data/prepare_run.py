@@ -71,18 +71,12 @@ def prepare_from(
     if not needs_input(module) and source is not None:
         raise UserError(f"the reader `{reader}` reads nothing; leave --input out")
     target = pathlib.Path(output)
-    if target.exists() and not overwrite:
-        raise UserError(
-            "already exists; wanted a path that does not. Choose another --output, or pass"
-            " --overwrite to replace this one",
-            file=str(target),
-        )
-    if target.exists() and not _replaceable(target):
-        raise UserError(
-            "exists and is not a dataset dir; wanted one to overwrite, or a path that does not exist."
-            " Choose another --output",
-            file=str(target),
-        )
+    artefacts.check_output(
+        target,
+        overwrite=overwrite,
+        ours=(target / dataset.MANIFEST).exists(),
+        kind="a dataset dir",
+    )
     steps = prepare_progress.Steps(enabled=show_progress)
     with (
         artefacts.disk_errors(target),
@@ -142,11 +136,6 @@ def _check_options(reader: str, module: ModuleType, own: dict[str, Any]) -> None
                 f"--{key.replace('_', '-')} means nothing to the reader `{reader}`; its own options:"
                 f" {flags}"
             )
-
-
-def _replaceable(target: pathlib.Path) -> bool:
-    """A dataset dir or an empty folder: `--overwrite` must not remove anything else."""
-    return target.is_dir() and ((target / dataset.MANIFEST).exists() or not any(target.iterdir()))
 
 
 def _as_json(own: dict[str, Any]) -> dict[str, Any]:

@@ -95,8 +95,8 @@ def build_index(
         overwrite: replace an existing index.
 
     Raises:
-        UserError: no output for several datasets, two of one name, ids that clash, or an existing
-            output.
+        UserError: no output for several datasets, two of one name, a name that the vocabulary
+            cannot write, ids that clash, or an output that exists (with `overwrite`: and is no index).
     """
     loaded = [dataset.load(path) for path in datasets]
     if not loaded:
@@ -114,6 +114,10 @@ def build_index(
                 "several datasets share one index, so it must be said where: pass --output DIR"
             )
         output = loaded[0].path / "index" / config.method
+    target = pathlib.Path(output)
+    artefacts.check_output(
+        target, overwrite=overwrite, ours=_is_index(target), kind="an index that was made here"
+    )
     lines = list(prompt_lines)
 
     def words(ids: Sequence[item_ids.ItemIds]) -> Vocabulary:
@@ -124,8 +128,8 @@ def build_index(
     partitions = [split(one) for one in loaded]
     ids = [make_item_ids(one, part, config) for one, part in zip(loaded, partitions, strict=True)]
     made = words(ids)
+    _check_names(names, made)
     audits = _audit(loaded, partitions, ids, made, split, config, words)
-    target = pathlib.Path(output)
     built = []
     with artefacts.atomic_directory(target, overwrite=overwrite) as folder:
         made.save(folder / item_ids.VOCABULARY)
@@ -259,6 +263,25 @@ def _audit(
             )
         )
     return verdicts
+
+
+def _is_index(folder: pathlib.Path) -> bool:
+    """Whether a folder is an index, of one dataset or of several."""
+    several = (folder / item_ids.VOCABULARY).exists() and any(folder.glob(f"*/{item_ids.MANIFEST}"))
+    return several or (folder / item_ids.MANIFEST).exists()
+
+
+def _check_names(names: Sequence[str], made: Vocabulary) -> None:
+    """Prompts tell datasets apart by their names, so each must have tokens, and tokens of its own."""
+    owners: dict[tuple[int, ...], str] = {}
+    for name in names:
+        tokens = tuple(made.encode(name))
+        if made.unk_id in tokens or owners.setdefault(tokens, name) != name:
+            raise UserError(
+                f"the dataset's name {name!r} becomes {made.pieces(tokens)} in this vocabulary; wanted"
+                " known tokens that no other dataset's name becomes. Prepare it again with another"
+                " --name, such as one of plain letters"
+            )
 
 
 def _natural(token: str) -> tuple[str, int]:

@@ -142,6 +142,44 @@ def test_wrong_calls(make_dataset, prompt_lines, tmp_path):
         build.build_index([data.path], config, prompt_lines=prompt_lines)
 
 
+def test_overwrite_replaces_an_index_and_nothing_else(make_dataset, prompt_lines, tmp_path):
+    def index(data, output):
+        build.build_index(
+            data,
+            build.IndexConfig("random"),
+            output=output,
+            prompt_lines=prompt_lines,
+            overwrite=True,
+        )
+
+    one, two = make_dataset(_sequences()), make_dataset(_sequences(1), name="Other")
+    for output in (one.path, one.path / "index"):  # the dataset itself, and all of its indexes
+        index([one.path], one.path / "index" / "random")
+        with pytest.raises(UserError, match="exists and is not an index"):
+            index([one.path], output)
+    assert dataset.load(one.path).num_items == one.num_items
+    (tmp_path / "empty").mkdir()
+    for data in ([one.path], [one.path, two.path], [two.path]):
+        index(data, tmp_path / "empty")
+    assert item_ids.load(tmp_path / "empty").dataset_name == "Other"
+
+
+def test_names_the_vocabulary_cannot_write(make_dataset, shared):
+    (spiece,) = (shared / "data/t5_vocabulary").glob("*.model")
+    data = make_dataset(_sequences(), name="名前")
+    with pytest.raises(UserError, match=r"the dataset's name '名前' becomes .*wanted known tokens"):
+        build.build_index([data.path], build.IndexConfig("random"), vocabulary=spiece)
+
+
+def test_names_that_are_the_same_tokens(make_dataset, prompt_lines, tmp_path):
+    # SentencePiece's normalisation makes the one letter of the first name the four of the second.
+    two = [make_dataset(_sequences(), name=name).path for name in ("Ⅷ", "VIII")]
+    with pytest.raises(UserError, match="that no other dataset's name becomes"):
+        build.build_index(
+            two, build.IndexConfig("random"), output=tmp_path / "o", prompt_lines=prompt_lines
+        )
+
+
 def test_a_failed_build_leaves_nothing(make_dataset, tmp_path):
     data = make_dataset(_sequences())
     with pytest.raises(UserError, match="no text to train"):
