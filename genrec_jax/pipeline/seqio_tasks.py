@@ -43,7 +43,7 @@ def register(
 ) -> tuple[str, ...]:
     """Registers one dataset's tasks and mixture with SeqIO; the data is read when it is asked for.
 
-    For a dataset named Beauty, and the prefix `openp5`:
+    For a dataset named Beauty, and the prefix `openp5` (SeqIO's names have no `-`; it becomes `_`):
 
         openp5_Beauty_sequential             task: train, validation, test
         openp5_Beauty_sequential_unseen      task: validation, test in the first unseen template (A11)
@@ -83,6 +83,7 @@ def register(
     )
     templates = templates_lib.load_templates(templates_file)
     counts = manifest["counts"]
+    mixture = f"{name_prefix}_{manifest['name']}".replace("-", "_")
     names: list[str] = []
 
     def add(name: str, task: Task, seen: bool) -> None:
@@ -125,8 +126,7 @@ def register(
 
     for task in TASKS:
         for seen, suffix in ((True, ""), (False, "_unseen")):
-            add(f"{name_prefix}_{manifest['name']}_{task}{suffix}", task, seen)
-    mixture = f"{name_prefix}_{manifest['name']}"
+            add(f"{mixture}_{task}{suffix}", task, seen)
     _check_free(seqio, mixture)
     trained = [name for name in names if not name.endswith("_unseen")]
     seqio.MixtureRegistry.add(mixture, trained, default_rate=1.0)

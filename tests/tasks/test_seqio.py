@@ -105,6 +105,13 @@ def test_names_and_sizes(seqio, shop):
     assert count == data.num_users
 
 
+def test_names_of_seqio_have_no_hyphen(seqio, tmp_path):
+    data, index = _index(tmp_path, "my-shop", random_sequences(4, 20, seed=3, longest=6))
+    names = seqio_tasks.register(data.path, index, name_prefix="hyphen")
+    assert names[0] == "hyphen_my_shop_sequential"
+    assert names[-1] == "hyphen_my_shop"
+
+
 @pytest.mark.parametrize("task", ["sequential", "straightforward"])
 def test_unshuffled_examples_are_ours_one_by_one(seqio, shop, task):
     data, index, _ = shop
