@@ -8,7 +8,6 @@
 set -euo pipefail
 
 dataset=${1:-toystore}
-method=${METHOD:-sequential}
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 step() { # step DONE_FILE COMMAND ...: prints the command, and runs it unless DONE_FILE exists
@@ -20,6 +19,10 @@ step() { # step DONE_FILE COMMAND ...: prints the command, and runs it unless DO
   else
     "$@"
   fi
+}
+
+is_movielens_dat() { # MovieLens 1M or 10M: MovieTweetings' item ids are IMDb's, with leading zeros
+  [ -e "$dataset/ratings.dat" ] && ! grep -q '^[0-9]*::0' "$dataset/ratings.dat"
 }
 
 gin=gin_configs/quickstart.gin
@@ -39,12 +42,13 @@ case "$dataset" in
       exit 2
     fi
     name=$(basename "$dataset" | tr -cd 'A-Za-z0-9_-')
+    name=${name:-dataset}
     data=data/$name
     gin=gin_configs/quickstart_large.gin
     if [ -e "$dataset/dataset.json" ]; then
       data=$dataset
       prepare=()
-    elif [ -e "$dataset/u.data" ] || [ -e "$dataset/ratings.csv" ] || [ -e "$dataset/users.dat" ]; then
+    elif [ -e "$dataset/u.data" ] || [ -e "$dataset/ratings.csv" ] || is_movielens_dat; then
       prepare=(movielens --input "$dataset" --name "$name")
     elif [ -e "$dataset/ratings.dat" ]; then
       prepare=(movietweetings --input "$dataset" --name "$name")
@@ -62,10 +66,10 @@ run=runs/quickstart-$(basename "$data")
 
 started=$(date +%s)
 [ ${#prepare[@]} = 0 ] || step "$data/dataset.json" genrec prepare "${prepare[@]}" --output "$data"
-step "$data/index/$method/index.json" genrec index "$data" --method "$method"
+step "$data/index/sequential/index.json" genrec index "$data" --method sequential
 say "\$ genrec train --gin_file=$gin ..."
 genrec train --gin_file="$gin" --gin.MODEL_DIR="\"$run\"" --gin.DATA_DIR="\"$data\"" \
-  --gin.INDEX_DIR="\"$data/index/$method\""
+  --gin.INDEX_DIR="\"$data/index/sequential\""
 say "\$ genrec evaluate $run"
 genrec evaluate "$run"
 say "\$ genrec report $run --output $run/report.html"
