@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genrec_jax.indexing import build
-from genrec_jax.prompts import templates
+from genrec_jax.prompts import rendering, templates
 
 HELP = """Gives every item the text that the model reads and writes for it, and makes the vocabulary.
 
@@ -111,12 +111,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def prompt_lines(templates_file: str | None = None) -> list[str]:
-    """The words of the prompt templates, without those that hold a slot."""
-    return [
+    """The words of the prompts: the templates' own without those that hold a slot, and what joins items."""
+    lines = [
         _SLOT_WORD.sub(" ", text)
         for template in templates.load_templates(templates_file)
         for text in (template.input, template.target)
     ]
+    separator = rendering.HISTORY_SEPARATOR.strip()
+    if not any(separator in line.split() for line in lines):
+        lines.append(separator)
+    return lines
 
 
 def _show(console: Console, one: build.BuiltIndex) -> None:

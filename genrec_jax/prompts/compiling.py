@@ -140,10 +140,11 @@ def _compile_text(text: str, template_id: str, dataset: str, vocabulary: Tokeniz
         if tokens:
             parts.append(tokens)
 
-    for word in text.replace("{dataset}", dataset).split():
+    written = {"{{": "{", "}}": "}", "{dataset}": dataset}
+    for word in text.split():
         pieces = re.split(r"(\{\{|\}\}|\{\w+\})", word)
-        names = [piece[1:-1] for piece in pieces[1::2] if piece not in ("{{", "}}")]
-        literals = [{"{{": "{", "}}": "}"}.get(piece, piece) for piece in pieces]
+        names = [piece[1:-1] for piece in pieces[1::2] if piece not in written]
+        literals = [written.get(piece, piece) for piece in pieces]
         if not names:
             constant.append("".join(literals))
             continue

@@ -74,7 +74,7 @@ def parse_templates(text: str, *, file: str = "templates") -> tuple[Template, ..
         UserError: as `load_templates`.
     """
     try:
-        content = tomllib.loads(text)
+        content = tomllib.loads(text.removeprefix("\ufeff"))  # which some editors put first
     except tomllib.TOMLDecodeError as error:
         place = re.search(r"at line (\d+)", str(error))
         raise UserError(

@@ -68,6 +68,18 @@ def test_every_template_word_is_one_token(data):
         assert len(vocabulary.encode(text)) == len(text.split()), text
 
 
+def test_templates_of_slots_alone(data, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[[template]]\nid = "S1"\ntask = "sequential"\nseen = true\n'
+        'input = "{dataset} {history}"\ntarget = "{dataset} {target}"\n'
+    )
+    output = tmp_path / "index"
+    arguments = ["index", str(data.path), "--method", "random", "--templates", str(file)]
+    assert main.main([*arguments, "--output", str(output)]) == 0
+    assert len(item_ids.load_vocabulary(output).encode("Shop item_7 , item_8")) == 4
+
+
 def test_mistakes_are_one_line(data, tmp_path, capsys):
     assert main.main(["index", str(tmp_path / "none"), "--method", "random"]) == 2
     message = capsys.readouterr().err

@@ -42,14 +42,16 @@ def _tokens(text: str) -> tuple[int, ...]:
 
 def test_runs_and_slots():
     compiled = compiling.compile_template(
-        _template("So {dataset} u_{user_id} had ({history}). {{q}}?"), "Toys", LetterVocabulary()
+        _template("So {dataset} u_{user_id} had ({history}). {{q}} {{dataset}}?"),
+        "Toys",
+        LetterVocabulary(),
     )
     assert compiled.input == (
         _tokens("▁So▁Toys"),
         Slot("user_id", "u_", ""),
         _tokens("▁had"),
         Slot("history", "(", ")."),
-        (*_tokens("▁{q}?"), 1),
+        (*_tokens("▁{q}▁{dataset}?"), 1),
     )
     assert compiled.target == (_tokens("▁Toys"), Slot("target"), (1,))
 

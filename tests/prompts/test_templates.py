@@ -53,10 +53,11 @@ def test_select_and_find():
 
 def test_own_file(tmp_path: pathlib.Path):
     path = tmp_path / "mine.toml"
-    path.write_text(GOOD)
-    (only,) = templates.load_templates(path)
-    assert only.id == "S1"
-    assert templates.slots(only.input) == ["dataset", "user_id", "history"]
+    for content in (GOOD, "\ufeff" + GOOD.replace("\n", "\r\n")):  # the second as Windows writes it
+        path.write_text(content, encoding="utf-8", newline="")
+        (only,) = templates.load_templates(path)
+        assert only.id == "S1"
+        assert templates.slots(only.input) == ["dataset", "user_id", "history"]
 
 
 @pytest.mark.parametrize(
