@@ -1,4 +1,4 @@
-"""launch/quickstart.sh with a `genrec` that only notes what it was asked; `make quickstart` runs it in earnest."""
+"""launch/quickstart.sh with a `genrec` that only notes what it was asked."""
 
 import os
 import pathlib
