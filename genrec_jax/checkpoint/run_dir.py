@@ -297,11 +297,14 @@ def compare_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tup
     ]
 
 
-def git_commit() -> str | None:
-    """The commit of this code's checkout, with `+` when it has changes; None outside one."""
+def git_commit(file: artefacts.PathLike = __file__) -> str | None:
+    """The commit of the checkout that has `file`, with `+` when its code differs; None outside one.
+
+    An installed package that lies inside some other project's checkout is outside one.
+    """
+    folder = pathlib.Path(file).resolve().parent
 
     def git(*words: str) -> str | None:
-        folder = pathlib.Path(__file__).parent
         try:
             ran = subprocess.run(
                 ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10
@@ -310,10 +313,11 @@ def git_commit() -> str | None:
             return None
         return ran.stdout.strip() if ran.returncode == 0 else None
 
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
+    if git("ls-files", "--error-unmatch", pathlib.Path(file).name) is None:
         return None
-    return commit + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/")
+    return None if commit is None else commit + ("+" if changed else "")
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import subprocess
 
 import numpy as np
 import pyarrow as pa
@@ -147,3 +148,23 @@ def test_the_description_survives_json(make):
     opened = make("shop")
     assert dataclasses.asdict(opened.model_config) == dataclasses.asdict(MODEL)
     assert isinstance(opened.model_config.mlp_activations, tuple)
+
+
+def test_the_commit_is_that_of_the_code_with_a_mark_where_it_was_changed(tmp_path):
+    def git(*words):
+        named = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *named, *words], check=True)
+
+    package = tmp_path / "package"
+    for name in ("checkpoint/run_dir.py", "model/t5.py", "venv/run_dir.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("1\n")
+    git("init", "--quiet")
+    git("add", "package/checkpoint", "package/model")
+    git("commit", "--quiet", "--message", "first")
+    clean = run_dir.git_commit(package / "checkpoint/run_dir.py")
+    assert clean is not None and len(clean) == 40
+    (package / "model/t5.py").write_text("2\n")
+    assert run_dir.git_commit(package / "checkpoint/run_dir.py") == f"{clean}+"
+    # Installed below a checkout that does not have it: that commit says nothing about this code.
+    assert run_dir.git_commit(package / "venv/run_dir.py") is None
