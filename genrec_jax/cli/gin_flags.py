@@ -26,7 +26,10 @@ MACROS: dict[str, tuple[str, str]] = {
     "PACKING": ("several examples in a row", "True"),
     "LEARNING_RATE": ("the highest, after the warm-up", "0.001"),
     "DROPOUT_RATE": ("dropout in training", "0.1"),
-    "LOSS_NORMALIZING_FACTOR": ("divides the loss; None: the number of target tokens", "None"),
+    "LOSS_NORMALIZING_FACTOR": (
+        "what the loss of a step's tokens is divided by: a number, or a name as in T5X",
+        '"NUM_REAL_TARGET_TOKENS"',
+    ),
     "EVAL_PERIOD": ("steps between validations; None: never", "1000"),
     "CHECKPOINT_PERIOD": ("steps between checkpoints", "1000"),
     "RANDOM_SEED": ("of every draw", "0"),

@@ -122,6 +122,9 @@ class ValidationConfig:
     patience: int | None = None
 
     def __post_init__(self):
+        _check_at_least_1(self, "period", "loss_batches", "num_beams", "batch_size", "patience")
+        if self.users is not None and self.users < 0:
+            raise UserError(f"validation users is {self.users}; wanted 0 or more, or None for all")
         if self.templates is not None:
             object.__setattr__(self, "templates", tuple(self.templates))
         cutoff = self.metric.split("/")[0].partition("@")[2]
@@ -143,7 +146,7 @@ class CheckpointConfig:
     """When checkpoints are written and which are kept; the best and the last one always are.
 
     Attributes:
-        period: steps between checkpoints [CHECKPOINT_PERIOD].
+        period: steps between checkpoints [CHECKPOINT_PERIOD]; None: only the best and the last.
         keep_latest: how many of the newest are kept.
         keep_every: checkpoints at multiples of this step are kept for good; None: none.
     """
@@ -151,6 +154,9 @@ class CheckpointConfig:
     period: int | None = 1000
     keep_latest: int = 2
     keep_every: int | None = None
+
+    def __post_init__(self):
+        _check_at_least_1(self, "period", "keep_latest", "keep_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,10 +219,9 @@ class TrainConfig:
                 f"train_steps is {self.train_steps} and train_epochs is {self.train_epochs}; wanted"
                 " exactly one of them. Set TRAIN_STEPS, or TRAIN_EPOCHS with TRAIN_STEPS = None"
             )
-        if (self.train_steps or 1) < 1 or self.log_period < 1:
-            raise UserError(
-                f"train_steps is {self.train_steps}, log_period {self.log_period}; wanted at least 1"
-            )
+        _check_at_least_1(self, "train_steps", "log_period", "microbatches")
+        if self.train_epochs is not None and self.train_epochs <= 0:
+            raise UserError(f"train_epochs is {self.train_epochs}; wanted more than 0")
 
     def steps(self, steps_per_epoch: int) -> int:
         """Training steps in all.
@@ -249,3 +254,11 @@ class TrainConfig:
         fields = dataclasses.asdict(self)
         del fields["model_dir"]
         return json.loads(json.dumps(fields))
+
+
+def _check_at_least_1(config: Any, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        if value is not None and value < 1:
+            never = " (None: never)" if "period" in field and field != "log_period" else ""
+            raise UserError(f"{type(config).__name__}.{field} is {value}; wanted at least 1{never}")

@@ -24,7 +24,6 @@ from genrec_jax.training.progress import Display
 
 Stopped = Literal["finished", "preempted", "early_stopping"]
 Metrics = dict[str, Any]
-SUMMED = ("loss_sum", "z_loss_sum", "target_tokens")
 KEPT_SUMS = ("examples", "target_tokens", "cells", "padding", "seconds", "steps")
 
 

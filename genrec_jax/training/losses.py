@@ -40,9 +40,10 @@ class LossConfig:
 
     def __post_init__(self):
         factor = self.normalizing_factor
-        if isinstance(factor, str) and factor not in NORMALIZERS:
+        number = isinstance(factor, int | float) and factor > 0
+        if not number and factor not in NORMALIZERS:
             raise UserError(
-                f"normalizing_factor is {factor!r}; wanted a number or one of"
+                f"normalizing_factor is {factor!r}; wanted a number over 0 or one of"
                 f" {', '.join(NORMALIZERS)}"
             )
         if not 0 <= self.label_smoothing < 1:

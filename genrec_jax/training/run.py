@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
-from genrec_jax.checkpoint.store import CheckpointStore
+from genrec_jax.checkpoint.store import CheckpointStore, print_notice
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
@@ -94,6 +94,8 @@ def train(
     Raises:
         UserError: settings, data or disk that do not allow it; `NonFiniteLoss` when training diverges.
     """
+    if validate is None and config.validation.period is not None:
+        validation.check_metric(config.validation)
     with StopRequest() as stop:
         if mesh is None:
             mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -156,10 +158,7 @@ def _open_run_dir(config: TrainConfig, inputs: Inputs, operative_config: str | N
     problem = None
     if jax.process_index() == 0:
         try:
-            if RunDir.exists(config.model_dir):
-                RunDir.load(config.model_dir).check_settings(settings, free=FREE_ON_RESUME)
-                (pathlib.Path(config.model_dir) / FINISHED).unlink(missing_ok=True)
-            else:
+            if not _goes_on(config.model_dir, settings):
                 _create_run_dir(config, inputs, settings, operative_config)
         except UserError as error:
             problem = error
@@ -172,6 +171,22 @@ def _open_run_dir(config: TrainConfig, inputs: Inputs, operative_config: str | N
     if problem is not None:
         raise problem
     return RunDir.load(config.model_dir)
+
+
+def _goes_on(folder: str, settings: dict[str, Any]) -> bool:
+    """Whether there is a run in `folder` to go on with; one that saved nothing binds nobody."""
+    if not RunDir.exists(folder):
+        return False
+    run_dir = RunDir.load(folder)
+    try:
+        run_dir.check_settings(settings, free=FREE_ON_RESUME)
+    except UserError:
+        if run_dir.checkpoint_dir.is_dir() and any(run_dir.checkpoint_dir.iterdir()):
+            raise
+        print_notice(f"{folder}: the run there never got to a checkpoint; starting anew")
+        return False
+    (run_dir.path / FINISHED).unlink(missing_ok=True)
+    return True
 
 
 def _create_run_dir(

@@ -8,12 +8,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.errors import UserError
 from genrec_jax.evaluation.in_training import ValidationEvaluator
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline.validation import ValidationBatches
 from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import step as step_lib
-from genrec_jax.training.config import TrainConfig
+from genrec_jax.training.config import TrainConfig, ValidationConfig
 from genrec_jax.training.inputs import Inputs
 
 Validate = Callable[[nnx.State], dict[str, float]]
@@ -49,6 +50,24 @@ def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Me
         return measured if evaluator is None else measured | evaluator.hit_ratio(params)
 
     return validate
+
+
+def check_metric(settings: ValidationConfig) -> None:
+    """Refuses, before anything is trained, to choose the best checkpoint by what is not measured.
+
+    Raises:
+        UserError: the metric is none of those that `make_validate` gives.
+    """
+    cutoff = min(10, settings.num_beams)
+    measured = [] if settings.users == 0 else [f"hr@{cutoff}", f"ndcg@{cutoff}"]
+    if not {"loss", *measured} & set(settings.metric.split("/")):
+        wanted = (
+            f"{', '.join(measured)} or loss" if measured else "loss (no users are searched for)"
+        )
+        raise UserError(
+            f"the best checkpoint is chosen by {settings.metric!r}, which is not measured; wanted"
+            f" {wanted}. Set --gin.config.ValidationConfig.metric"
+        )
 
 
 def make_loss(config: TrainConfig, inputs: Inputs, mesh: Mesh) -> Callable[[nnx.State], float]:

@@ -58,6 +58,7 @@ def test_smoothed_loss_of_the_smoothed_target_is_zero():
     np.testing.assert_allclose(cross_entropy_BT, 0.0, atol=1e-6)
 
 
-def test_config_says_what_is_wanted():
+@pytest.mark.parametrize("factor", ["NUM_TOKENS", 0])
+def test_config_says_what_is_wanted(factor):
     with pytest.raises(UserError, match="NUM_REAL_TARGET_TOKENS"):
-        losses.LossConfig(normalizing_factor="NUM_TOKENS")
+        losses.LossConfig(normalizing_factor=factor)

@@ -157,6 +157,44 @@ def test_exactly_one_of_steps_and_epochs(make_config):
         make_config(train_epochs=2.0)
 
 
+@pytest.mark.parametrize("steps", [{"train_steps": 0}, {"train_steps": None, "train_epochs": 0}])
+def test_a_run_has_a_step_at_least(make_config, steps):
+    with pytest.raises(UserError, match=r"train_(steps|epochs) is 0; wanted"):
+        make_config(**steps)
+
+
+def test_periods_are_at_least_1_or_none():
+    with pytest.raises(
+        UserError, match=r"ValidationConfig.period is 0; wanted at least 1 .None: never"
+    ):
+        config.ValidationConfig(period=0)
+    with pytest.raises(UserError, match=r"CheckpointConfig.period is -5"):
+        config.CheckpointConfig(period=-5)
+    config.CheckpointConfig(period=None)
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(make_config):
+    with pytest.raises(UserError, match=r"chosen by 'hr@20'.* hr@10, ndcg@10 or loss"):
+        train(make_config(validation=config.ValidationConfig(metric="hr@20")))
+    without_search = config.ValidationConfig(users=0)
+    with pytest.raises(UserError, match=r"chosen by 'hr@10'.* wanted loss"):
+        train(make_config(validation=without_search))
+
+
+def test_a_run_dir_without_a_checkpoint_may_start_anew_with_other_settings(make_config, capsys):
+    settings = make_config()
+
+    def broken(params):
+        raise RuntimeError("out of memory")
+
+    watched = dataclasses.replace(settings, validation=config.ValidationConfig(period=1))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(watched, validate=broken)
+    assert train(dataclasses.replace(settings, seed=5)).step == 6
+    assert "never got to a checkpoint" in capsys.readouterr().err
+    assert run_dir.RunDir.load(settings.model_dir).settings["seed"] == 5
+
+
 def test_too_few_beams_for_the_metric_are_refused_before_anything_is_trained():
     with pytest.raises(UserError, match=r"chosen by hr@10, but 4 beams"):
         config.ValidationConfig(num_beams=4)
