@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from rich import box, console, table
+from rich import box, console, table, text
 
 from genrec_jax.data import dataset, download, prepare_run, recipes
 from genrec_jax.errors import UserError
@@ -204,7 +204,8 @@ def show(written: dataset.Dataset) -> None:
     """Prints counts, duplicates, ties, rejected rows and the audit."""
     manifest = written.manifest
     rows, ties = manifest["rows"], manifest["ties"]
-    facts = table.Table(title=f"{written.name}: {written.path}", box=box.SIMPLE, show_header=False)
+    title = text.Text(f"{written.name}: {written.path}")  # a path may look like markup
+    facts = table.Table(title=title, box=box.SIMPLE, show_header=False)
     for key, value in manifest["counts"].items():
         facts.add_row(key, f"{value:,}")
     if rows["read"] is not None:
@@ -247,8 +248,7 @@ def _run_recipe(
     minima: tuple[int | None, int | None],
     common: dict[str, Any],
 ) -> dataset.Dataset:
-    if arguments.recipe_name is None:
-        raise UserError(f"`recipe` needs a name; wanted one of {', '.join(recipes.load_recipes())}")
+    found = recipes.find(arguments.recipe_name)
     fixed = (*minima, arguments.name, arguments.tie_seed, arguments.drop_duplicates or None)
     if any(value is not None for value in fixed):
         raise UserError(
@@ -257,7 +257,7 @@ def _run_recipe(
         )
     if source is None:
         raise UserError("a recipe needs the original data; pass --input PATH")
-    return recipes.prepare_recipe(arguments.recipe_name, source, arguments.output, **common)
+    return recipes.prepare_recipe(found.recipe, source, arguments.output, **common)
 
 
 def _download(arguments: argparse.Namespace) -> pathlib.Path:
@@ -265,16 +265,17 @@ def _download(arguments: argparse.Namespace) -> pathlib.Path:
         raise UserError("--input and --download exclude each other; pass one of them")
     reader = arguments.reader
     if reader == "recipe":
+        readers = recipes.find(arguments.recipe_name).readers
         entry = download.DOWNLOADS.get(arguments.download)
-        reader = entry[0] if entry else "amazon"
+        reader = entry[0] if entry and entry[0] in readers else readers[0]
     return prepare_run.download_for(reader, arguments.download, folder=arguments.download_dir)
 
 
-def _pairs(text: str) -> dict[str, str]:
+def _pairs(value: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for part in text.split(","):
+    for part in value.split(","):
         ours, _, theirs = part.partition("=")
         pairs[ours] = theirs
     if not all(pairs.values()):
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted NAME=COLUMN,NAME=COLUMN")
+        raise argparse.ArgumentTypeError(f"{value!r}: wanted NAME=COLUMN,NAME=COLUMN")
     return pairs

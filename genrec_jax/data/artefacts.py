@@ -131,12 +131,17 @@ def read_json(path: PathLike, *, wanted: str, remedy: str) -> Any:
         remedy: what to do when it is missing or broken ("run `genrec prepare`").
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"not found; wanted {wanted}. {remedy}", file=str(path)) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot be read ({error.strerror}); wanted {wanted}. Check its permissions",
+            file=str(path),
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"is not JSON ({error}); wanted {wanted}. {remedy}", file=str(path)
@@ -160,7 +165,7 @@ def check_version(found: Any, wanted: int, *, path: PathLike, remedy: str) -> No
 
 @contextlib.contextmanager
 def disk_errors(path: PathLike) -> Iterator[None]:
-    """Turns a full disk or a forbidden folder into a `UserError` that names `path`."""
+    """Turns a full disk, a forbidden folder or a file in the way into a `UserError` that names `path`."""
     try:
         yield
     except OSError as error:
@@ -168,6 +173,8 @@ def disk_errors(path: PathLike) -> Iterator[None]:
             message = "the disk is full; nothing was changed. Free some space and run it again"
         elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             message = f"cannot be written ({error.strerror}); choose a folder you may write to"
+        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+            message = f"cannot be made, a file is in the way ({error}); choose another folder"
         else:
             raise
         raise UserError(message, file=str(path)) from error

@@ -55,6 +55,20 @@ def load_recipes() -> dict[str, Recipe]:
     }
 
 
+def find(recipe: str | None) -> Recipe:
+    """The recipe of that name, in any case, `ML-1M` for `ML1M`.
+
+    Raises:
+        UserError: there is none; it lists those there are.
+    """
+    known = {name.lower(): entry for name, entry in load_recipes().items()}
+    found = known.get((recipe or "").lower().replace("-", ""))
+    if found is None:
+        got = "`recipe` needs a name" if recipe is None else f"there is no recipe {recipe!r}"
+        raise UserError(f"{got}; wanted one of {', '.join(load_recipes())}")
+    return found
+
+
 def prepare_recipe(
     recipe: str,
     source: artefacts.PathLike,
@@ -79,10 +93,7 @@ def prepare_recipe(
     Raises:
         UserError: no such recipe, or other counts came out (both are shown; nothing is written).
     """
-    known = {name.lower(): entry for name, entry in load_recipes().items()}
-    found = known.get(recipe.lower().replace("-", ""))
-    if found is None:
-        raise UserError(f"there is no recipe {recipe!r}; wanted one of {', '.join(load_recipes())}")
+    found = find(recipe)
     reader = _choose_reader(found, source)
     return prepare_run.prepare_from(
         reader,

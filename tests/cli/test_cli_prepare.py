@@ -82,6 +82,12 @@ def test_the_summary_shows_counts_ties_and_rejected_rows(tmp_path, capsys):
     assert dataset.load(tmp_path / "out").name == "Toy"
 
 
+def test_an_output_that_looks_like_markup(tmp_path, capsys):
+    code, out, _ = genrec(capsys, "toystore", "--output", tmp_path / "[/b]", "--name", "Toy")
+    assert code == 0
+    assert "/[/b]" in "".join(out.split())
+
+
 def test_filters_and_overwrite(tmp_path, capsys):
     source = write_ratings(tmp_path / "in")
     words = ["movietweetings", "--input", source, "--output", tmp_path / "out", "--skip-bad-rows"]
@@ -157,6 +163,11 @@ def test_recipe(shared, tmp_path, capsys):
             ["movielens", "--output", "o", "--download", "ml-1m", "--input", "x"],
             "exclude each other",
         ),
+        (
+            ["recipe", "ML100K", "--output", "o", "--download", "2014/Beauty"],
+            "the reader `movielens` has no download '2014/Beauty'; wanted one of ml-100k",
+        ),
+        (["toystore", "--output", "/dev/null/o"], "a file is in the way"),
         (
             ["toystore", "--output", "o", "--columns", "user=a"],
             "--columns means nothing to the reader",

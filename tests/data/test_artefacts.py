@@ -81,6 +81,10 @@ def test_json_round_trip_and_damage(tmp_path):
         artefacts.read_json(file, wanted="a manifest", remedy="Run it again")
     with pytest.raises(UserError, match="not found; wanted a manifest"):
         artefacts.read_json(tmp_path / "gone", wanted="a manifest", remedy="")
+    with pytest.raises(UserError, match="not found; wanted a manifest"):
+        artefacts.read_json(file / "dataset.json", wanted="a manifest", remedy="")
+    with pytest.raises(UserError, match="cannot be read"):
+        artefacts.read_json(tmp_path, wanted="a manifest", remedy="")
 
 
 def test_versions(tmp_path):
