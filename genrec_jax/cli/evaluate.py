@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich.console
 
-from genrec_jax.cli import compilation_cache, gin_flags
+from genrec_jax.cli import compilation_cache, gin_flags, multihost, run_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so that --help is quick
@@ -47,12 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_DIR",
         help="what `genrec train` wrote; with gin, MODEL_DIR says it too",
     )
-    parser.add_argument(
-        "--checkpoint",
-        default="best",
-        type=_checkpoint,
-        help="best on validation (default), latest, or a step",
-    )
+    run_flags.add_checkpoint(parser)
     parser.add_argument(
         "--split",
         choices=("validation", "test"),
@@ -76,14 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="users searched at once (64)")
     parser.add_argument("--max-users", type=int, metavar="N", help="score a seeded sample only")
     parser.add_argument("--seed", type=int, metavar="N", help="of that sample (0)")
-    parser.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        type=pathlib.Path,
-        metavar="DIR",
-        help="the dataset dir, where it has moved since training; once for each dataset",
-    )
+    run_flags.add_data(parser)
     parser.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
     parser.add_argument(
         "--aggregate",
@@ -104,24 +92,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="give up after this long without a new checkpoint (6 hours)",
     )
+    multihost.add_argument(parser)
     gin_flags.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluates and prints."""
+    import jax
+
     from genrec_jax.checkpoint.run_dir import RunDir
-    from genrec_jax.data import dataset as datasets
     from genrec_jax.evaluation import watch
     from genrec_jax.evaluation.checkpoints import RunEvaluation
 
     compilation_cache.use()
     config, run_dirs = _configure(arguments)
+    if arguments.multihost:
+        multihost.join()
     options: dict[str, Any] = {
-        "data": {datasets.load(path, verify=False).name: path for path in arguments.data},
+        "data": run_flags.data_paths(arguments),
         "references": None if arguments.no_baselines else rank_references,
         "show_progress": True,
     }
-    console = rich.console.Console(width=None if sys.stdout.isatty() else 120)
+    first_host = jax.process_index() == 0
+    width = None if sys.stdout.isatty() else 120
+    console = rich.console.Console(width=width, quiet=not first_host)
     if arguments.watch:
         if len(run_dirs) > 1 or arguments.aggregate is not None:
             raise UserError("--watch takes one run dir and no --aggregate; leave the others out")
@@ -140,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
         written = evaluation.evaluate(arguments.checkpoint)
         _show(written, console)
         evaluations.append(written)
-    if arguments.aggregate is not None:
+    if arguments.aggregate is not None and first_host:
         _aggregate(evaluations, arguments.aggregate, console)
 
 
@@ -239,14 +233,6 @@ def _aggregate(
         file, only if len(combined) == 1 else {"format_version": 1, "datasets": combined}
     )
     console.print(f"wrote {file}", soft_wrap=True, highlight=False)
-
-
-def _checkpoint(text: str) -> str | int:
-    if text in ("best", "latest"):
-        return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"got {text!r}; wanted best, latest or a step")
-    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

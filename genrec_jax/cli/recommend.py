@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from genrec_jax.cli import run_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # imported once there is work to do, so that --help is quick
@@ -49,12 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude-seen", action="store_true", help="leave out the items of the history"
     )
-    parser.add_argument(
-        "--checkpoint",
-        default="best",
-        type=_checkpoint,
-        help="best on validation (default), latest, or a step",
-    )
+    run_flags.add_checkpoint(parser)
     parser.add_argument("--num-beams", type=int, default=20, metavar="N", help="beams (20)")
     parser.add_argument(
         "--template",
@@ -189,11 +185,3 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
 
 def _name(title: str | None, source_id: str) -> str:
     return source_id if title is None else f"{source_id} ({title})"
-
-
-def _checkpoint(text: str) -> str | int:
-    if text in ("best", "latest"):
-        return text
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"got {text!r}; wanted best, latest or a step")
-    return int(text)

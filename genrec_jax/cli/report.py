@@ -3,6 +3,8 @@
 import argparse
 import pathlib
 
+from genrec_jax.cli import run_flags
+
 HELP = """\
 Turns one or more run dirs into one self-contained HTML page: the result beside popularity, last-item
 transition and (for generated data) the best possible one, tables with intervals, learning curves,
@@ -37,14 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="published figures to stand beside ours, with the columns"
         " paper,table,task,dataset,method,metric,value,note",
     )
-    parser.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        type=pathlib.Path,
-        metavar="DIR",
-        help="the dataset dir, where it has moved since training; once for each dataset",
-    )
+    run_flags.add_data(parser)
     parser.add_argument("--title", help="of the page")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the output even if it is no report"
@@ -56,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the page and prints where it lies."""
-    from genrec_jax.data import dataset as datasets
     from genrec_jax.evaluation import report
 
     output = arguments.output or pathlib.Path(arguments.run_dirs[0]) / "report.html"
@@ -64,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.run_dirs,
         output,
         paper_figures=arguments.paper_figures,
-        data={datasets.load(path, verify=False).name: path for path in arguments.data},
+        data=run_flags.data_paths(arguments),
         title=arguments.title,
         num_examples=arguments.examples,
         overwrite=arguments.overwrite,

@@ -1,9 +1,8 @@
 """`genrec train`: dataset and item IDs -> run dir with checkpoints."""
 
 import argparse
-import sys
 
-from genrec_jax.cli import compilation_cache, gin_flags, gin_setup
+from genrec_jax.cli import compilation_cache, gin_flags, gin_setup, multihost
 
 HELP = f"""Trains a T5 on a prepared and indexed dataset, with the configuration in .gin files.
 
@@ -26,11 +25,14 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec train`."""
+    multihost.add_argument(parser)
     gin_flags.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Parses the configuration, then trains; the summary goes to stdout."""
+    """Parses the configuration, then trains; the summary goes to stdout, on the first host."""
+    import jax
+
     from genrec_jax.errors import UserError
     from genrec_jax.training import config, run
 
@@ -42,5 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     gin_setup.parse(arguments.gin_file, arguments.gin_bindings, arguments.gin_search_paths)
     settings = gin_setup.configure(config.TrainConfig)
     compilation_cache.use()
+    if arguments.multihost:
+        multihost.join()
     summary = run.train(settings, operative_config=gin_setup.operative_config())
-    print(summary.text(), file=sys.stdout, flush=True)
+    if jax.process_index() == 0:
+        print(summary.text(), flush=True)
