@@ -6,6 +6,7 @@ import re
 from rich.console import Console
 from rich.table import Table
 
+from genrec_jax.errors import UserError
 from genrec_jax.indexing import build
 from genrec_jax.prompts import rendering, templates
 
@@ -33,6 +34,12 @@ examples:
 """
 
 EXAMPLES_SHOWN = 5
+METHOD_OF_FLAG = {
+    "seed": "random",
+    "cold_items": "sequential",
+    "clusters": "collaborative",
+    "max_cluster": "collaborative",
+}
 _SLOT_WORD = re.compile(r"\S*\{[^}]*\}\S*")
 
 
@@ -51,16 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="T5's spiece.model, to add tokens to (default: train a small vocabulary)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the shuffle (default: 0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="random: of the shuffle (default: 0)")
     parser.add_argument(
         "--templates",
         metavar="FILE",
-        help="prompts whose words the trained vocabulary has (default: OpenP5's)",
+        help="trained vocabulary: prompts whose words it has (default: OpenP5's)",
     )
     parser.add_argument(
         "--number-digits-per-token",
         type=int,
-        default=2,
         metavar="N",
         help="trained vocabulary: digits of a number that share a token, 1 to 3 (default: 2)",
     )
@@ -80,22 +86,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cold-items",
         choices=("catalogue-order", "held-out-order"),
-        default="catalogue-order",
-        help="sequential: how items unseen in training are numbered, after all others;"
-        " held-out-order leaks the held-out items' order and exists to reproduce public files",
+        help="sequential: how items unseen in training are numbered, after all others (default:"
+        " catalogue-order); held-out-order leaks the held-out items' order and exists to reproduce"
+        " public files",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the index and prints what it holds."""
-    config = build.IndexConfig(
-        method=arguments.method,
-        seed=arguments.seed,
-        cold_items=arguments.cold_items,
-        clusters=arguments.clusters,
-        max_cluster=arguments.max_cluster,
-        number_digits_per_token=arguments.number_digits_per_token,
-    )
+    settings = {
+        name: getattr(arguments, name)
+        for name in (*METHOD_OF_FLAG, "number_digits_per_token")
+        if getattr(arguments, name) is not None
+    }
+    for name in settings:
+        if METHOD_OF_FLAG.get(name, arguments.method) != arguments.method:
+            raise UserError(
+                f"--{name.replace('_', '-')} means nothing to --method {arguments.method}; it is for"
+                f" --method {METHOD_OF_FLAG[name]}. Leave one of them out"
+            )
+    if arguments.vocabulary and (arguments.templates or "number_digits_per_token" in settings):
+        raise UserError(
+            "--templates and --number-digits-per-token are for a vocabulary that is trained here;"
+            " --vocabulary gives one that is finished. Leave one of them out"
+        )
+    config = build.IndexConfig(method=arguments.method, **settings)
     with Console(stderr=True).status("making item ids, and once more for the audit"):
         built = build.build_index(
             arguments.datasets,

@@ -90,6 +90,22 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
     assert "--clusters is 1; wanted at least 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "sequential", "--seed", "0"], "--seed means nothing to --method sequential"),
+        (["--method", "random", "--max-cluster", "9"], "it is for --method collaborative"),
+        (
+            ["--method", "random", "--vocabulary", "x.model", "--templates", "y.toml"],
+            "--vocabulary gives one that is finished",
+        ),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(data, capsys, words, message):
+    assert main.main(["index", str(data.path), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_help_teaches(capsys):
     with pytest.raises(SystemExit) as exit_:
         main.main(["index", "--help"])
