@@ -98,7 +98,8 @@ def audit_ties(dataset: Dataset) -> AuditResult:
     share = float(tied_U.mean()) if len(tied_U) else 0.0
     detail = f"{share:.1%} of users' last two interactions share a timestamp"
     if share > TIED_SHARE:
-        return AuditResult("ties_in_time", "warn", f"{detail}; file order decides their targets")
+        rule = (dataset.manifest.get("ties") or {}).get("rule", "file order")
+        return AuditResult("ties_in_time", "warn", f"{detail}; {rule} decides their targets")
     return AuditResult("ties_in_time", "pass", detail)
 
 

@@ -284,7 +284,7 @@ def _ties(kept: pl.DataFrame, tie_seed: int | None) -> dict[str, Any]:
         "rows_share": float(shared_X.mean()),
         "users_last_two": int(tied_X[last_X].sum()),
         "users_last_two_share": float(tied_X[last_X].mean()),
-        "rule": "file order" if tie_seed is None else f"random, seed {tie_seed}",
+        "rule": "file order" if tie_seed is None else f"a random order (seed {tie_seed})",
     }
 
 

@@ -89,6 +89,9 @@ def test_ties_at_the_targets_are_flagged(tmp_path, healthy):
     result = audit.audit_ties(made)
     assert result.status == "warn"
     assert "12.5%" in result.detail
+    assert result.detail.endswith("file order decides their targets")
+    made.manifest["ties"] = {"rule": "a random order (seed 3)"}
+    assert audit.audit_ties(made).detail.endswith("a random order (seed 3) decides their targets")
     assert audit.audit_ties(healthy).status == "pass"
 
 

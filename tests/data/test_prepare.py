@@ -104,6 +104,8 @@ def test_ties_may_be_ordered_at_random(tmp_path):
         assert order[8:] == (8, 9)  # what does not tie stays
         assert orders.setdefault(seed, order) == order
         assert made.manifest["ties"]["rows"] == 8
+        rule = "file order" if seed is None else f"a random order (seed {seed})"
+        assert made.manifest["ties"]["rule"] == rule
     assert orders[None] == tuple(range(10))
     assert len(set(orders.values())) == 3
 
