@@ -168,8 +168,10 @@ class OpenP5Task:
                 f"templates_per_example is {templates_per_example}; wanted 1 to {len(template_ids)}, the"
                 f" number of {task} templates to draw from, or None for all"
             )
-        if history < 1:
-            raise UserError(f"history is {history}; wanted at least 1 item")
+        if history < 1 or max_input_length < 1:
+            raise UserError(
+                f"history is {history} and max_input_length {max_input_length}; wanted at least 1 of each"
+            )
         if not len(positions_N):
             raise UserError(
                 f"{self.name} has no example: every user needs two training interactions (four in all,"

@@ -193,8 +193,11 @@ def prompt_batches(
     Raises:
         UserError: the batch does not divide among the hosts, or no user has a target.
     """
-    if batch_size % num_hosts:
-        raise UserError(f"the batch of {batch_size} does not divide among {num_hosts} hosts")
+    if batch_size < 1 or batch_size % num_hosts:
+        raise UserError(
+            f"the batch of {batch_size} does not divide among {num_hosts} hosts; wanted a multiple of"
+            f" {num_hosts}, at least {num_hosts}"
+        )
     end_U = splits.targets_U(split)
     chosen = np.flatnonzero(end_U > dataset.offsets_U1[:-1])
     if users is not None:

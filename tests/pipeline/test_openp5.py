@@ -148,6 +148,7 @@ def test_the_bounds_hold(make_task):
         ({"ids": ["A1", "B1"]}, "B1 is not a sequential template"),
         ({"ids": ["A1", "C1"]}, "no template 'C1'"),
         ({"history": 0}, "wanted at least 1"),
+        ({"max_input_length": 0, "cut": "tokens"}, "wanted at least 1"),
         ({"max_input_length": 20}, "Raise max_input_length"),
     ],
 )

@@ -110,3 +110,5 @@ def test_mistakes(assembler, shop):
     one = splits.leave_one_out(shop)
     with pytest.raises(UserError, match="does not divide among 3 hosts"):
         list(prompt_batches.prompt_batches(assembler, shop, one, "test", "A1", 16, num_hosts=3))
+    with pytest.raises(UserError, match="the batch of 0"):
+        list(prompt_batches.prompt_batches(assembler, shop, one, "test", "A1", 0))
