@@ -152,6 +152,9 @@ def test_broken_metadata(tmp_path):
     log = reading.read("amazon", tmp_path / "Beauty_5.json", tmp_path, skip_bad_rows=True)
     assert log.rejected == {"broken line of metadata": 2}
     assert len(log.items) == 1
+    for nowhere in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(UserError, match=r"not found; .*Check --metadata"):
+            reading.read("amazon", tmp_path / "Beauty_5.json", tmp_path, metadata=nowhere)
 
 
 def test_musical_instruments_has_the_published_counts(shared, tmp_path):

@@ -103,6 +103,27 @@ def test_broken_titles(tmp_path):
         reading.read("movielens", folder, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("movies", "message"),
+    [
+        (
+            "movieId,title\n1,Toy\n",
+            r"movies\.csv:1: has the columns movieId, title; wanted movieId",
+        ),
+        ("movieId,title,genres\n1,Toy\n", r"movies\.csv:2: has 2 columns; wanted the 3"),
+        ('movieId,title,genres\n1,"' + "x\n" * 70_000, r"movies\.csv:2: .*never closed"),
+    ],
+)
+def test_broken_titles_of_the_csv_releases(tmp_path, movies, message):
+    folder = write(
+        tmp_path / "ml",
+        ratings__csv="userId,movieId,rating,timestamp\n1,1,5.0,978300760\n",
+        movies__csv=movies,
+    )
+    with pytest.raises(UserError, match=message):
+        reading.read("movielens", folder, tmp_path)
+
+
 def test_movietweetings_keeps_leading_zeros(tmp_path):
     folder = write(
         tmp_path / "mt",

@@ -78,7 +78,7 @@ def read(
         metadata: the metadata file, where it is not beside the reviews under its own name.
 
     Raises:
-        UserError: no review file or several, an unknown layout, or a bad line.
+        UserError: no review file or several, no such metadata, an unknown layout, or a bad line.
     """
     found = inputs.Inputs(path, reader="amazon")
     member = _reviews(found)
@@ -88,9 +88,13 @@ def read(
         delimited.read(member, _csv_layout(member), stage)
     else:
         jsonlines.read(member, _fields(member), stage)
-    described = inputs.Member(pathlib.Path(metadata)) if metadata is not None else None
-    if described is None:
-        described = _metadata_beside(found, member)
+    described = _metadata_beside(found, member)
+    if metadata is not None:
+        described = inputs.Member(pathlib.Path(metadata))
+        if not described.file.is_file():
+            raise UserError(
+                "not found; wanted the products' metadata. Check --metadata", file=described.name
+            )
     items = None
     if described is not None:
         items = item_table.frame(_metadata(described, stage))

@@ -66,7 +66,7 @@ def read(path: artefacts.PathLike, *, columns: dict[str, str] | None = None) -> 
     elif suffix in (".jsonl", ".json"):
         rows = _json_rows(member)
     else:
-        rows = _delimited_rows(member, quoted=suffix == ".csv")
+        rows = delimited_rows(member, quoted=suffix == ".csv")
     return frame(_renamed(rows, member, columns or {}))
 
 
@@ -152,7 +152,12 @@ def _renamed(
         yield {name: row.get(column) for name, column in names.items()}
 
 
-def _delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str, Any]]:
+def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str, str]]:
+    """The rows of a table with a header: CSV when `quoted`, else tabs without quoting.
+
+    Raises:
+        UserError: a line with another number of columns than the header, or a quote without an end.
+    """
     text = staging.read_all(member)
     if quoted:
         reader = csv.reader(io.StringIO(text, newline=""))

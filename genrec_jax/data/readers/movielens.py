@@ -3,9 +3,6 @@
 The release is known by its files. Harper and Konstan 2015; https://grouplens.org/datasets/movielens/
 """
 
-import csv
-import io
-
 import polars as pl
 
 from genrec_jax.data import artefacts, rawlog
@@ -142,17 +139,16 @@ def _items_100k(member: inputs.Member, genres_file: inputs.Member | None) -> pl.
 
 
 def _movies_csv(member: inputs.Member) -> pl.DataFrame:
-    reader = csv.DictReader(io.StringIO(staging.read_all(member), newline=""))
-    wanted = {"movieId", "title", "genres"}
-    if not wanted <= set(reader.fieldnames or ()):
+    rows = list(item_table.delimited_rows(member, quoted=True))
+    if rows and not {"movieId", "title", "genres"} <= rows[0].keys():
         raise UserError(
-            f"has the columns {reader.fieldnames}; wanted movieId, title, genres. Download it again",
+            f"has the columns {', '.join(rows[0])}; wanted movieId, title, genres. Download it again",
             file=member.name,
             line=1,
         )
     return item_table.frame(
         {"item": row["movieId"], "title": row["title"], "categories": _genres(row["genres"])}
-        for row in reader
+        for row in rows
     )
 
 

@@ -64,8 +64,9 @@ def read(
             builder.as_dataset(split=split, shuffle_files=False, read_config=read_config)
         )
     except Exception as error:  # whatever TensorFlow Datasets raises, of any type
+        first_line = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"TensorFlow Datasets cannot load it ({type(error).__name__}: {error}); wanted a builder"
+            f"TensorFlow Datasets cannot load it ({type(error).__name__}: {first_line}); wanted a builder"
             " such as movielens/1m-ratings, prepared or downloadable",
             file=name,
         ) from error
