@@ -3,7 +3,7 @@
     {
       "format_version": 1,
       "runs": [{"run_dir": "runs/a", "step": 12000}, ...],
-      "split": "test", "protocol": "leave_one_out", "num_beams": 20, "dataset": {...}, "users": 22363,
+      "split": "test", "protocol": "leave_one_out", "num_beams": 20, ..., "dataset": {...}, "users": 22363,
       "systems": {"model/sequential/A1": {"seen_kept": {"hr@10": {
           "mean": .05, "standard_deviation": .001, "low": .049, "high": .051, "values": [...]}}}}
     }
@@ -19,7 +19,10 @@ from typing import Any
 from genrec_jax.errors import UserError
 
 FORMAT_VERSION = 1
-MUST_AGREE = ("split", "protocol", "num_beams", "length_penalty", "users")
+MUST_AGREE = (
+    *("split", "protocol", "users"),
+    *("num_beams", "length_penalty", "finish_within_beams", "exact_exclusion"),
+)
 
 
 def aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -29,7 +32,7 @@ def aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         results: contents of metrics.json files, one a run.
 
     Raises:
-        UserError: they were not made on the same data, split and search, or a run comes twice.
+        UserError: they were not made on the same data, item ids, split and search, or a run comes twice.
     """
     if not results:
         raise UserError("got no results to aggregate; name at least one run dir")
@@ -71,6 +74,7 @@ def _check_comparable(results: Sequence[dict[str, Any]]) -> None:
         pairs = [(key, first[key], result[key]) for key in MUST_AGREE]
         fingerprints = [r["dataset"]["fingerprint"] for r in (first, result)]
         pairs.append(("dataset fingerprint", *fingerprints))
+        pairs.append(("indexing method", *(r["item_ids"]["method"] for r in (first, result))))
         differing = [
             f"{key} is {theirs!r} in {result['run_dir']} and {ours!r} in {first['run_dir']}"
             for key, ours, theirs in pairs

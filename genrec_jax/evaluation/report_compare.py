@@ -61,8 +61,7 @@ def seed_groups(
                 _without_seeds(
                     {part: manifest.get(part) for part in ("model", "mixture", "settings")}
                 ),
-                view.metrics["split"],
-                view.metrics["num_beams"],
+                [view.metrics[key] for key in aggregate.MUST_AGREE],
                 view.metrics["dataset"]["fingerprint"],
                 view.metrics.get("item_ids"),
             ]

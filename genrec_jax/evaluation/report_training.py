@@ -19,6 +19,8 @@ def training_section(run: RunView, *, salt: str, level: int) -> Markup:
     )
     losses = [name for name in names if name == "loss" or name.startswith("loss/")]
     ratios = [name for name in names if HIT_RATIO in name]
+    if len(ratios) == 2:  # one template: its own curve is the mean's
+        ratios = ratios[:1]
     reference = _reference(run)
     lines = [_line(run, "validation", name, name.replace("hr@", "HR@")) for name in ratios]
     if reference is not None and lines:

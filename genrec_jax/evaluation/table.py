@@ -18,8 +18,10 @@ def title(result: dict[str, Any], footing: str) -> str:
         if "runs" in result
         else f"step {result['step']}"
     )
+    users, all_users = result["users"], result["dataset"]["users"]
+    of_all = "" if users == all_users else f" of {all_users}"
     return (
-        f"{result['dataset']['name']}, {result['split']}, {measured}, {result['users']} users,"
+        f"{result['dataset']['name']}, {result['split']}, {measured}, {users}{of_all} users,"
         f" {result['num_beams']} beams: {TITLES[footing]}"
     )
 

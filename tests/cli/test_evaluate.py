@@ -55,6 +55,11 @@ def test_evaluates_and_prints_a_table_with_the_baselines(runs, toy, capsys):
     assert compared == {("model/sequential/A1", b) for b in ("popularity", "transition")}
 
 
+def test_a_sample_of_users_is_called_one(runs, capsys):
+    assert run(runs[0], *QUICK, "--max-users", 7, "--split", "validation", "--no-baselines") == 0
+    assert "validation, step 10, 7 of 40 users, 6 beams" in capsys.readouterr().out
+
+
 def test_aggregates_seeds(runs, tmp_path, capsys):
     file = tmp_path / "seeds.json"
     assert run(*runs, *QUICK, "--aggregate", file) == 0

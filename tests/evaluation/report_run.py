@@ -85,6 +85,8 @@ def evaluate(
         "protocol": "leave_one_out",
         "num_beams": BEAMS,
         "length_penalty": 0.0,
+        "finish_within_beams": False,
+        "exact_exclusion": False,
         "history": 20,
         "users": len(users_E),
         "dataset": {

@@ -19,6 +19,9 @@ def result(seed, value):
         "protocol": "leave_one_out",
         "num_beams": 20,
         "length_penalty": 0.0,
+        "finish_within_beams": False,
+        "exact_exclusion": False,
+        "item_ids": {"method": "sequential"},
         "users": 50,
         "dataset": {"name": "small", "fingerprint": "f"},
         "systems": {
@@ -53,13 +56,23 @@ def test_one_run_has_no_spread():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("split", "validation"), ("num_beams", 10), ("users", 49), ("step", None)]
+    ("key", "value"),
+    [
+        ("split", "validation"),
+        ("num_beams", 10),
+        ("finish_within_beams", True),
+        ("exact_exclusion", True),
+        ("users", 49),
+        ("dataset fingerprint", "g"),
+        ("indexing method", "random"),
+    ],
 )
 def test_different_settings_are_refused(key, value):
     other = result(1, 0.5)
-    if key == "step":
-        other["dataset"] = {"name": "small", "fingerprint": "g"}
-        key = "dataset fingerprint"
+    if key == "dataset fingerprint":
+        other["dataset"] = {"name": "small", "fingerprint": value}
+    elif key == "indexing method":
+        other["item_ids"] = {"method": value}
     else:
         other[key] = value
     with pytest.raises(UserError, match=f"{key} is .* runs/seed1 and .* runs/seed0"):

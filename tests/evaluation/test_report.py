@@ -257,6 +257,15 @@ def test_runs_with_other_settings_are_compared_but_not_averaged(run, second, tmp
     assert "seeds: mean" not in text
 
 
+def test_seeds_that_were_searched_otherwise_are_compared_but_not_averaged(run, second, tmp_path):
+    other = shutil.copytree(second.path, tmp_path / "other")
+    file = other / "eval/test-400/metrics.json"
+    artefacts.write_json(file, json.loads(file.read_text()) | {"length_penalty": 1.0})
+    text = written(tmp_path, [run.path, other]).text
+    assert "All runs" in text
+    assert "seeds: mean" not in text
+
+
 def test_run_names_tell_runs_apart():
     assert report.run_names(["a/x", "b/y"]) == ["x", "y"]
     assert report.run_names(["a/x", "b/x"]) == ["a/x", "b/x"]
