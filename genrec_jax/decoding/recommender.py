@@ -157,9 +157,15 @@ class Recommender:
             finds no more (a catalogue, or what exclusions leave of it, of fewer than k items).
 
         Raises:
-            UserError: an entry like nothing in the catalogue, an unknown template, an empty history
-                where the model knows only prompts that show one, or k below 1.
+            UserError: an entry like nothing in the catalogue, a text in place of a history, an unknown
+                template, an empty history where the model knows only prompts that show one, or k
+                below 1.
         """
+        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+            raise UserError(
+                "a history is one text; wanted a list of source ids or titles for each request, such"
+                " as [['first', 'second']]"
+            )
         matches = [[self.catalogue.find(entry) for entry in history] for history in histories]
         return self._recommend(matches, k, users, exclude_seen, template)
 

@@ -139,6 +139,12 @@ def test_mistakes(recommender, options, message):
         recommender.recommend([[recommender.catalogue.source_ids[0]]], **options)
 
 
+@pytest.mark.parametrize("histories", ["Night Light", ["Night Light"]])
+def test_a_text_is_not_taken_for_a_list_of_letters(recommender, histories):
+    with pytest.raises(UserError, match=r"a list of source ids or titles for each request"):
+        recommender.recommend(histories)
+
+
 def test_no_requests(recommender):
     assert recommender.recommend([]) == []
 
