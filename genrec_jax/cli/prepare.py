@@ -101,7 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="order tied times at random with this seed (default: file order)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a dataset, and its indexes"
+    )
     own = parser.add_argument_group("options of single readers")
     own.add_argument(
         "--items", type=pathlib.Path, metavar="FILE", help="sequences, table: titles and the like"

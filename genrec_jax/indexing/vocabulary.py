@@ -116,10 +116,6 @@ class Vocabulary:
             [self._processor.IdToPiece(token).startswith(WORD_START) for token in range(self.size)]
         )
 
-    def is_word_start(self, tokens: Tokens) -> Bool[np.ndarray, " length"]:
-        """For each token number, whether its piece begins a word."""
-        return self.word_starts_V[np.asarray(list(tokens), np.int64)]
-
     def save(self, path: artefacts.PathLike) -> None:
         """Writes the `.model`, atomically."""
         with artefacts.atomic_file(path) as temporary:

@@ -32,7 +32,7 @@ def test_every_method_gives_every_item_its_own_id(make_dataset, prompt_lines, me
         tokens = vocabulary.encode(text)
         assert 1 <= len(tokens) <= 3
         assert vocabulary.decode(tokens) == text
-        assert vocabulary.is_word_start(tokens).tolist() == [True] + [False] * (len(tokens) - 1)
+        assert vocabulary.word_starts_V[tokens].tolist() == [True] + [False] * (len(tokens) - 1)
     manifest = json.loads((built.path / "index.json").read_text())
     assert manifest["counts"]["items"] == data.num_items
     assert manifest["vocabulary"]["size"] == vocabulary.size
