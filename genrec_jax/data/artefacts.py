@@ -1,7 +1,8 @@
 """Writing artefacts so that no later stage can mistake half of one for the whole.
 
 Every stage writes to a temporary sibling and renames it into place; an interruption at any point
-leaves either the old artefact or the new one, never a mixture.
+leaves the old artefact or the new one, never a mixture. Replacing a folder takes two renames: killed
+between them, a process leaves nothing at the path, and the old folder whole beside it, as `.NAME.old.*`.
 """
 
 import contextlib
