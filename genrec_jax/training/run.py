@@ -223,6 +223,13 @@ def _start(
 ) -> tuple[TrainState, int, Progress | None]:
     """The state to start from: the latest checkpoint, another run's parameters, or fresh ones."""
     step = store.latest_valid_step()
+    damaged = store.steps() if step is None else []
+    if damaged:
+        raise UserError(
+            f"every checkpoint here is damaged (steps: {', '.join(map(str, damaged))}), and starting over"
+            " would remove them. Bring back a copy of one, or remove the folder to start over",
+            file=str(store.directory),
+        )
     store.discard_after(step)
     if step is not None:
         abstract = state_lib.abstract_state(config.model, config.optimizer, mesh)

@@ -1,6 +1,7 @@
 """A whole tiny run through the Python API: what it leaves, how it resumes, what it refuses."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -75,6 +76,22 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(make_config, fin
     left, right = (logging.read_metrics(c.model_dir)[-1] for c in (finished, halves))
     for name in ("step", "loss", "grad_norm", "examples"):
         assert left[name] == right[name]
+
+
+def test_damage_to_every_checkpoint_does_not_start_a_run_over(make_config, capsys):
+    settings = make_config(train_steps=1)
+    train(settings)
+    folder = pathlib.Path(settings.model_dir) / "checkpoints/1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    torn = folder / next(iter(manifest["files"]))
+    torn.write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"every checkpoint here is damaged .steps: 1."):
+        train(settings)
+    assert torn.read_bytes() == b"torn"
+    assert "passing over checkpoint" in capsys.readouterr().err
+    # One without a manifest never was complete: such a run begins again.
+    (folder / "manifest.json").unlink()
+    assert train(settings).step == 1
 
 
 def test_other_settings_are_refused_with_the_difference(finished):
