@@ -15,7 +15,7 @@ help: ## What this Makefile does
 	@echo
 	@echo '  make quickstart DATASET=toystore | movielens_100k (downloads) | PATH/TO/A/FOLDER'
 
-quickstart: $(VENV)/.runtime ## Raw logs to recommendations and a report, under 10 minutes on 2 cores
+quickstart: $(VENV)/.runtime ## Raw logs to a trained model and its report, under 10 minutes on 2 cores
 	PATH="$(abspath $(BIN)):$$PATH" bash launch/quickstart.sh "$(DATASET)"
 
 test: $(VENV)/.developer ## The test suite

@@ -9,15 +9,19 @@ set -euo pipefail
 
 dataset=${1:-toystore}
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-step() { # step DONE_FILE COMMAND ...: prints the command, and runs it unless DONE_FILE exists
-  local done_file=$1
-  shift
-  say "\$ $*"
-  if [ -e "$done_file" ]; then
-    echo "(already done: $done_file)"
+say() {
+  if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi
+}
+show() { # prints a command as it would be typed, and runs it
+  say "\$$(printf ' %q' "$@")"
+  "$@"
+}
+unless() { # unless DONE_FILE COMMAND ...: the same, but only while DONE_FILE does not exist
+  if [ -e "$1" ]; then
+    say "\$$(printf ' %q' "${@:2}")"
+    echo "(already done: $1)"
   else
-    "$@"
+    show "${@:2}"
   fi
 }
 
@@ -62,17 +66,15 @@ case "$dataset" in
     fi
     ;;
 esac
-run=runs/quickstart-$(basename "$data")
+run=runs/quickstart
+[ "$data" = data/toystore ] || run=runs/quickstart-$(basename "$data")
 
 started=$(date +%s)
-[ ${#prepare[@]} = 0 ] || step "$data/dataset.json" genrec prepare "${prepare[@]}" --output "$data"
-step "$data/index/sequential/index.json" genrec index "$data" --method sequential
-say "\$ genrec train --gin_file=$gin ..."
-genrec train --gin_file="$gin" --gin.MODEL_DIR="\"$run\"" --gin.DATA_DIR="\"$data\"" \
-  --gin.INDEX_DIR="\"$data/index/sequential\""
-say "\$ genrec evaluate $run"
-genrec evaluate "$run"
-say "\$ genrec report $run --output $run/report.html"
-genrec report "$run" --output "$run/report.html" --overwrite
-say "Done in $((($(date +%s) - started) / 60)) min $((($(date +%s) - started) % 60)) s. The report: $run/report.html"
-echo "Ask for recommendations: genrec recommend $run --help"
+[ ${#prepare[@]} = 0 ] || unless "$data/dataset.json" genrec prepare "${prepare[@]}" --output "$data"
+unless "$data/index/sequential/index.json" genrec index "$data" --method sequential
+show genrec train --gin_file="$gin" --gin.DATA_DIR="\"$data\"" --gin.MODEL_DIR="\"$run\""
+show genrec evaluate "$run"
+show genrec report "$run" --output "$run/report.html"
+took=$(($(date +%s) - started))
+say "Done in $((took / 60)) min $((took % 60)) s. Open the report in a browser: $run/report.html"
+echo "Ask for recommendations: source .venv/bin/activate, then genrec recommend $run --help"

@@ -29,12 +29,13 @@ One subcommand per stage, in the order they are run:
 """
 
 EPILOG = """
-A first run, from nothing to recommendations (make quickstart does the same):
+A first run, from nothing to recommendations (make quickstart runs all but recommend):
 
   genrec prepare toystore --output data/toystore
   genrec index data/toystore --method sequential
   genrec train --gin_file=gin_configs/quickstart.gin --gin.MODEL_DIR=\\"runs/quickstart\\"
   genrec evaluate runs/quickstart
+  genrec recommend runs/quickstart --history "Tiny Space Plush Friend" "Shiny Space Night Light"
   genrec report runs/quickstart --output runs/quickstart/report.html
 
 `genrec SUBCOMMAND --help` explains each one.
@@ -58,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="SUBCOMMAND", help="one of the above")
+    if command is None:
+        parser.print_help(sys.stderr)
+        return 2
     if command not in COMMANDS:
         parser.parse_args(words)
         return 2
@@ -71,7 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"genrec {command}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"genrec {command}: interrupted", file=sys.stderr)
+        resume = (
+            "; the same command goes on from the last checkpoint, if any"
+            if command == "train"
+            else ""
+        )
+        print(f"genrec {command}: interrupted{resume}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
