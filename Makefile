@@ -27,7 +27,7 @@ test-all: $(VENV)/.developer ## The test suite and the long tests (a hundred kil
 lint: $(VENV)/.developer ## Linter, formatter check, type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.developer ## Formats the code
 	$(BIN)/ruff check --fix .
