@@ -1,4 +1,6 @@
-"""Being asked to stop: SIGTERM ends a run at the next step, with a checkpoint, not in the middle.
+"""Being asked to stop: SIGTERM or Ctrl-C ends a run at the next step, with a checkpoint, not in the middle.
+
+A second Ctrl-C interrupts at once, for a run that is still compiling its first step.
 
 One process listens to the signal itself; several agree on the step through JAX's preemption service,
 which the coordinator of `jax.distributed` runs, since all hosts must save the same step.
@@ -7,6 +9,7 @@ which the coordinator of `jax.distributed` runs, since all hosts must save the s
 import signal
 import threading
 from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -20,18 +23,19 @@ class StopRequest:
 
     def __init__(self):
         self._requested = threading.Event()
-        self._previous = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         main = threading.current_thread() is threading.main_thread()
         if jax.process_count() == 1 and main:
-            self._previous = signal.signal(signal.SIGTERM, self._handle)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
 
     def request(self) -> None:
         """Asks the run to stop after the step it is at."""
@@ -49,4 +53,6 @@ class StopRequest:
         return self._requested.is_set()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one interrupts
         self._requested.set()

@@ -1,7 +1,9 @@
-"""SIGTERM sets a flag inside the `with` block, and only there."""
+"""SIGTERM and the first Ctrl-C set a flag inside the `with` block, and only there."""
 
 import os
 import signal
+
+import pytest
 
 from genrec_jax.training import preemption
 
@@ -19,3 +21,13 @@ def test_a_program_can_ask_too():
     with preemption.StopRequest() as stop:
         stop.request()
         assert stop.after_step(1)
+
+
+def test_the_first_interrupt_asks_and_the_second_insists():
+    before = signal.getsignal(signal.SIGINT)
+    with preemption.StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.after_step(1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
