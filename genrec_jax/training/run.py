@@ -118,6 +118,11 @@ def train(
             display = progress_lib.make_display(step, steps) if shown else progress_lib.Silent()
             if step:
                 display.say(f"going on from step {step} of {steps}, in {run_dir.path}")
+            num_params = state_lib.number_of_parameters(state.params)
+            display.say(
+                f"{num_params:,} parameters, {steps:,} steps of {config.data.batch_size} examples;"
+                " the first step of each shape compiles, which takes some seconds"
+            )
             if validate is None and config.validation.period is not None:
                 validate = validation.make_validate(config, inputs, run_dir, mesh)
             jitted = step_lib.jit_train_step(
@@ -140,7 +145,7 @@ def train(
                 display=display,
                 log=log,
                 validate=validate,
-                flops_share=throughput.flops_share(state_lib.number_of_parameters(state.params)),
+                flops_share=throughput.flops_share(num_params),
             )
             try:
                 result = loop.run(state, step, progress, stop)
