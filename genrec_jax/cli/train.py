@@ -7,7 +7,8 @@ from genrec_jax.cli import compilation_cache, gin_flags, gin_setup, multihost
 HELP = f"""Trains a T5 on a prepared and indexed dataset, with the configuration in .gin files.
 
 Started again with the same MODEL_DIR it resumes from the last complete checkpoint, bit for bit; SIGTERM
-or Ctrl-C makes it save and exit 0. Macros, set with --gin.NAME=VALUE (strings need quotes that survive the shell):
+or Ctrl-C makes it save and exit 0. Macros, set with --gin.NAME=VALUE (strings need quotes that survive
+the shell):
 
 {gin_flags.macro_help()}
 
