@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 
+from genrec_jax.cli import huge_pages
 from genrec_jax.errors import UserError
 
 COMMANDS = {
@@ -21,6 +22,8 @@ COMMANDS = {
     "recommend": "a user or a history -> the next items, by title",
     "report": "run dirs -> one self-contained HTML page",
 }
+
+COMPUTING = ("train", "evaluate", "recommend")
 
 DESCRIPTION = """Trains and evaluates generative recommenders.
 
@@ -65,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     if command not in COMMANDS:
         parser.parse_args(words)
         return 2
+    if arguments is None and command in COMPUTING:
+        huge_pages.start_again()
     module = importlib.import_module(f"genrec_jax.cli.{command}")
     parsed = build_parser(command).parse_args(words[1:])
     try:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from genrec_jax.model.config import T5Config
-from genrec_jax.model.layers import Key, parameter
+from genrec_jax.model.layers import Key, linear, parameter
 
 # Added to a masked score by T5X; it swallows the score and the position bias in float32, so that the
 # softmax of a query which sees nothing (padding) is uniform.
@@ -148,7 +148,7 @@ class Attention(nnx.Module):
         self.out = parameter(rngs, out, stddev=1 / math.sqrt(joined), num_layers=num_layers)
 
     def _heads(self, x_BQD: Float[Array, "B Q D"], kernel: nnx.Param) -> Float[Array, "B Q H K"]:
-        projected_BQJ = x_BQD @ kernel[...].astype(x_BQD.dtype)
+        projected_BQJ = linear(x_BQD, kernel[...])
         return projected_BQJ.reshape(*x_BQD.shape[:2], self.num_heads, self.head_dim)
 
     def queries(self, x_BQD: Float[Array, "B Q D"]) -> Float[Array, "B Q H K"]:
@@ -164,4 +164,4 @@ class Attention(nnx.Module):
     def output(self, attended_BQHK: Float[Array, "B Q H K"]) -> Float[Array, "B Q D"]:
         """Joins the heads and projects back to the residual stream."""
         joined_BQJ = attended_BQHK.reshape(*attended_BQHK.shape[:2], -1)
-        return joined_BQJ @ self.out[...].astype(joined_BQJ.dtype)
+        return linear(joined_BQJ, self.out[...])

@@ -52,6 +52,16 @@ def dropout(x_BLD: Float[Array, "B L D"], rate: float, key: Key | None) -> Float
     return jnp.where(keep_B1D, x_BLD / (1 - rate), jnp.zeros((), x_BLD.dtype))
 
 
+def linear(x: Float[Array, "*rows D"], kernel_DF: Float[Array, "D F"]) -> Float[Array, "*rows F"]:
+    """`x @ kernel` in `x`'s type, over rows laid out flat.
+
+    One matrix product forwards and two backwards: XLA's CPU backend takes a third longer for a gradient
+    that is contracted over batch and position apart.
+    """
+    flat_ND = x.reshape(-1, x.shape[-1])
+    return (flat_ND @ kernel_DF.astype(x.dtype)).reshape(*x.shape[:-1], kernel_DF.shape[-1])
+
+
 class RMSNorm(nnx.Module):
     """Root-mean-square norm without centring or bias (T5's layer norm), computed in float32."""
 
@@ -90,12 +100,11 @@ class FeedForward(nnx.Module):
         self, x_BLD: Float[Array, "B L D"], dropout_key: Key | None = None
     ) -> Float[Array, "B L D"]:
         """Applies one layer's block (the parameters are that layer's slice)."""
-        dtype = x_BLD.dtype
-        hidden_BLF = x_BLD @ self.wi_0[...].astype(dtype)
+        hidden_BLF = linear(x_BLD, self.wi_0[...])
         if self.activations == ("relu",):
             hidden_BLF = jax.nn.relu(hidden_BLF)
         else:
             hidden_BLF = jax.nn.gelu(hidden_BLF, approximate=True)
-            hidden_BLF = hidden_BLF * (x_BLD @ self.wi_1[...].astype(dtype))
+            hidden_BLF = hidden_BLF * linear(x_BLD, self.wi_1[...])
         hidden_BLF = dropout(hidden_BLF, self.dropout_rate, dropout_key)
-        return hidden_BLF @ self.wo[...].astype(dtype)
+        return linear(hidden_BLF, self.wo[...])
