@@ -112,12 +112,19 @@ def _parse(parse_it: Any, what: str) -> None:
         raise
     except Exception as error:  # gin raises whatever an import or a literal does
         text = " ".join(str(error).split())
-        hint = ""
-        if isinstance(error, SyntaxError) or "Unable to parse" in text or "malformed" in text:
-            hint = '. Strings need quotes that survive the shell: --gin.NAME=\\"value\\"'
-        raise UserError(f"{text}{hint}", file=what) from error
+        if what.startswith("--gin.") and _is_unquoted(error, text):
+            name, _, value = what.partition("=")
+            raise UserError(
+                f"{value} is not a Python value; strings need quotes that survive the shell:"
+                f' {name}=\\"{value}\\"'
+            ) from error
+        raise UserError(text, file=what) from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _is_unquoted(error: Exception, text: str) -> bool:
+    return isinstance(error, SyntaxError) or "Unable to parse" in text or "malformed" in text
 
 
 def _is_required(name: str) -> bool:

@@ -21,6 +21,7 @@ from genrec_jax.training import step as step_lib
 from genrec_jax.training import throughput, validation
 from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
 from genrec_jax.training.inputs import Inputs
+from genrec_jax.training.lock import RunLock
 from genrec_jax.training.logging import MetricsLog
 from genrec_jax.training.loop import Loop, Progress, Result, Schedule
 from genrec_jax.training.preemption import StopRequest
@@ -102,7 +103,7 @@ def train(
         inputs = inputs_lib.open_inputs(config.data, config.seed, mesh)
         steps = config.steps(inputs.steps_per_epoch)
         config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
-        run_dir = _open_run_dir(config, inputs, operative_config)
+        run_dir, lock = _open_run_dir(config, inputs, operative_config)
         store = CheckpointStore(
             run_dir.checkpoint_dir,
             keep_latest=config.checkpoints.keep_latest,
@@ -153,16 +154,22 @@ def train(
                 display.close()
                 if log is not None:
                     log.close()
+            return _finish(config, run_dir, result)
         finally:
             store.close()
-        return _finish(config, run_dir, result)
+            if lock is not None:
+                lock.release()
 
 
-def _open_run_dir(config: TrainConfig, inputs: Inputs, operative_config: str | None) -> RunDir:
+def _open_run_dir(
+    config: TrainConfig, inputs: Inputs, operative_config: str | None
+) -> tuple[RunDir, RunLock | None]:
+    """The run dir, found or made, and host 0's lock on it."""
     settings = config.to_json() | {"artefacts": inputs.fingerprints()}
-    problem = None
+    problem, lock = None, None
     if jax.process_index() == 0:
         try:
+            lock = RunLock(config.model_dir)
             if not _goes_on(config.model_dir, settings):
                 _create_run_dir(config, inputs, settings, operative_config)
         except UserError as error:
@@ -174,8 +181,10 @@ def _open_run_dir(config: TrainConfig, inputs: Inputs, operative_config: str | N
                 "host 0 refused the run dir; see its message", file=config.model_dir
             )
     if problem is not None:
+        if lock is not None:
+            lock.release()
         raise problem
-    return RunDir.load(config.model_dir)
+    return RunDir.load(config.model_dir), lock
 
 
 def _goes_on(folder: str, settings: dict[str, Any]) -> bool:

@@ -98,7 +98,8 @@ def test_an_unknown_parameter_is_named(capsys, trained):
 
 def test_a_string_without_quotes_gets_the_hint(capsys, trained):
     message = fails(capsys, *FILES, *NEEDED, "--gin.MODEL_DIR=runs/b")
-    assert "Strings need quotes" in message
+    assert "runs/b is not a Python value; strings need quotes that survive the shell" in message
+    assert '--gin.MODEL_DIR=\\"runs/b\\"' in message
 
 
 def test_a_missing_file_says_where_it_was_looked_for(capsys, trained):

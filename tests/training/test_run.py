@@ -44,7 +44,7 @@ def test_a_run_leaves_everything_that_later_stages_need(make_config, toy_dataset
     assert (summary.step, summary.stopped, summary.examples) == (6, "finished", 96)
     assert {path.name for path in folder.iterdir()} == {
         *("run.json", "config.gin", "vocabulary.model", "item_ids.parquet", "index.json"),
-        *("trie.npz", "checkpoints", "metrics.jsonl", "tensorboard", "finished.json"),
+        *("trie.npz", "checkpoints", "metrics.jsonl", "tensorboard", "finished.json", "train.lock"),
     }
     assert (folder / "config.gin").read_text() == "# as gin had it\n"
     opened = run_dir.RunDir.load(folder)
