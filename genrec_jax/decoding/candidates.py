@@ -4,18 +4,16 @@ A node may have any number of children; they are read `width` at a time by a loo
 running top-k, so that neither a wide node nor a changed catalogue changes a shape.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from genrec_jax.decoding import constraints
+from genrec_jax.decoding.constraints import LAST_ITEM, Exclusions
 from genrec_jax.decoding.trie import Trie
-from genrec_jax.pytree import pytree_dataclass
-
-LAST_ITEM = np.iinfo(np.int32).max
 
 
 class Beams(NamedTuple):
@@ -41,39 +39,6 @@ class Children(NamedTuple):
     tails_BM: Int[Array, "B M"]
     finished_BM: Float[Array, "B M"]
     finished_items_BM: Int[Array, "B M"]
-
-
-@pytree_dataclass
-class Exclusions:
-    """Items that each example must not get.
-
-    Attributes:
-        items_BX: their numbers, ascending; padding is the largest int32, at the end.
-        ranks_BX: their places in the trie's order (`trie.item_ranks`), ascending; padded likewise.
-    """
-
-    items_BX: Int[Array | np.ndarray, "B X"]
-    ranks_BX: Int[Array | np.ndarray, "B X"]
-
-
-def exclusions_of(
-    ranks_I: Int[np.ndarray, " I"], lists: Sequence[Sequence[int]], width: int
-) -> Exclusions:
-    """Exclusions from one list of items per example.
-
-    Args:
-        ranks_I: `trie.item_ranks` of the trie that will be searched.
-        lists: the items each example must not get; numbers beyond the catalogue mean nothing.
-        width: the padded length (X), at least that of the longest list.
-    """
-    items_BX = np.full((len(lists), width), LAST_ITEM, np.int32)
-    ranks_BX = np.full((len(lists), width), LAST_ITEM, np.int32)
-    for row, listed in enumerate(lists):
-        items = np.unique(np.asarray(listed, np.int32))
-        items = items[(items >= 0) & (items < len(ranks_I))]
-        items_BX[row, : len(items)] = items
-        ranks_BX[row, : len(items)] = np.sort(ranks_I[items])
-    return Exclusions(items_BX, ranks_BX)
 
 
 class _Read(NamedTuple):
@@ -255,7 +220,7 @@ def _read_chunk(
     tokens_BMC = jnp.where(in_tail_BM1, tail_tokens_BM1, arc_tokens_BMC)
     places_BMC = jnp.where(in_tail_BM1, beams.places_BM[:, :, None], arc_nexts_BMC)
     if exclusions is not None:
-        valid_BMC &= ~_all_excluded(places_BMC, trie, exclusions)
+        valid_BMC &= constraints.alive(places_BMC, trie, exclusions)
     return _Read(tokens_BMC, places_BMC, valid_BMC)
 
 
@@ -281,20 +246,3 @@ def _finished(
     scores_BM = beams.scores_BM + (logits_BM - normaliser_BM)
     items_BM = jnp.where(ends_BM, -1 - read.places_BMC[:, :, 0], LAST_ITEM)
     return jnp.where(ends_BM, scores_BM, -jnp.inf), items_BM
-
-
-def _all_excluded(
-    places_BMC: Int[Array, "B M C"], trie: Trie, exclusions: Exclusions
-) -> Bool[Array, "B M C"]:
-    """Whether every item under a place is excluded, by counting the excluded places of its span."""
-
-    def of_example(places, items_X, ranks_X):
-        items = jnp.maximum(-1 - places, 0)
-        found = items_X.at[jnp.searchsorted(items_X, items)].get(mode="clip") == items
-        nodes = jnp.maximum(places, 0)
-        starts, counts = trie.node_starts_J[nodes], trie.node_counts_J[nodes]
-        first = jnp.searchsorted(ranks_X, starts)
-        last = jnp.searchsorted(ranks_X, starts + counts)
-        return jnp.where(places < 0, found, last - first == counts)
-
-    return jax.vmap(of_example)(places_BMC, exclusions.items_BX, exclusions.ranks_BX)

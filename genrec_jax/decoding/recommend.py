@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from genrec_jax.decoding import network, search
-from genrec_jax.decoding.candidates import Exclusions
+from genrec_jax.decoding.constraints import Exclusions
 from genrec_jax.decoding.search import BeamConfig, BeamResult
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.model import incremental, t5

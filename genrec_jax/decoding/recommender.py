@@ -14,7 +14,7 @@ import numpy as np
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts
-from genrec_jax.decoding import candidates
+from genrec_jax.decoding import constraints
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.catalogue import Catalogue, Match
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
@@ -266,7 +266,7 @@ class Recommender:
             while width < max(map(len, excluded), default=0):
                 width *= 2
             lists = [*excluded, *[[]] * missing]
-            exclusions = candidates.exclusions_of(self._ranks_I, lists, width)
+            exclusions = constraints.exclusions_of(self._ranks_I, lists, width)
         result = self._step_for(k)(self._params, batch, self._trie, exclusions)
         return np.asarray(result.items_BR), np.asarray(result.scores_BR)
 

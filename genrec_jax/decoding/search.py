@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genrec_jax.decoding import candidates
+from genrec_jax.decoding.constraints import Exclusions
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass
@@ -123,7 +124,7 @@ def beam_search(
     trie: Trie,
     config: BeamConfig,
     wanted_B: Bool[Array, " B"],
-    exclusions: candidates.Exclusions | None = None,
+    exclusions: Exclusions | None = None,
 ) -> BeamResult:
     """Finds the items whose ids the network thinks most likely.
 
@@ -164,7 +165,7 @@ def _start(
     trie: Trie,
     config: BeamConfig,
     wanted_B: Bool[Array, " B"],
-    exclusions: candidates.Exclusions | None,
+    exclusions: Exclusions | None,
 ) -> SearchState:
     """Feeds the common prefix to one beam in one pass and takes the first step from the root."""
     batch = wanted_B.shape[0]
@@ -205,7 +206,7 @@ def _extend(
     normaliser_BM: Float[Array, "B M"],
     trie: Trie,
     config: BeamConfig,
-    exclusions: candidates.Exclusions | None,
+    exclusions: Exclusions | None,
 ) -> SearchState:
     """Replaces the running beams by their best children, and lets finished children into the pool."""
     beams = candidates.Beams(state.places_BM, state.tails_BM, state.scores_BM)

@@ -18,7 +18,7 @@ from genrec_jax.data import artefacts
 from genrec_jax.data import dataset as datasets
 from genrec_jax.data import splits as splitting
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.decoding import candidates
+from genrec_jax.decoding import constraints
 from genrec_jax.decoding import recommend as recommending
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.search import BeamConfig
@@ -177,10 +177,10 @@ class _Searches:
             self._dataset.items_X[starts_U[user] : self._ends_U[user]].tolist() if user >= 0 else []
             for user in np.asarray(batch.users_B).tolist()
         ]
-        left_out = candidates.exclusions_of(self._item_ranks_I, histories, self._width)
+        left_out = constraints.exclusions_of(self._item_ranks_I, histories, self._width)
         return self._run(params, batch, left_out)
 
-    def _run(self, params: Any, batch: PromptBatch, left_out: candidates.Exclusions | None):
+    def _run(self, params: Any, batch: PromptBatch, left_out: constraints.Exclusions | None):
         placed = jax.tree.map(lambda array: _lay_out(array, self._rows), (batch, left_out))
         result = self._step(params, placed[0], self._trie, placed[1])
         return _fetch(result.items_BR), _fetch(result.scores_BR)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_jax.decoding import candidates, search
+from genrec_jax.decoding import constraints, search
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.decoding.trie import build_trie, item_ranks
 from genrec_jax.errors import UserError
@@ -142,7 +142,7 @@ def test_exclusions_equal_a_catalogue_without_the_excluded(ids, seed, excluded):
 
 
 def exclusions_of(trie, lists, width=64):
-    return candidates.exclusions_of(item_ranks(trie), lists, width)
+    return constraints.exclusions_of(item_ranks(trie), lists, width)
 
 
 def fixed_shapes(trie):
