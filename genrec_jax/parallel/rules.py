@@ -7,6 +7,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genrec_jax.errors import UserError
+from genrec_jax.parallel import mesh as meshes
 
 Axes = tuple[str, ...]
 
@@ -80,8 +81,46 @@ def axes_of(variable: nnx.Variable) -> Axes:
     return variable.get_metadata()["axes"]
 
 
+def divisions(tree: Any) -> dict[tuple[str, ...], set[int]]:
+    """What a mesh must divide to hold these variables: mesh axes -> sizes of the dimensions they split."""
+    found: dict[tuple[str, ...], set[int]] = {}
+    for leaf in jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)):
+        if isinstance(leaf, nnx.Variable):
+            for axis, size in zip(axes_of(leaf), leaf.get_value().shape, strict=True):
+                if MESH_AXES_OF[axis]:
+                    found.setdefault(MESH_AXES_OF[axis], set()).add(size)
+    return found
+
+
+def check_mesh(tree: Any, mesh: Mesh) -> None:
+    """Refuses a mesh that does not divide the variables' dimensions.
+
+    Raises:
+        UserError: it lists what does not divide, and the nearest mesh that fits.
+    """
+    wanted = divisions(tree)
+    sizes = meshes.sizes_of(mesh)
+    problems = meshes.does_not_fit(sizes, wanted)
+    if not problems:
+        return
+    named = sizes._asdict()
+    listed = ", ".join(
+        f"{number} by {' x '.join(f'{axis}={named[axis]}' for axis in axes)}"
+        for axes, number in problems
+    )
+    raise UserError(
+        f"the mesh {sizes} does not divide this model's dimensions: {listed}. The nearest mesh of"
+        f" {mesh.size} devices that fits is {meshes.nearest(sizes, mesh.size, wanted)}"
+    )
+
+
 def tree_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Shardings for a pytree of arrays: variables by their `axes`, everything else replicated."""
+    """Shardings for a pytree of arrays: variables by their `axes`, everything else replicated.
+
+    Raises:
+        UserError: the mesh does not divide their dimensions; it names the nearest that does.
+    """
+    check_mesh(tree, mesh)
 
     def place(leaf):
         if isinstance(leaf, nnx.Variable):

@@ -84,7 +84,9 @@ class TrainBatches:
         if not packing and batch_size % rows_multiple:
             raise UserError(
                 f"batch_size is {batch_size}; without packing it must be a multiple of {rows_multiple}"
-                " (devices along the batch, and hosts). Change BATCH_SIZE, or turn packing on"
+                " (devices along the batch, hosts, microbatches). The nearest that fits is"
+                f" {max(1, round(batch_size / rows_multiple)) * rows_multiple}: change BATCH_SIZE, or"
+                " turn packing on"
             )
         if max_target_length is not None and mixture.max_target_length > max_target_length:
             raise UserError(
@@ -204,8 +206,9 @@ class TrainBatches:
         rows = packing.fit_ladder(
             packing.round_up(needed, multiple), margin, steps=max(1, max_shapes - 1)
         )
-        used = sum(packing.rung(rows, int(count)) for count in needed)
         rows = rows if worst in rows else (*rows, worst)
+        # Counted before rounding up, so that examples lie in the same rows whatever the mesh.
+        used = int(needed.sum())
         return used * (input_length + target_length), _Ladder(rows, (input_length,), target_length)
 
 

@@ -17,6 +17,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.indexing.item_ids import ItemIds
 from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline import mixtures, seqio_reader, token_runs
 from genrec_jax.pipeline.batch import Batch
@@ -107,6 +108,7 @@ class PlacedBatches:
     def __init__(self, batches: HostBatches, mesh: Mesh):
         self._batches = batches
         self._sharding = rules.batch_sharding(mesh)
+        self._parts = mesh_lib.row_share(mesh).count
 
     def prepare(self, step: int) -> Prepared:
         """Makes a step's batch and moves it to the devices."""
@@ -114,12 +116,11 @@ class PlacedBatches:
         cells, padding = count_cells(
             np.asarray(rows.encoder_segment_ids_BL), np.asarray(rows.decoder_segment_ids_BT)
         )
-        hosts = jax.process_count()
         return Prepared(
             batch=place(rows, self._sharding),
             examples=self._batches.examples_per_step,
-            cells=cells * hosts,
-            padding=padding * hosts,
+            cells=cells * self._parts,
+            padding=padding * self._parts,
         )
 
     def describe(self, step: int) -> str:
@@ -141,13 +142,14 @@ def place(rows: Any, sharding: jax.sharding.Sharding) -> Any:
     )
 
 
-def open_inputs(config: DataConfig, seed: int, mesh: Mesh) -> Inputs:
+def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1) -> Inputs:
     """Opens everything and checks that it belongs together.
 
     Args:
         config: what to train on.
         seed: of draws and order.
         mesh: where batches go.
+        microbatches: parts that a step works on one after another; rows divide among them too.
 
     Raises:
         UserError: something is missing, or item ids are of another dataset.
@@ -177,9 +179,10 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh) -> Inputs:
         cut=config.cut,
     )
     if own:
-        batches, steps_per_epoch = seqio_batches(vocabulary, config, seed, mesh), 0
+        batches = seqio_batches(vocabulary, config, seed, mesh, microbatches)
+        steps_per_epoch = 0
     else:
-        batches = host_batches(mixture, config, mesh)
+        batches = host_batches(mixture, config, mesh, microbatches)
         steps_per_epoch = batches.steps_per_epoch
     sources = {source.dataset.name: source.prompts.tables for source in mixture.sources}
     return Inputs(
@@ -198,29 +201,33 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh) -> Inputs:
     )
 
 
-def host_batches(mixture: Mixture, config: DataConfig, mesh: Mesh) -> TrainBatches:
+def host_batches(
+    mixture: Mixture, config: DataConfig, mesh: Mesh, microbatches: int = 1
+) -> TrainBatches:
     """Makes the batches of a mixture, this host's rows of them."""
+    share = mesh_lib.row_share(mesh)
     return TrainBatches(
         mixture,
         config.batch_size,
         packing=config.packing,
         row_length=config.row_length or config.max_input_length,
         max_target_length=config.max_target_length,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-        rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+        host=share.index,
+        num_hosts=share.count,
+        rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"] * microbatches,
         max_shapes=config.max_shapes,
     )
 
 
 def seqio_batches(
-    vocabulary: Vocabulary, config: DataConfig, seed: int, mesh: Mesh
+    vocabulary: Vocabulary, config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
 ) -> seqio_reader.SeqIOBatches:
     """Makes the batches of a user's own SeqIO mixture, this host's rows of them.
 
     Raises:
         UserError: its vocabulary is not the one of the item ids, or it cannot be opened.
     """
+    share = mesh_lib.row_share(mesh)
     batches = seqio_reader.SeqIOBatches(
         config.mixture,
         config.batch_size,
@@ -228,9 +235,9 @@ def seqio_batches(
         feature_lengths=config.feature_lengths,
         packing=config.packing,
         seed=seed,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-        rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+        host=share.index,
+        num_hosts=share.count,
+        rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"] * microbatches,
     )
     if batches.vocabulary.sha256 != vocabulary.sha256:
         raise UserError(

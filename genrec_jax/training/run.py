@@ -14,7 +14,9 @@ from genrec_jax.checkpoint.store import CheckpointStore, print_notice
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.model import t5
 from genrec_jax.training import inputs as inputs_lib
+from genrec_jax.parallel import rules
 from genrec_jax.training import progress as progress_lib
 from genrec_jax.training import state as state_lib
 from genrec_jax.training import step as step_lib
@@ -99,8 +101,8 @@ def train(
         validation.check_metric(config.validation)
     with StopRequest() as stop:
         if mesh is None:
-            mesh = mesh_lib.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        inputs = inputs_lib.open_inputs(config.data, config.seed, mesh)
+            mesh = _make_mesh(config)
+        inputs = inputs_lib.open_inputs(config.data, config.seed, mesh, config.microbatches)
         steps = config.steps(inputs.steps_per_epoch)
         config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
         run_dir, lock = _open_run_dir(config, inputs, operative_config)
@@ -170,6 +172,15 @@ def _open_run_dir(
     if jax.process_index() == 0:
         try:
             lock = RunLock(config.model_dir)
+def _make_mesh(config: TrainConfig) -> Mesh:
+    """The mesh over all devices; refused before anything is opened where the model does not fit it."""
+    _, params = t5.abstract_graph_and_params(config.model)
+    sizes = dataclasses.asdict(config.mesh)
+    mesh = mesh_lib.make_mesh(**sizes, divisions=rules.divisions(params))
+    rules.check_mesh(params, mesh)
+    return mesh
+
+
             if not _goes_on(config.model_dir, settings):
                 _create_run_dir(config, inputs, settings, operative_config)
         except UserError as error:

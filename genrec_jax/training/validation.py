@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation.in_training import ValidationEvaluator
+from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline.validation import ValidationBatches
 from genrec_jax.training import inputs as inputs_lib
@@ -72,13 +73,14 @@ def check_metric(settings: ValidationConfig) -> None:
 
 def make_loss(config: TrainConfig, inputs: Inputs, mesh: Mesh) -> Callable[[nnx.State], float]:
     """Makes `parameters -> validation loss` over `validation.loss_batches` batches, spread over all."""
+    share = mesh_lib.row_share(mesh)
     batches = ValidationBatches(
         inputs.mixture,
         inputs.splits,
         config.data.batch_size,
         max_examples=config.validation.loss_batches * config.data.batch_size,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
+        host=share.index,
+        num_hosts=share.count,
         rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
     )
     eval_step = step_lib.jit_eval_step(config.model, config.loss, mesh)

@@ -32,6 +32,20 @@ def test_a_size_that_does_not_divide_is_a_readable_error():
         rules.sharding_of(mesh, ("embed", "mlp"), (4, 7))
 
 
+def test_a_mesh_that_does_not_divide_the_model_gets_the_nearest_that_does():
+    config = T5Config(200, 24, 6, 4, 40, 1, 1)
+    _, params = t5.abstract_graph_and_params(config)
+    assert rules.divisions(params) == {("tensor",): {256, 6, 24, 40}, ("fsdp",): {24}}
+    wanted = (
+        "the mesh data=1, fsdp=1, tensor=8 does not divide this model's dimensions: 6 by tensor=8. The"
+        " nearest mesh of 8 devices that fits is data=4, fsdp=1, tensor=2"
+    )
+    with pytest.raises(UserError) as error:
+        rules.tree_shardings(params, meshes.make_mesh(1, 1, 8))
+    assert str(error.value) == wanted
+    rules.check_mesh(params, meshes.make_mesh(2, 2, 2))
+
+
 @pytest.mark.parametrize("per_layer", [True, False])
 def test_every_parameter_names_its_axes(per_layer):
     config = T5Config(200, 16, 4, 4, 32, 2, 3, relative_bias_per_layer=per_layer)
