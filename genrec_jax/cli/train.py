@@ -26,6 +26,11 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec train`."""
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="write a trace of 5 steps to MODEL_DIR/tensorboard, for TensorBoard or Perfetto",
+    )
     multihost.add_argument(parser)
     gin_flags.add_arguments(parser)
 
@@ -47,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     compilation_cache.use()
     if arguments.multihost:
         multihost.join()
-    summary = run.train(settings, operative_config=gin_setup.operative_config())
+    summary = run.train(
+        settings, operative_config=gin_setup.operative_config(), profile=arguments.profile
+    )
     if jax.process_index() == 0:
         print(summary.text(), flush=True)

@@ -1,5 +1,6 @@
 """`train`: the one call behind `genrec train`, from a configuration to a run dir with checkpoints."""
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -13,10 +14,10 @@ from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.checkpoint.store import CheckpointStore, print_notice
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
-from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.model import t5
-from genrec_jax.training import inputs as inputs_lib
+from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
+from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import progress as progress_lib
 from genrec_jax.training import state as state_lib
 from genrec_jax.training import step as step_lib
@@ -24,9 +25,10 @@ from genrec_jax.training import throughput, validation
 from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
 from genrec_jax.training.inputs import Inputs
 from genrec_jax.training.lock import RunLock
-from genrec_jax.training.logging import MetricsLog
+from genrec_jax.training.logging import EVENTS_FOLDER, MetricsLog
 from genrec_jax.training.loop import Loop, Progress, Result, Schedule
 from genrec_jax.training.preemption import StopRequest
+from genrec_jax.training.profiling import TracedSteps
 from genrec_jax.training.state import TrainState
 
 FINISHED = "finished.json"
@@ -84,6 +86,7 @@ def train(
     mesh: Mesh | None = None,
     validate: validation.Validate | None = None,
     show_progress: bool = True,
+    profile: bool = False,
 ) -> Summary:
     """Trains, or goes on with a run that was stopped; on several hosts each of them calls it.
 
@@ -93,6 +96,7 @@ def train(
         mesh: devices to train on, instead of all of them as `config.mesh` shares them out.
         validate: parameters -> metrics, instead of what `config.validation` describes.
         show_progress: whether to draw on stderr.
+        profile: write a trace of a few steps to `<model_dir>/tensorboard`.
 
     Raises:
         UserError: settings, data or disk that do not allow it; `NonFiniteLoss` when training diverges.
@@ -132,6 +136,15 @@ def train(
                 config.model, config.optimizer, config.loss, mesh, microbatches=config.microbatches
             )
             dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
+            train_step = lambda state, batch, step: jitted(state, batch, dropout_key)  # noqa: E731
+            closing = contextlib.ExitStack()
+            if log is not None:
+                closing.callback(log.close)
+            closing.callback(display.close)
+            if profile:
+                folder = run_dir.path / EVENTS_FOLDER
+                train_step = TracedSteps(train_step, folder, say=display.say)
+                closing.callback(train_step.close)
             loop = Loop(
                 schedule=Schedule(
                     train_steps=steps,
@@ -142,7 +155,7 @@ def train(
                     metric=config.validation.metric,
                     mode=config.validation.mode,
                 ),
-                train_step=lambda state, batch, step: jitted(state, batch, dropout_key),
+                train_step=train_step,
                 batches=inputs.batches,
                 store=store,
                 display=display,
@@ -150,17 +163,22 @@ def train(
                 validate=validate,
                 flops_share=throughput.flops_share(num_params),
             )
-            try:
+            with closing:
                 result = loop.run(state, step, progress, stop)
-            finally:
-                display.close()
-                if log is not None:
-                    log.close()
             return _finish(config, run_dir, result)
         finally:
             store.close()
             if lock is not None:
                 lock.release()
+
+
+def _make_mesh(config: TrainConfig) -> Mesh:
+    """The mesh over all devices; refused before anything is opened where the model does not fit it."""
+    _, params = t5.abstract_graph_and_params(config.model)
+    sizes = dataclasses.asdict(config.mesh)
+    mesh = mesh_lib.make_mesh(**sizes, divisions=rules.divisions(params))
+    rules.check_mesh(params, mesh)
+    return mesh
 
 
 def _open_run_dir(
@@ -172,15 +190,6 @@ def _open_run_dir(
     if jax.process_index() == 0:
         try:
             lock = RunLock(config.model_dir)
-def _make_mesh(config: TrainConfig) -> Mesh:
-    """The mesh over all devices; refused before anything is opened where the model does not fit it."""
-    _, params = t5.abstract_graph_and_params(config.model)
-    sizes = dataclasses.asdict(config.mesh)
-    mesh = mesh_lib.make_mesh(**sizes, divisions=rules.divisions(params))
-    rules.check_mesh(params, mesh)
-    return mesh
-
-
             if not _goes_on(config.model_dir, settings):
                 _create_run_dir(config, inputs, settings, operative_config)
         except UserError as error:
