@@ -83,13 +83,12 @@ def steps_of(trie: Trie, ids_length: int = 2) -> int:
 
 
 def parts(
-    config: T5Config, graphdef: Any, params: Any, batch: PromptBatch, trie: Trie, beams: int
+    graphdef: Any, params: Any, batch: PromptBatch, trie: Trie, beams: int
 ) -> dict[str, Callable[[], Any]]:
     """The whole and its parts, each a compiled program without arguments."""
     beam_config = BeamConfig(num_beams=beams, num_results=beams)
     whole = make_recommend_step(graphdef, beam_config)
     rows = batch.users_B.shape[0]
-    slots = search.cache_slots(trie)
     valid_BL = batch.encoder_input_tokens_BL > 0
 
     @jax.jit
@@ -106,10 +105,10 @@ def parts(
     @jax.jit
     def decode(params, cross):
         model = nnx.merge(graphdef, params)
-        network = networks.t5_network(model, cross, valid_BL, beams)
+        steps = search.beam_steps(trie)
+        network = networks.t5_network(model, cross, valid_BL, beams, steps)
         prefix_BMQ = jnp.zeros((rows, 1, 1 + trie.prefix_Q.shape[0]), jnp.int32)
-        cache = incremental.empty_cache(config, rows, 1, slots)
-        _, total, cache = network.advance(prefix_BMQ, 0, cache)
+        _, total, cache = network.advance(prefix_BMQ, 0, None)
         cache = network.reorder(cache, jnp.zeros_like(parents_BM))
 
         def step(i, carry):
@@ -122,7 +121,8 @@ def parts(
         start = (cache, jnp.sum(total) + jnp.zeros(parents_BM.shape, jnp.float32))
         return jax.lax.fori_loop(0, steps_of(trie) - 1, step, start)[1]
 
-    logits_BV = jax.random.normal(jax.random.key(0), (rows, config.padded_vocab_size))
+    vocab = params["token_embedding"].get_value().shape[0]
+    logits_BV = jax.random.normal(jax.random.key(0), (rows, vocab))
 
     @jax.jit
     def walk(logits_BV, trie):
@@ -154,7 +154,7 @@ def measure(arguments: argparse.Namespace, rows: int, beams: int, items: int) ->
     batch = PromptBatch(tokens_BL, np.tile(words_BL, (rows, 1)), nobody_B, nobody_B)
     batch = jax.device_put(batch)
     measured: dict[str, Any] = {"batch": rows, "beams": beams, "items": items}
-    for name, run in parts(config, graphdef, params, batch, trie, beams).items():
+    for name, run in parts(graphdef, params, batch, trie, beams).items():
         started = time.process_time()
         jax.block_until_ready(run())
         measured[f"{name}_compile_cpu_s"] = time.process_time() - started

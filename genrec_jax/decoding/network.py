@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from genrec_jax.decoding.search import Network
 from genrec_jax.model import incremental
@@ -21,22 +21,31 @@ def t5_network(
     cross: incremental.CrossCache,
     encoder_valid_BL: Bool[Array, "B L"],
     num_beams: int,
+    num_steps: int,
 ) -> Network:
-    """The network, conditioned on encoded prompts.
+    """The network, conditioned on encoded prompts; the search's first cache is None.
 
     Args:
         model: the network.
         cross: keys and values of the encoded prompts, one set per example whatever the beams.
         encoder_valid_BL: real prompt positions.
         num_beams: beams of the search, which decides whether a step's logits are kept.
+        num_steps: times at most that the search feeds all beams (`search.beam_steps`).
     """
     rows = encoder_valid_BL.shape[0] * num_beams
     whole = rows * model.config.padded_vocab_size * 4 <= MAX_LOGITS_BYTES
 
     def advance(tokens_BMQ: Array, slot: Array, cache: Any) -> tuple[Any, Array, Any]:
-        hidden_BMQD, cache = incremental.decode_step(
-            model, tokens_BMQ, slot, cache, cross, encoder_valid_BL
-        )
+        if cache is None:
+            hidden_BQD, cache = incremental.feed_shared(
+                model, tokens_BMQ[:, 0], cross, encoder_valid_BL
+            )
+            hidden_BMQD = hidden_BQD[:, None]
+        else:
+            hidden_BMD, cache = incremental.feed_beams(
+                model, tokens_BMQ[:, :, 0], slot, cache, cross, encoder_valid_BL
+            )
+            hidden_BMQD = hidden_BMD[:, :, None]
         if not whole:
             return hidden_BMQD, normaliser_in_chunks(model, hidden_BMQD), cache
         logits_BMQV = model.logits(hidden_BMQD)
@@ -47,17 +56,12 @@ def t5_network(
             return jnp.take_along_axis(view, tokens_BMC, axis=2)
         return jnp.einsum("bmd,bmcd->bmc", view, model.head_VD()[tokens_BMC])
 
+    def reorder(cache: incremental.SelfCache, parents_BM: Array) -> incremental.SelfCache:
+        if cache.positions_S.shape[0] == cache.shared:
+            cache = incremental.make_room(cache, parents_BM.shape[1], num_steps)
+        return incremental.continue_beams(cache, parents_BM)
+
     return Network(advance, asked_logits, reorder)
-
-
-def reorder(cache: incremental.SelfCache, parents_BM: Int[Array, "B M"]) -> incremental.SelfCache:
-    """The cache of beams that continue others."""
-    index_NBMSHK = parents_BM[None, :, :, None, None, None]
-
-    def take(cached_NBMSHK: Array) -> Array:
-        return jnp.take_along_axis(cached_NBMSHK, index_NBMSHK, axis=2)
-
-    return jax.tree.map(take, cache)
 
 
 def normaliser_in_chunks(model: T5, hidden_BMQD: Float[Array, "B M Q D"]) -> Float[Array, "B M Q"]:

@@ -54,11 +54,9 @@ def recommend(
     valid_BL = tokens_BL > 0
     encoded_BLD = model.encode(tokens_BL, whole_word_ids_BL=whole_words_BL)
     cross = incremental.cross_keys_values(model, encoded_BLD)
-    rows = tokens_BL.shape[0]
-    cache = incremental.empty_cache(model.config, rows, 1, search.cache_slots(trie))
     return search.beam_search(
-        network.t5_network(model, cross, valid_BL, config.num_beams),
-        cache,
+        network.t5_network(model, cross, valid_BL, config.num_beams, search.beam_steps(trie)),
+        None,
         trie,
         config,
         jnp.any(valid_BL, axis=1),

@@ -21,7 +21,7 @@ from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids as item_ids_lib
-from genrec_jax.model import t5
+from genrec_jax.model import stacks, t5
 from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.pipeline.prompt_batches import NO_TARGET, PromptAssembler
 from genrec_jax.prompts import rendering
@@ -125,7 +125,9 @@ class Recommender:
         self._ranks_I = tries.item_ranks(trie)
         self._trie = jax.device_put(trie)
         self._graphdef, _ = t5.abstract_graph_and_params(run_dir.model_config)
-        self._params = restore.restore_params(run_dir, step)
+        params = restore.restore_params(run_dir, step)
+        # A CPU copies a layer out of its stack before using it; elsewhere a short program counts.
+        self._params = stacks.split_layers(params) if jax.default_backend() == "cpu" else params
         self._steps: dict[int, RecommendStep] = {}
         self._lock = threading.Lock()
 

@@ -73,9 +73,10 @@ class Network(NamedTuple):
     """All that the search knows of a network. Caches and views are pytrees the network chooses.
 
     Attributes:
-        advance: (tokens_BMQ, slot, cache) -> (view, log_normaliser_BMQ, cache). Feeds Q new tokens to
-            each beam, the first of them at position `slot`. `log_normaliser` is the logsumexp of the
-            next token's logits over the whole vocabulary; the view's leaves lead with B, M, Q.
+        advance: (tokens_BMQ, slot, cache) -> (view, log_normaliser_BMQ, cache). Feeds new tokens to
+            each beam, the first of them at position `slot`: first Q tokens to one beam, then one to
+            each of k. `log_normaliser` is the logsumexp of the next token's logits over the whole
+            vocabulary; the view's leaves lead with B, M, Q.
         asked_logits: (view, tokens_BMC) -> logits_BMC, of a view whose leaves lead with B, M.
         reorder: (cache, parents_BM) -> cache, whose beam m continues what was beam parents[b, m]; the
             number of beams may change.
@@ -113,9 +114,9 @@ class SearchState:
     cache: Any
 
 
-def cache_slots(trie: Trie) -> int:
-    """Positions that the network is fed at most: the start token, the prefix and all later steps."""
-    return 1 + trie.prefix_Q.shape[0] + trie.max_steps - 1
+def beam_steps(trie: Trie) -> int:
+    """How often at most all beams are fed a token: the first step is taken from the prefix alone."""
+    return trie.max_steps - 1
 
 
 def beam_search(
@@ -130,7 +131,7 @@ def beam_search(
 
     Args:
         network: the network, already conditioned on each example's prompt.
-        cache: the network's empty cache for one beam of each example and `cache_slots` positions.
+        cache: the network's, for one beam of each example that was fed nothing yet.
         trie: the catalogue.
         config: how to search.
         wanted_B: which examples to search for; the others get an empty list.

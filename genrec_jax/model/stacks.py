@@ -138,6 +138,34 @@ def _self_attention(
     return attention.output(attended_BLHK)
 
 
+class LayerTuple(tuple):
+    """One array for each layer, where else a single array has a leading `layers` axis."""
+
+
+jax.tree_util.register_pytree_node(
+    LayerTuple, lambda arrays: (tuple(arrays), None), lambda _, arrays: LayerTuple(arrays)
+)
+
+
+def split_layers(params: nnx.State) -> nnx.State:
+    """The same parameters with an array for each layer, for decoding a few rows on a CPU.
+
+    There a scan copies a layer's parameters out of the stack before it uses them, which takes as long
+    as the products of a few rows do. The price is a program as long as the network is deep.
+
+    Args:
+        params: of a T5 (`t5.graph_and_params`); a graph definition merges either form.
+    """
+
+    def split(variable):
+        if variable.get_metadata()["axes"][:1] != ("layers",):
+            return variable
+        return variable.replace(LayerTuple(jnp.unstack(variable.get_value())))
+
+    flat = [(path, split(variable)) for path, variable in nnx.to_flat_state(params)]
+    return nnx.from_flat_state(flat)
+
+
 def run_layers(
     config: T5Config,
     layers: nnx.Module,
@@ -155,7 +183,9 @@ def run_layers(
         per_layer: pytree of arrays with a leading `layers` axis; each layer gets its slice as `extra`.
 
     Returns:
-        The residual stream after the last layer, and the outputs of all layers, stacked.
+        The residual stream after the last layer, and the outputs of all layers, stacked; with layers
+        that `split_layers` split, every output is a tuple of one array per layer, and so may
+        `per_layer` be.
     """
     graphdef, stacked = nnx.split(layers)
 
@@ -169,14 +199,19 @@ def run_layers(
     elif config.remat == "dots":
         saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         body = jax.checkpoint(body, policy=saved)
-    if config.scan_layers:
+    is_split = lambda leaf: isinstance(leaf, LayerTuple)  # noqa: E731
+    splits = [leaf for leaf in jax.tree.leaves(stacked, is_leaf=is_split) if is_split(leaf)]
+    if config.scan_layers and not splits:
         return jax.lax.scan(body, x_BLD, (stacked, per_layer))
     outputs = []
-    for number in range(jax.tree.leaves(stacked)[0].shape[0]):
-        layer_slice = jax.tree.map(lambda array, n=number: array[n], (stacked, per_layer))
+    for number in range(len(splits[0]) if splits else jax.tree.leaves(stacked)[0].shape[0]):
+        layer_slice = jax.tree.map(
+            lambda leaf, n=number: leaf[n], (stacked, per_layer), is_leaf=is_split
+        )
         x_BLD, output = body(x_BLD, layer_slice)
         outputs.append(output)
-    return x_BLD, jax.tree.map(lambda *arrays: jnp.stack(arrays), *outputs)
+    join = LayerTuple if splits else jnp.stack
+    return x_BLD, jax.tree.map(lambda *arrays: join(arrays), *outputs)
 
 
 class Encoder(nnx.Module):

@@ -1,13 +1,14 @@
-"""Incremental decoding equals teacher-forced decoding, token by token and with a prefix in one pass."""
+"""Incremental decoding of a tree of beams equals teacher-forced decoding of each."""
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from genrec_jax.model import incremental, t5
+from genrec_jax.model import incremental, stacks, t5
 from genrec_jax.model.config import T5Config
 
 CONFIG = T5Config(
@@ -25,68 +26,76 @@ BATCH, BEAMS, LENGTH, STEPS = 3, 4, 9, 6
 
 
 @pytest.mark.parametrize(
-    ("changes", "chunks"),
+    ("changes", "split", "shared"),
     [
-        ({}, (1, 1, 1, 1, 1, 1)),
-        ({}, (3, 1, 2)),
-        ({"scan_layers": False}, (4, 2)),
-        ({"relative_bias_per_layer": True}, (3, 3)),
-        ({"tied_head": True, "scale_head_input": True, "mlp_activations": ("relu",)}, (6,)),
+        ({}, False, 3),
+        ({}, True, 1),
+        ({"scan_layers": False, "relative_bias_per_layer": True}, False, 6),
+        ({"tied_head": True, "scale_head_input": True, "mlp_activations": ("relu",)}, True, 3),
     ],
 )
-def test_equals_teacher_forcing(changes, chunks):
+def test_equals_teacher_forcing(changes, split, shared):
+    """Beams that begin alike and part ways, each continuing another at every step."""
     config = dataclasses.replace(CONFIG, **changes)
-    model = t5.T5(config, rngs=nnx.Rngs(3))
+    graphdef, params = t5.graph_and_params(t5.T5(config, rngs=nnx.Rngs(3)))
     random = np.random.default_rng(0)
     prompts_BL = random.integers(1, 300, (BATCH, LENGTH)).astype(np.int32)
     prompts_BL[1, 4:] = 0
-    tokens_BMT = random.integers(1, 300, (BATCH, BEAMS, STEPS)).astype(np.int32)
-    tokens_BMT[:, :, 0] = 0
     valid_BL = jnp.asarray(prompts_BL > 0)
-    encoded_BLD = model.encode(jnp.asarray(prompts_BL))
+    tokens_BQ = random.integers(1, 300, (BATCH, shared)).astype(np.int32)
+    tokens_BQ[:, 0] = 0
+    steps = STEPS - shared
+    parents_SBM = random.integers(0, BEAMS, (steps, BATCH, BEAMS)).astype(np.int32)
+    tokens_SBM = random.integers(1, 300, (steps, BATCH, BEAMS)).astype(np.int32)
 
-    decode = nnx.jit(
-        lambda model, tokens_BT: model.decode(
-            tokens_BT,
-            encoded_BLD,
-            encoder_segment_ids_BL=valid_BL.astype(jnp.int32),
-            decoder_segment_ids_BT=jnp.ones((BATCH, STEPS), jnp.int32),
+    model = nnx.merge(graphdef, stacks.split_layers(params) if split else params)
+
+    @jax.jit
+    def begin(prompts_BL, tokens_BQ):
+        encoded_BLD = model.encode(prompts_BL)
+        cross = incremental.cross_keys_values(model, encoded_BLD)
+        hidden_BQD, cache = incremental.feed_shared(model, tokens_BQ, cross, valid_BL)
+        return encoded_BLD, cross, hidden_BQD, incremental.make_room(cache, BEAMS, steps)
+
+    @jax.jit
+    def feed(parents_BM, tokens_BM, position, cache):
+        cache = incremental.continue_beams(cache, parents_BM)
+        return incremental.feed_beams(model, tokens_BM, position, cache, cross, valid_BL)
+
+    encoded_BLD, cross, hidden_BQD, cache = begin(prompts_BL, tokens_BQ)
+    # What a beam was fed, and what came out: both continue the parent's.
+    said = np.repeat(tokens_BQ[:, None], BEAMS, axis=1)
+    got = np.repeat(np.asarray(hidden_BQD)[:, None], BEAMS, axis=1)
+    for step in range(steps):
+        parents_BM = parents_SBM[step] if step else np.zeros((BATCH, BEAMS), np.int32)
+        rows_B1 = np.arange(BATCH)[:, None]
+        hidden_BMD, cache = feed(parents_BM, tokens_SBM[step], shared + step, cache)
+        said = np.concatenate([said[rows_B1, parents_BM], tokens_SBM[step][:, :, None]], axis=2)
+        got = np.concatenate([got[rows_B1, parents_BM], hidden_BMD[:, :, None]], axis=2)
+
+    @jax.jit
+    def expected(said_YT):
+        whole = nnx.merge(graphdef, params)
+        hidden_YTD = whole.decode(
+            said_YT,
+            jnp.repeat(encoded_BLD, BEAMS, axis=0),
+            encoder_segment_ids_BL=jnp.repeat(valid_BL, BEAMS, axis=0).astype(jnp.int32),
+            decoder_segment_ids_BT=jnp.ones((BATCH * BEAMS, STEPS), jnp.int32),
         )
-    )
-    expected = [decode(model, jnp.asarray(tokens_BMT[:, beam])) for beam in range(BEAMS)]
+        return whole.logits(hidden_YTD)
 
-    decode_step = nnx.jit(incremental.decode_step)
-    cross = incremental.cross_keys_values(model, encoded_BLD)
-    cache = incremental.empty_cache(config, BATCH, BEAMS, STEPS + 2)
-    got, position = [], 0
-    for chunk in chunks:
-        hidden_BMQD, cache = decode_step(
-            model,
-            jnp.asarray(tokens_BMT[:, :, position : position + chunk]),
-            jnp.asarray(position, jnp.int32),
-            cache,
-            cross,
-            valid_BL,
-        )
-        got.append(hidden_BMQD)
-        position += chunk
-    logits = model.logits(jnp.concatenate(got, axis=2))
-    expected_logits = model.logits(jnp.stack(expected, axis=1))
-    np.testing.assert_allclose(logits, expected_logits, atol=1e-5, rtol=1e-5)
+    wanted = expected(said.reshape(-1, STEPS)).reshape(BATCH, BEAMS, STEPS, -1)
+    np.testing.assert_allclose(jax.jit(model.logits)(got), wanted, atol=1e-5, rtol=1e-5)
+    if steps > 1:
+        assert np.abs(got[0, 0] - got[0, 1:]).max() > 1e-3  # the beams are not all alike
 
 
-def test_beams_hold_different_hypotheses():
-    """The oracle above would not notice beams that read each other's cache if all were alike."""
-    model = t5.T5(CONFIG, rngs=nnx.Rngs(0))
-    encoded_BLD = model.encode(jnp.ones((1, 4), jnp.int32))
-    cross = incremental.cross_keys_values(model, encoded_BLD)
-    valid_BL = jnp.ones((1, 4), bool)
-    cache = incremental.empty_cache(CONFIG, 1, 2, 2)
-    first = jnp.asarray([[[5], [6]]])
-    _, cache = incremental.decode_step(model, first, 0, cache, cross, valid_BL)
-    swapped = incremental.SelfCache(cache.keys_NBMSHK[:, :, ::-1], cache.values_NBMSHK[:, :, ::-1])
-    again = jnp.asarray([[[7], [7]]])
-    hidden, _ = incremental.decode_step(model, again, 1, cache, cross, valid_BL)
-    reordered, _ = incremental.decode_step(model, again, 1, swapped, cross, valid_BL)
-    np.testing.assert_allclose(hidden, reordered[:, ::-1], atol=1e-6)
-    assert np.abs(hidden[0, 0] - hidden[0, 1]).max() > 1e-3
+def test_split_layers_are_the_stack_layer_by_layer():
+    config = dataclasses.replace(CONFIG, relative_bias_per_layer=True)
+    _, params = t5.graph_and_params(t5.T5(config, rngs=nnx.Rngs(0)))
+    split = dict(nnx.to_flat_state(stacks.split_layers(params)))
+    for path, variable in nnx.to_flat_state(params):
+        ours, theirs = split[path].get_value(), variable.get_value()
+        if "layers" in path:
+            assert isinstance(ours, stacks.LayerTuple) and len(ours) == len(theirs)
+        np.testing.assert_array_equal(np.asarray(ours), theirs)
