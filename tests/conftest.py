@@ -11,6 +11,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("GENREC_COMPILATION_CACHE", "")  # tests leave the home folder alone
 
 import jax
 import pytest

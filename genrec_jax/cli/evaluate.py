@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich.console
 
-from genrec_jax.cli import compilation_cache, gin_flags, multihost, run_flags
+from genrec_jax.cli import gin_flags, multihost, run_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so that --help is quick
@@ -103,6 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
     from genrec_jax.checkpoint.run_dir import RunDir
     from genrec_jax.evaluation import watch
     from genrec_jax.evaluation.checkpoints import RunEvaluation
+    from genrec_jax.parallel import compilation_cache
 
     compilation_cache.use()
     config, run_dirs = _configure(arguments)

@@ -70,10 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Recommends and prints."""
-    from genrec_jax.cli import compilation_cache
     from genrec_jax.decoding import recommender as recommenders
 
-    compilation_cache.use()
     recommender = recommenders.load(
         arguments.run_dir,
         checkpoint=arguments.checkpoint,

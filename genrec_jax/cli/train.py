@@ -2,7 +2,7 @@
 
 import argparse
 
-from genrec_jax.cli import compilation_cache, gin_flags, gin_setup, multihost
+from genrec_jax.cli import gin_flags, gin_setup, multihost
 
 HELP = f"""Trains a T5 on a prepared and indexed dataset, with the configuration in .gin files.
 
@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     import jax
 
     from genrec_jax.errors import UserError
+    from genrec_jax.parallel import compilation_cache
     from genrec_jax.training import config, run
 
     if not arguments.gin_file:

@@ -5,16 +5,18 @@ It needs the run dir alone. Requests are put into few shapes (`ROWS`, `LENGTHS`)
 
 import dataclasses
 import math
+import pathlib
 import threading
+import time
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from genrec_jax.checkpoint import restore
-from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.checkpoint.run_dir import VOCABULARY, RunDir
 from genrec_jax.data import artefacts
-from genrec_jax.decoding import constraints
+from genrec_jax.decoding import constraints, export
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.catalogue import Catalogue, Match
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
@@ -22,6 +24,7 @@ from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.model import stacks, t5
+from genrec_jax.parallel import compilation_cache
 from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.pipeline.prompt_batches import NO_TARGET, PromptAssembler
 from genrec_jax.prompts import rendering
@@ -76,7 +79,7 @@ def load(
     dataset: str | None = None,
     num_beams: int = 20,
 ) -> "Recommender":
-    """Opens a run dir for recommending.
+    """Opens a run dir for recommending; compiled programs are kept (`parallel.compilation_cache`).
 
     Args:
         run_dir: what `genrec train` wrote; nothing else is needed.
@@ -87,6 +90,7 @@ def load(
     Raises:
         UserError: no run dir, no such checkpoint or dataset, or a damaged file.
     """
+    compilation_cache.use()
     opened = RunDir.load(run_dir)
     return Recommender(opened, restore.choose_step(opened, checkpoint), dataset, num_beams)
 
@@ -177,7 +181,7 @@ class Recommender:
         lengths: Sequence[int] = (LENGTHS[0], LENGTHS[1], LENGTHS[2]),
         k: int = 10,
         exclude_seen: bool = False,
-    ) -> None:
+    ) -> dict[tuple[int, int], float]:
         """Compiles for batches of these shapes ahead of the first request.
 
         Args:
@@ -185,14 +189,67 @@ class Recommender:
             lengths: tokens of a prompt; each is rounded up to one of `LENGTHS`.
             k: items that will be asked for.
             exclude_seen: whether seen items will be left out (compiled apart).
+
+        Returns:
+            seconds that each (rows, length) took: compiling, or loading what an earlier process
+            compiled (`parallel.compilation_cache`), and one run.
         """
-        for count in {_rung(ROWS, count) for count in rows}:
-            for length in {_rung(LENGTHS, length) for length in lengths}:
+        seconds = {}
+        for count in sorted({_rung(ROWS, count) for count in rows}):
+            for length in sorted({_rung(LENGTHS, length) for length in lengths}):
+                started = time.perf_counter()
                 tokens_BL = np.zeros((count, length), np.int32)
                 tokens_BL[:, 0] = self._trie.eos_id
                 nobody_B = np.full(count, -1, np.int32)
                 batch = PromptBatch(tokens_BL, np.zeros_like(tokens_BL), nobody_B, nobody_B)
                 self._search(batch, [[]] * count if exclude_seen else None, k)
+                seconds[count, length] = time.perf_counter() - started
+        return seconds
+
+    def export(
+        self,
+        folder: artefacts.PathLike,
+        *,
+        rows: Sequence[int] = (1,),
+        lengths: Sequence[int] = (128,),
+        k: int = 10,
+        platforms: Sequence[str] | None = None,
+        overwrite: bool = False,
+    ) -> pathlib.Path:
+        """Writes the whole of recommending as files that run where JAX alone is installed.
+
+        Args:
+            folder: to be written; its `load.py` says how to use it.
+            rows: requests of a batch; one program for each, with each length.
+            lengths: tokens of a prompt, padding included.
+            k: items of a list at most; more are searched for where `num_beams` is larger.
+            platforms: such as `("cpu", "cuda", "tpu")`; this process's by default.
+            overwrite: replace an earlier export.
+
+        Returns:
+            the folder.
+
+        Raises:
+            UserError: a shape or k below one, an unknown platform, or a folder in the way.
+        """
+        if k < 1:
+            raise UserError(f"k is {k}; wanted at least 1")
+        beams = self._beams_for(k)
+        names = zip(self.catalogue.source_ids, self.catalogue.titles, strict=True)
+        return export.write(
+            folder,
+            self._graphdef,
+            self._params,
+            self._trie,
+            BeamConfig(num_beams=beams, num_results=beams),
+            [(count, length) for count in rows for length in lengths],
+            whole_words=self.run_dir.model_config.whole_word_embedding,
+            platforms=platforms,
+            items=[{"source_id": source_id, "title": title} for source_id, title in names],
+            vocabulary=self.run_dir.path / VOCABULARY,
+            origin={"dataset": self.dataset, "step": self.step},
+            overwrite=overwrite,
+        )
 
     def template_for(self, has_history: bool) -> str:
         """The template a request gets by default: the first that training saw of a fitting task.
@@ -272,8 +329,11 @@ class Recommender:
         result = self._step_for(k)(self._params, batch, self._trie, exclusions)
         return np.asarray(result.items_BR), np.asarray(result.scores_BR)
 
+    def _beams_for(self, k: int) -> int:
+        return max(self.num_beams, -(-k // BEAMS_MULTIPLE) * BEAMS_MULTIPLE)
+
     def _step_for(self, k: int) -> RecommendStep:
-        beams = max(self.num_beams, -(-k // BEAMS_MULTIPLE) * BEAMS_MULTIPLE)
+        beams = self._beams_for(k)
         with self._lock:
             if beams not in self._steps:
                 config = BeamConfig(num_beams=beams, num_results=beams)
