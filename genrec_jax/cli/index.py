@@ -8,7 +8,7 @@ from rich.table import Table
 
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import build
-from genrec_jax.prompts import rendering, templates
+from genrec_jax.prompts import templates
 
 HELP = """Gives every item the text that the model reads and writes for it, and makes the vocabulary.
 
@@ -19,6 +19,7 @@ Methods:
   collaborative  a path down a tree of clusters of items that co-occur, <CI3><CI21><CI4>, so that
                  items taken together share their first tokens
   independent    one token of its own for every item: a baseline without structure
+  short          I1, I2, ... in a seeded shuffle: the alignment system's, whose prompts show titles
 
 Ids depend on training interactions alone; items that no training sequence has get ids too. Without
 --vocabulary a small vocabulary is trained on the prompts (each id is about two tokens); pass T5's
@@ -30,15 +31,16 @@ examples:
   genrec index data/toystore --method random --seed 1 --output data/toystore/index/random-1
   genrec index data/beauty --method collaborative --clusters 20 --max-cluster 500
   genrec index data/beauty --method sequential --vocabulary spiece.model
+  genrec index data/toys --method short --vocabulary spiece.model
   genrec index data/beauty data/toys --method sequential --output data/sp2/index
 """
 
 EXAMPLES_SHOWN = 5
-METHOD_OF_FLAG = {
-    "seed": "random",
-    "cold_items": "sequential",
-    "clusters": "collaborative",
-    "max_cluster": "collaborative",
+METHODS_OF_FLAG = {
+    "seed": ("random", "short"),
+    "cold_items": ("sequential",),
+    "clusters": ("collaborative",),
+    "max_cluster": ("collaborative",),
 }
 _SLOT_WORD = re.compile(r"\S*\{[^}]*\}\S*")
 
@@ -58,11 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="T5's spiece.model, to add tokens to (default: train a small vocabulary)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="random: of the shuffle (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="random, short: of the shuffle (default: 0)"
+    )
     parser.add_argument(
         "--templates",
         metavar="FILE",
-        help="trained vocabulary: prompts whose words it has (default: OpenP5's)",
+        help="trained vocabulary: prompts whose words it has (default: OpenP5's, or with --method short"
+        " the alignment system's)",
     )
     parser.add_argument(
         "--number-digits-per-token",
@@ -96,14 +101,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the index and prints what it holds."""
     settings = {
         name: getattr(arguments, name)
-        for name in (*METHOD_OF_FLAG, "number_digits_per_token")
+        for name in (*METHODS_OF_FLAG, "number_digits_per_token")
         if getattr(arguments, name) is not None
     }
     for name in settings:
-        if METHOD_OF_FLAG.get(name, arguments.method) != arguments.method:
+        fitting = METHODS_OF_FLAG.get(name, (arguments.method,))
+        if arguments.method not in fitting:
             raise UserError(
                 f"--{name.replace('_', '-')} means nothing to --method {arguments.method}; it is for"
-                f" --method {METHOD_OF_FLAG[name]}. Leave one of them out"
+                f" --method {' or '.join(fitting)}. Leave one of them out"
             )
     if arguments.vocabulary and (arguments.templates or "number_digits_per_token" in settings):
         raise UserError(
@@ -117,7 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
             config,
             output=arguments.output,
             vocabulary=arguments.vocabulary,
-            prompt_lines=prompt_lines(arguments.templates),
+            prompt_lines=prompt_lines(arguments.templates or default_templates(arguments.method)),
             overwrite=arguments.overwrite,
         )
     console = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
@@ -125,15 +131,22 @@ def run(arguments: argparse.Namespace) -> None:
         _show(console, one)
 
 
+def default_templates(method: str) -> str:
+    """The prompts that ids of a method are made for."""
+    alignment = method == "short"
+    return str(templates.ALIGNMENT_TEMPLATES if alignment else templates.OPENP5_TEMPLATES)
+
+
 def prompt_lines(templates_file: str | None = None) -> list[str]:
     """The words of the prompts: the templates' own without those that hold a slot, and what joins items."""
-    lines = [
-        _SLOT_WORD.sub(" ", text)
-        for template in templates.load_templates(templates_file)
-        for text in (template.input, template.target)
-    ]
-    separator = rendering.HISTORY_SEPARATOR.strip()
-    if not any(separator in line.split() for line in lines):
+    loaded = templates.load_templates(templates_file)
+    texts = loaded[0].texts
+    written = [text for template in loaded for text in (template.input, template.target)]
+    written += [texts.item, texts.item_untitled, texts.masked_item + texts.after_item]
+    written += [texts.like, texts.dislike]
+    lines = [line for text in written if (line := _SLOT_WORD.sub(" ", text)).strip()]
+    separator = texts.between_items.strip()
+    if separator and not any(separator in line.split() for line in lines):
         lines.append(separator)
     return lines
 

@@ -18,8 +18,10 @@ from genrec_jax.indexing import (
 )
 from genrec_jax.indexing.vocabulary import Vocabulary
 
-Method = Literal["random", "sequential", "collaborative", "independent"]
-METHODS: tuple[Method, ...] = ("random", "sequential", "collaborative", "independent")
+Method = Literal["random", "sequential", "collaborative", "independent", "short"]
+METHODS: tuple[Method, ...] = ("random", "sequential", "collaborative", "independent", "short")
+SHORT_PREFIX = "I"
+SHORT_NAMES = (SHORT_PREFIX,)
 _TOKEN = re.compile(r"<[^>]*>")
 
 Split = Callable[[dataset.Dataset], splits.Splits]
@@ -30,8 +32,8 @@ class IndexConfig:
     """How ids are made.
 
     Attributes:
-        method: `random`, `sequential`, `collaborative` or `independent`.
-        seed: of `random`, the only method that draws.
+        method: `random`, `sequential`, `collaborative`, `independent` or `short`.
+        seed: of `random` and `short`, the methods that draw.
         cold_items: sequential only; `held-out-order` is a parity option that leaks (see
             `numbered_ids.sequential_order`).
         clusters: collaborative only; clusters of one split, by default from the catalogue's size
@@ -120,9 +122,15 @@ def build_index(
     )
     lines = list(prompt_lines)
 
+    titles = sorted({title for one in loaded for title in one.item_titles if title})
+
     def words(ids: Sequence[item_ids.ItemIds]) -> Vocabulary:
         return make_vocabulary(
-            ids, base=vocabulary, prompt_lines=lines, digits=config.number_digits_per_token
+            ids,
+            base=vocabulary,
+            prompt_lines=lines,
+            digits=config.number_digits_per_token,
+            titles=titles if config.method == "short" else (),
         )
 
     partitions = [split(one) for one in loaded]
@@ -193,6 +201,10 @@ def make_item_ids(
     elif config.method == "independent":
         added = tuple(f"<I{item}>" for item in range(data.num_items))
         texts = tuple(item_ids.PREFIX + token for token in added)
+    elif config.method == "short":
+        order_I = numbered_ids.random_order(data.num_items, seed=config.seed)
+        texts = numbered_ids.numbered(order_I, prefix=SHORT_PREFIX, first=1)
+        parameters = {"first_number": 1, "prefix": SHORT_PREFIX}
     else:
         raise UserError(f"unknown method {config.method!r}; wanted one of {', '.join(METHODS)}")
     return item_ids.ItemIds(
@@ -212,11 +224,16 @@ def make_vocabulary(
     base: artefacts.PathLike | None,
     prompt_lines: Iterable[str],
     digits: int = 2,
+    titles: Sequence[str] = (),
 ) -> Vocabulary:
-    """One vocabulary for the ids of all datasets: T5's with tokens added, or a small trained one."""
+    """One vocabulary for the ids of all datasets: T5's with tokens added, or a small trained one.
+
+    With `titles` the trained one has pieces for prompts that show them.
+    """
     if base is not None:
         added = {token for own in ids for token in own.added_tokens}
         return t5_vocabulary.extend(Vocabulary(base), sorted(added, key=_natural))
+    short = any(own.method == "short" for own in ids)
     first: set[str] = set()
     later: set[str] = set()
     for own in ids:
@@ -230,6 +247,8 @@ def make_vocabulary(
         added_tokens=sorted(later, key=_natural),
         first_tokens=sorted(first, key=_natural),
         digits_per_token=digits,
+        texts=titles,
+        numbered_names=SHORT_NAMES if short else unigram_vocabulary.NUMBERED_NAMES,
     )
 
 

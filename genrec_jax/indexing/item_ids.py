@@ -36,12 +36,13 @@ class ItemIds:
 
     Attributes:
         texts: the id of item i, such as `item_1001` or `item_<CI0><CI3>`.
-        method: `random`, `sequential`, `collaborative` or `independent`.
+        method: `random`, `sequential`, `collaborative`, `independent` or `short`.
         parameters: the method's settings, as they are written to `index.json`.
         seed: the seed that the method drew with.
         added_tokens: tokens that a vocabulary needs for these ids, in their order.
         dataset_name: of the dataset they belong to.
         dataset_fingerprint: of the same.
+        titles: the title of each item, None where the source has none; as read from an index.
     """
 
     texts: tuple[str, ...]
@@ -51,6 +52,7 @@ class ItemIds:
     added_tokens: tuple[str, ...]
     dataset_name: str
     dataset_fingerprint: str
+    titles: tuple[str | None, ...] = ()
 
     @property
     def num_items(self) -> int:
@@ -148,14 +150,16 @@ def load(index_dir: artefacts.PathLike, *, verify: bool = True) -> ItemIds:
             f"its checksum is not the manifest's: the file changed after it was written. {_REMEDY}",
             file=str(table_path),
         )
+    table = pq.read_table(table_path, columns=["item_id", "title"])
     return ItemIds(
-        texts=tuple(pq.read_table(table_path, columns=["item_id"])["item_id"].to_pylist()),
+        texts=tuple(table["item_id"].to_pylist()),
         method=manifest["method"],
         parameters=manifest["parameters"],
         seed=manifest["seed"],
         added_tokens=tuple(manifest["added_tokens"]),
         dataset_name=manifest["dataset"]["name"],
         dataset_fingerprint=manifest["dataset"]["fingerprint"],
+        titles=tuple(table["title"].to_pylist()),
     )
 
 

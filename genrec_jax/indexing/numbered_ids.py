@@ -1,4 +1,4 @@
-"""Numeric item ids, `item_1001` onward: random and sequential indexing (Hua et al. 2023; OpenP5)."""
+"""Numeric ids: `item_1001`, ..., random and sequential (Hua et al. 2023; OpenP5); short, `I1`, ..."""
 
 import hashlib
 from collections.abc import Iterable
@@ -54,15 +54,18 @@ def sequential_order(
     )
 
 
-def numbered(order_I: Int64[np.ndarray, " I"]) -> tuple[str, ...]:
-    """The id texts when the items, in this order, are numbered from 1001.
+def numbered(
+    order_I: Int64[np.ndarray, " I"], *, prefix: str = "item_", first: int = FIRST_NUMBER
+) -> tuple[str, ...]:
+    """The id texts when the items, in this order, are numbered from `first`.
 
     Returns:
-        Texts indexed by item number.
+        Texts indexed by item number, such as `item_1001`; `I1` with the alignment system's prefix `I`
+        and first number 1.
     """
     numbers_I = np.empty(len(order_I), np.int64)
-    numbers_I[order_I] = np.arange(FIRST_NUMBER, FIRST_NUMBER + len(order_I))
-    return tuple(f"item_{number}" for number in numbers_I.tolist())
+    numbers_I[order_I] = np.arange(first, first + len(order_I))
+    return tuple(f"{prefix}{number}" for number in numbers_I.tolist())
 
 
 def _first_met(items: np.ndarray) -> list[int]:

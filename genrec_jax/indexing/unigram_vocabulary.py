@@ -4,7 +4,7 @@ Prompts are mostly numbers (`user_57`, `item_1234`) and a few words that return 
 Both get short, unambiguous encodings, so that a model trained from scratch spends its time on the
 items:
 
-* A word of the prompts is one token.
+* A word of the prompts is one token. Titles, where prompts show them, get unigram pieces.
 * A numbered name is cut from the right into groups of `digits_per_token` digits; what is left over
   joins the name: with 2 digits `item_1234` is `▁item_12` `34`, and `user_943` is `▁user_9` `43`.
   Only one cut needs no lone digit, and lone digits are dear, so there are no ties in the lattice
@@ -31,6 +31,7 @@ PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 NUMBERED_NAMES = ("item_", "user_")
 JOINED_NAME = "item_"
 MAX_WORDS = 1000
+MAX_TEXT_PIECES = 4000
 # Whole pieces beat any split of the same text; characters are the last resort. The scores in
 # between are the unigram model's own log-probabilities, moved below those of whole pieces.
 WHOLE_SCORE = -1.0
@@ -45,6 +46,8 @@ def train(
     first_tokens: Sequence[str] = (),
     digits_per_token: int = 2,
     unigram_size: int = 400,
+    texts: Sequence[str] = (),
+    numbered_names: Sequence[str] = NUMBERED_NAMES,
 ) -> vocabulary.Vocabulary:
     """Trains the vocabulary; the same input gives the same bytes.
 
@@ -57,7 +60,10 @@ def train(
             the name before it.
         digits_per_token: digits of a number that share a token, 1 to 3. More make ids shorter and
             the vocabulary larger (about 2 x 10^n names and 10^n groups).
-        unigram_size: how many unigram pieces to train at most.
+        unigram_size: how many unigram pieces to train at most, not counting those for `texts`.
+        texts: further text that prompts show, such as titles: it gets unigram pieces (up to
+            `MAX_TEXT_PIECES` more), and no whole words.
+        numbered_names: names that a number follows, such as `item_`.
 
     Raises:
         UserError: no text at all, or `digits_per_token` out of range.
@@ -78,12 +84,12 @@ def train(
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[:MAX_WORDS]
     mark = vocabulary.WORD_START
     whole = [mark + word for word in (*words, *frequent)]
-    whole += [mark + name for name in NUMBERED_NAMES]
-    whole += [mark + name + group for name in NUMBERED_NAMES for group in groups]
+    whole += [mark + name for name in numbered_names]
+    whole += [mark + name + group for name in numbered_names for group in groups]
     whole += [group for group in groups if len(group) == digits_per_token]
     whole += [mark + JOINED_NAME + token for token in first_tokens]
     whole += added_tokens
-    model = _trained(lines, unigram_size)
+    model = _trained([*lines, *texts], unigram_size + min(MAX_TEXT_PIECES, 2 * len(texts)))
     unigram = [
         (piece.piece, piece.score + 2 * WHOLE_SCORE)
         for piece in model.pieces

@@ -13,8 +13,8 @@ from jaxtyping import Int
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import packing
 from genrec_jax.pipeline.batch import Batch
+from genrec_jax.pipeline.examples import ExamplePlan, ExampleTask
 from genrec_jax.pipeline.mixtures import Mixture
-from genrec_jax.pipeline.openp5 import ExamplePlan, OpenP5Task
 from genrec_jax.pipeline.packing import Placement, Shape
 from genrec_jax.pipeline.token_runs import TokenRuns
 
@@ -149,7 +149,7 @@ class TrainBatches:
         tokens = plan.inputs.lengths_E.sum() + plan.targets.lengths_E.sum()
         return float(1 - tokens / shape.cells)
 
-    def _plan(self, step: int) -> tuple[OpenP5Task, ExamplePlan, Shape, Placement]:
+    def _plan(self, step: int) -> tuple[ExampleTask, ExamplePlan, Shape, Placement]:
         source, epochs_E, numbers_E = self.mixture.at(step, self.examples_per_step)
         plan = source.plan(epochs_E, numbers_E)
         ladder = self._ladders[id(source)]
@@ -169,7 +169,7 @@ class TrainBatches:
             length = packing.rung(ladder.input_lengths, int(lengths_E.max()))
         return source, plan, Shape(rows, length, ladder.target_length), placement
 
-    def _fit(self, place: int, source: OpenP5Task, row_length: int, max_shapes: int) -> _Ladder:
+    def _fit(self, place: int, source: ExampleTask, row_length: int, max_shapes: int) -> _Ladder:
         """Fits a source's ladder to the lengths of its first steps; it covers the worst case too."""
         size = self.examples_per_step
         steps = range(
@@ -212,7 +212,9 @@ class TrainBatches:
         return used * (input_length + target_length), _Ladder(rows, (input_length,), target_length)
 
 
-def write_batch(source: OpenP5Task, plan: ExamplePlan, placement: Placement, shape: Shape) -> Batch:
+def write_batch(
+    source: ExampleTask, plan: ExamplePlan, placement: Placement, shape: Shape
+) -> Batch:
     """Gathers planned examples into padded rows.
 
     Args:

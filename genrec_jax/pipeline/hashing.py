@@ -14,6 +14,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 _FACTOR_2 = np.uint64(0x94D049BB133111EB)
 _ROUNDS = 6
+_LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
+NO_PLACE = 1 << 16
 
 Numbers = int | Int64[np.ndarray, "..."]
 
@@ -49,6 +51,35 @@ def draw_order(count: int, *numbers: Numbers) -> Int64[np.ndarray, "... count"]:
     ]
     hashes = hash_numbers(*columns, np.arange(count))
     return np.argsort(hashes, axis=-1, kind="stable")
+
+
+def draw_places(
+    counts: Int64[np.ndarray, " E"], sizes: Int64[np.ndarray, " E"], *numbers: Numbers
+) -> Int64[np.ndarray, "E J"]:
+    """Random subsets: in each row e `counts[e]` different places of 0..sizes[e]-1, all subsets alike.
+
+    Args:
+        counts: how many places; at most `sizes`, which is below 2^16.
+        sizes: how many places there are.
+        *numbers: as for `hash_numbers`, of the rows' shape.
+
+    Returns:
+        The places in ascending order, as many columns as the largest count; `NO_PLACE` beyond a
+        row's count.
+    """
+    width = int(sizes.max(initial=0))
+    columns = [
+        np.asarray(number, np.int64)[:, None] if isinstance(number, np.ndarray) else number
+        for number in numbers
+    ]
+    place_J = np.arange(width)
+    hashes_EJ = hash_numbers(*columns, place_J) & ~np.uint64(0xFFFF)
+    keys_EJ = np.where(place_J < sizes[:, None], hashes_EJ | place_J.astype(np.uint64), _LAST)
+    keys_EJ.sort(axis=1)
+    chosen_EJ = (keys_EJ & np.uint64(0xFFFF)).astype(np.int64)[:, : int(counts.max(initial=0))]
+    chosen_EJ[np.arange(chosen_EJ.shape[1]) >= counts[:, None]] = NO_PLACE
+    chosen_EJ.sort(axis=1)
+    return chosen_EJ
 
 
 def permute(

@@ -1,7 +1,8 @@
 """Mixtures: a pure function from step to the source and the numbers of its examples."""
 
 import dataclasses
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int64
@@ -9,7 +10,10 @@ from jaxtyping import Int64
 from genrec_jax.data import splits as splits_lib
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import openp5
+from genrec_jax.pipeline import alignment_mixtures, openp5
+from genrec_jax.pipeline.alignment import AlignmentSettings
+from genrec_jax.pipeline.blend import Blend
+from genrec_jax.pipeline.examples import ExampleTask
 from genrec_jax.pipeline.openp5 import MAX_INPUT_LENGTH, OpenP5Task
 from genrec_jax.pipeline.prompt_tables import Cut, PromptTables
 from genrec_jax.prompts import templates as templates_lib
@@ -20,6 +24,7 @@ MIXTURE_TASKS: dict[str, tuple[Task, ...]] = {
     "openp5_sequential": ("sequential",),
     "openp5_straightforward": ("straightforward",),
     "openp5": ("sequential", "straightforward"),
+    **alignment_mixtures.MIXTURE_TASKS,
 }
 
 
@@ -37,11 +42,11 @@ class Mixture:
     """
 
     name: str
-    sources: tuple[OpenP5Task, ...]
+    sources: tuple[ExampleTask, ...]
 
     def at(
         self, step: int, batch_size: int
-    ) -> tuple[OpenP5Task, Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
+    ) -> tuple[ExampleTask, Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
         """What a step consumes.
 
         Returns:
@@ -63,6 +68,11 @@ class Mixture:
         """Examples of one epoch, each source counted once."""
         return sum(source.num_examples for source in self.sources)
 
+    def cut_shares(self) -> dict[str, float]:
+        """For each task the share of an epoch's prompts that lose items to the inputs' limit."""
+        parts = [part for source in self.sources for part in source.parts]
+        return {part.name: part.cut_share() for part in parts}
+
     @property
     def max_input_length(self) -> int:
         """No prompt is longer."""
@@ -72,6 +82,12 @@ class Mixture:
     def max_target_length(self) -> int:
         """No target is longer."""
         return max(source.max_target_length for source in self.sources)
+
+
+def default_templates(mixture: str) -> pathlib.Path:
+    """The prompts of a mixture's paper; of OpenP5 for a user's own SeqIO mixture."""
+    alignment = mixture in alignment_mixtures.MIXTURE_TASKS
+    return templates_lib.ALIGNMENT_TEMPLATES if alignment else templates_lib.OPENP5_TEMPLATES
 
 
 def build_mixture(
@@ -88,11 +104,16 @@ def build_mixture(
     shuffle: bool = True,
     max_input_length: int = MAX_INPUT_LENGTH,
     cut: Cut = "items",
+    titles: Sequence[Sequence[str | None]] | None = None,
+    rates: Mapping[str, int] | None = None,
+    num_candidates: int = 100,
+    like_above: float = 3.0,
 ) -> Mixture:
     """A mixture by name, over one dataset or (SP5) several.
 
     Args:
-        name: `openp5_sequential`, `openp5_straightforward`, or `openp5`, which alternates batches.
+        name: `openp5_sequential`, `openp5_straightforward`, or `openp5`, which alternates batches; or
+            one of the alignment system's, `alignment_reat` and so on, which mix within a batch.
         datasets: their names must differ: the name is the namespace of users and items.
         item_texts: for each dataset the text of each item (`ItemIds.texts`).
         vocabulary: one for all of them.
@@ -104,6 +125,10 @@ def build_mixture(
         shuffle: False gives every epoch in the order of the dataset.
         max_input_length: tokens of a prompt at most.
         cut: what a longer one loses: whole oldest `items`, or `tokens` from the end (OpenP5).
+        titles: for each dataset the title of each item (`ItemIds.titles`); alignment.
+        rates: for each task the examples of one round; None: one of each (alignment).
+        num_candidates: of a ranking prompt (alignment).
+        like_above: a rating above it is a like (alignment).
 
     Raises:
         UserError: an unknown name, two datasets of one name, ids that do not fit their dataset, or
@@ -117,6 +142,32 @@ def build_mixture(
     _check_datasets(datasets, item_texts)
     if splits is None:
         splits = [splits_lib.leave_one_out(dataset) for dataset in datasets]
+    if name in alignment_mixtures.MIXTURE_TASKS:
+        if cut != "items":
+            raise UserError(f"{name}: cut is {cut!r}; wanted items, which keeps the question")
+        settings = AlignmentSettings(
+            window=history,
+            num_candidates=num_candidates,
+            like_above=like_above,
+            max_input_length=max_input_length,
+            seed=seed,
+            shuffle=shuffle,
+        )
+        return _alignment(
+            name,
+            [
+                PromptTables(vocabulary, dataset.name, texts, templates, own)
+                for dataset, texts, own in zip(
+                    datasets, item_texts, titles or [()] * len(datasets), strict=True
+                )
+            ],
+            datasets,
+            splits,
+            rates or alignment_mixtures.equal_rates(name),
+            settings,
+        )
+    if rates is not None:
+        raise UserError(f"{name} takes turns batch by batch and has no rates; leave them out")
     sources = []
     for dataset, texts, split in zip(datasets, item_texts, splits, strict=True):
         tables = PromptTables(vocabulary, dataset.name, texts, templates)
@@ -142,6 +193,23 @@ def build_mixture(
                 )
             )
     return Mixture(name, tuple(sources))
+
+
+def _alignment(
+    name: str,
+    tables: Sequence[PromptTables],
+    datasets: Sequence[Dataset],
+    splits: Sequence[splits_lib.Splits],
+    rates: Mapping[str, int],
+    settings: AlignmentSettings,
+) -> Mixture:
+    """Each dataset's tasks blended; several datasets take turns."""
+    tasks = alignment_mixtures.tasks_of(name)
+    blends = []
+    for own, dataset, split in zip(tables, datasets, splits, strict=True):
+        sources = alignment_mixtures.build_tasks(own, dataset, split, tasks, settings)
+        blends.append(Blend(name, sources, rates))
+    return Mixture(name, tuple(blends))
 
 
 def _check_datasets(datasets: Sequence[Dataset], item_texts: Sequence[Sequence[str]]) -> None:

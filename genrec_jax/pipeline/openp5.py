@@ -6,76 +6,21 @@ repository has it; an epoch draws `templates_per_example` of the seen templates 
 replacement, in an order of its own.
 """
 
-import dataclasses
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int, Int64
 
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.data.splits import Splits
+from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import hashing
-from genrec_jax.pipeline.prompt_tables import BoundPrompts, Cut, PromptTables, RunPlan
-from genrec_jax.pipeline.token_runs import TokenRuns
+from genrec_jax.pipeline import examples, hashing
+from genrec_jax.pipeline.examples import Epochs, ExamplePlan, ExampleTask
+from genrec_jax.pipeline.prompt_tables import BoundPrompts, Cut, PromptTables
 from genrec_jax.prompts import rendering
 from genrec_jax.prompts.templates import Task
 
 MAX_INPUT_LENGTH = 512
-_ORDER, _TEMPLATE = 1, 2
-
-Epochs = int | Int64[np.ndarray, " E"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleBlock:
-    """Some examples, as ragged tokens.
-
-    Attributes:
-        inputs: prompts, each ending in end-of-sequence.
-        targets: targets, each ending in end-of-sequence.
-        whole_words: for each input token the index of its word, from 1; 0 at end-of-sequence.
-        users_E: whose examples they are.
-        items_E: the items to be generated.
-        templates_E: template numbers, as places in the tables' templates.
-    """
-
-    inputs: TokenRuns
-    targets: TokenRuns
-    whole_words: TokenRuns
-    users_E: Int32[np.ndarray, " E"]
-    items_E: Int32[np.ndarray, " E"]
-    templates_E: Int64[np.ndarray, " E"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ExamplePlan:
-    """Some examples, planned: their lengths are known, their tokens not gathered yet.
-
-    Attributes:
-        inputs: slices of the prompts.
-        targets: slices of the targets.
-        users_E: whose examples they are.
-        items_E: the items to be generated.
-        templates_E: template numbers.
-    """
-
-    inputs: RunPlan
-    targets: RunPlan
-    users_E: Int32[np.ndarray, " E"]
-    items_E: Int32[np.ndarray, " E"]
-    templates_E: Int64[np.ndarray, " E"]
-
-    def take(self, indices_E: Int[np.ndarray, " E2"]) -> "ExamplePlan":
-        """The plan of some of the examples."""
-        return ExamplePlan(
-            self.inputs.take(indices_E),
-            self.targets.take(indices_E),
-            self.users_E[indices_E],
-            self.items_E[indices_E],
-            self.templates_E[indices_E],
-        )
 
 
 def bind_dataset(tables: PromptTables, dataset: Dataset) -> BoundPrompts:
@@ -95,22 +40,14 @@ def training_positions(dataset: Dataset, splits: Splits) -> Int64[np.ndarray, " 
     return np.flatnonzero(trained_X)
 
 
-class OpenP5Task:
-    """One task on one dataset: the examples of every epoch, by number.
+class OpenP5Task(ExampleTask):
+    """One of OpenP5's two tasks on one dataset.
 
     Attributes:
-        name: dataset and task, as logs show it: `Beauty/sequential`.
-        task: which task.
-        dataset: the dataset.
-        prompts: the bound prompts, shared by a dataset's tasks.
-        positions_N: flat position of each target in the dataset.
-        seed: of every draw.
+        positions_N: flat position of each target in the dataset; an epoch has as many examples, times
+            the templates drawn.
         history: items a prompt shows at most.
-        limit: tokens a prompt may have.
-        cut: what a longer one loses.
-        num_examples: examples of one epoch: positions times templates drawn.
-        max_input_length: no prompt is longer.
-        max_target_length: no target is longer.
+        cut: what a longer prompt than the limit loses.
     """
 
     def __init__(
@@ -146,21 +83,15 @@ class OpenP5Task:
         Raises:
             UserError: no example, templates of another task, or more draws than templates.
         """
+        super().__init__(prompts, dataset, task, seed=seed, shuffle=shuffle, limit=max_input_length)
         tables = prompts.tables
-        self.name = f"{dataset.name}/{task}"
-        self.dataset = dataset
-        self.prompts = prompts
+        self._openp5_task: Task = task
         self.positions_N = positions_N
-        self.task: Task = task
-        self.seed = seed
         self.history = history
         self._numbers_T = np.array([tables.number_of(i) for i in template_ids], np.int64)
         self._draws = len(template_ids) if templates_per_example is None else templates_per_example
         self._shown = history if task == "sequential" else 0
-        self._shuffle = shuffle
         self.cut: Cut = cut
-        self._stream = zlib.crc32(self.name.encode())
-        self.limit = max_input_length
         if wrong := [i for i in template_ids if tables.templates[tables.number_of(i)].task != task]:
             raise UserError(f"template {wrong[0]} is not a {task} template")
         if not 1 <= self._draws <= len(template_ids):
@@ -181,51 +112,62 @@ class OpenP5Task:
         self.max_input_length, self.max_target_length = self._bounds()
 
     def plan(self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]) -> ExamplePlan:
-        """Plans examples.
-
-        Args:
-            epochs: the epoch of all of them, or one for each.
-            numbers_E: numbers within the epoch, 0 to `num_examples - 1`.
-        """
-        index_E = np.asarray(numbers_E, np.int64)
-        epoch_E = np.broadcast_to(np.asarray(epochs, np.int64), index_E.shape)
-        if self._shuffle:
-            key_E = hashing.hash_numbers(self.seed, _ORDER, self._stream, epoch_E)
-            index_E = hashing.permute(index_E, self.num_examples, key_E)
+        """Plans examples; see `ExampleTask.plan`."""
+        epoch_E, index_E = self._in_order(epochs, numbers_E)
         example_E, draw_E = np.divmod(index_E, self._draws)
         templates_E = self._templates(epoch_E, example_E, draw_E)
         end_E = self.positions_N[example_E]
         users_E = self.dataset.users_X[end_E]
         begin_E = np.maximum(end_E - self._shown, self.dataset.offsets_U1[users_E])
         items_E = self.dataset.items_X[end_E]
-        inputs = self.prompts.plan_inputs(
+        inputs, cut_E = self.prompts.plan_inputs(
             templates_E, users_E, begin_E, end_E, max_length=self.limit, cut=self.cut
         )
         targets = self.prompts.plan_targets(templates_E, items_E)
-        return ExamplePlan(inputs, targets, users_E, items_E, templates_E)
+        return ExamplePlan(inputs, targets, users_E, items_E, templates_E, cut_E)
 
-    def lengths(
+    def held_out(
+        self,
+        splits: Splits,
+        split: SplitName,
+        *,
+        template_id: str | None = None,
+        max_examples: int | None = None,
+    ) -> "tuple[OpenP5Task, ...]":
+        """See `ExampleTask.held_out`."""
+        if template_id is None:
+            known = self.prompts.tables.templates
+            template_id = next(t.id for t in known if t.task == self.task and t.seen)
+        positions_N = examples.held_out_positions(
+            self.dataset, splits, split, seed=self.seed, max_examples=max_examples
+        )
+        if not len(positions_N):
+            raise UserError(f"{self.name}: no user has a held-out target with a history before it")
+        return (
+            OpenP5Task(
+                self.prompts,
+                self.dataset,
+                positions_N,
+                self._openp5_task,
+                [template_id],
+                history=self.history,
+                seed=self.seed,
+                shuffle=False,
+                max_input_length=self.limit,
+                cut=self.cut,
+            ),
+        )
+
+    def positions_read(
         self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
-        """Tokens of the inputs and of the targets, without making them."""
-        plan = self.plan(epochs, numbers_E)
-        return plan.inputs.lengths_E, plan.targets.lengths_E
-
-    def assemble(self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]) -> ExampleBlock:
-        """Makes examples; arguments as `plan`."""
-        return self.gather(self.plan(epochs, numbers_E))
-
-    def gather(self, plan: ExamplePlan) -> ExampleBlock:
-        """Makes planned examples."""
-        inputs = self.prompts.tokens(plan.inputs)
-        return ExampleBlock(
-            inputs=inputs,
-            targets=self.prompts.tokens(plan.targets),
-            whole_words=TokenRuns(self.prompts.whole_words(inputs), inputs.offsets_E1),
-            users_E=plan.users_E,
-            items_E=plan.items_E,
-            templates_E=plan.templates_E,
+        """See `ExampleTask.positions_read`."""
+        _, index_E = self._in_order(epochs, numbers_E)
+        end_E = self.positions_N[index_E // self._draws]
+        begin_E = np.maximum(
+            end_E - self._shown, self.dataset.offsets_U1[self.dataset.users_X[end_E]]
         )
+        return begin_E, end_E + 1
 
     def texts(
         self, item_texts: tuple[str, ...] | list[str], epoch: int, number: int
@@ -233,11 +175,8 @@ class OpenP5Task:
         """One example as text: for people, and for tests (a cut prompt shows its whole history)."""
         plan = self.plan(epoch, np.array([number]))
         template = self.prompts.tables.templates[int(plan.templates_E[0])]
-        example = number
-        if self._shuffle:
-            key = hashing.hash_numbers(self.seed, _ORDER, self._stream, epoch)
-            example = int(hashing.permute(np.array([number]), self.num_examples, key)[0])
-        end = int(self.positions_N[example // self._draws])
+        _, index_E = self._in_order(epoch, np.array([number]))
+        end = int(self.positions_N[int(index_E[0]) // self._draws])
         user = int(plan.users_E[0])
         begin = max(end - self._shown, int(self.dataset.offsets_U1[user]))
         return rendering.render(
@@ -253,7 +192,7 @@ class OpenP5Task:
         if count == 1:
             return np.broadcast_to(self._numbers_T, draw_E.shape)
         order_ET = hashing.draw_order(
-            count, self.seed, _TEMPLATE, self._stream, np.asarray(epoch_E), example_E
+            count, self.seed, examples.TEMPLATE, self.stream, np.asarray(epoch_E), example_E
         )
         return self._numbers_T[order_ET[np.arange(len(draw_E)), draw_E]]
 

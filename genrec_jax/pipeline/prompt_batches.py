@@ -15,6 +15,7 @@ from genrec_jax.pipeline.openp5 import MAX_INPUT_LENGTH
 from genrec_jax.pipeline.prompt_tables import Cut, PromptTables
 from genrec_jax.pipeline.token_runs import TokenRuns
 from genrec_jax.prompts import rendering
+from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.prompts.compiling import Tokenizer
 from genrec_jax.prompts.templates import Template
 
@@ -76,6 +77,7 @@ class PromptAssembler:
         tables: the compiled templates and tokenised items.
         history: items a prompt shows at most, the newest.
         max_input_length: tokens of a prompt at most.
+        cut: what a longer one loses.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class PromptAssembler:
         *,
         max_input_length: int = MAX_INPUT_LENGTH,
         cut: Cut = "items",
+        titles: Sequence[str | None] | None = None,
     ):
         """Compiles the templates and tokenises the items.
 
@@ -99,11 +102,12 @@ class PromptAssembler:
             history: items a prompt shows at most.
             max_input_length: tokens of a prompt at most.
             cut: what a longer one loses; see `BoundPrompts.plan_inputs`.
+            titles: the title of each item (`ItemIds.titles`), for templates that show titles.
         """
-        self.tables = PromptTables(vocabulary, dataset_name, item_texts, templates)
+        self.tables = PromptTables(vocabulary, dataset_name, item_texts, templates, titles)
         self.history = history
         self.max_input_length = max_input_length
-        self._cut: Cut = cut
+        self.cut: Cut = cut
 
     def target_runs(self) -> TokenRuns:
         """Every item's target tokens, with the dataset's name and end-of-sequence: the trie's input."""
@@ -143,7 +147,13 @@ class PromptAssembler:
                 f"a history has item {int(items_X.min() if items_X.min() < 0 else items_X.max())}; wanted"
                 f" item numbers from 0 to {num_items - 1}"
             )
-        if self.tables.templates[number].task == "sequential" and not lengths_E.all():
+        template = self.tables.templates[number]
+        if template.task not in templates_lib.SEARCHED_TASKS:
+            raise UserError(
+                f"template {template_id} is of the task {template.task}, whose prompts hold more than a"
+                f" history; wanted one of {', '.join(templates_lib.SEARCHED_TASKS)}"
+            )
+        if "{history}" in template.input and not lengths_E.all():
             raise UserError(
                 f"template {template_id} shows the history, and history {int(lengths_E.argmin())} is empty."
                 " Give at least one item, or use a straightforward template such as B1"
@@ -151,13 +161,13 @@ class PromptAssembler:
         offsets_E1 = token_runs.offsets_of(lengths_E)
         distinct = {text: place for place, text in enumerate(dict.fromkeys(user_ids))}
         bound = self.tables.bind(list(distinct), items_X)
-        plan = bound.plan_inputs(
+        plan, _ = bound.plan_inputs(
             np.full(count, number),
             np.array([distinct[text] for text in user_ids], np.int64),
             offsets_E1[:-1],
             offsets_E1[1:],
             max_length=self.max_input_length,
-            cut=self._cut,
+            cut=self.cut,
         )
         inputs = bound.tokens(plan)
         return Prompts(inputs, TokenRuns(bound.whole_words(inputs), inputs.offsets_E1))

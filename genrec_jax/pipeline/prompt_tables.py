@@ -13,58 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import token_runs
-from genrec_jax.pipeline.token_runs import TokenRuns
-from genrec_jax.prompts import compiling, rendering
-from genrec_jax.prompts.compiling import CompiledText, Slot, Tokenizer
-from genrec_jax.prompts.templates import Template
+from genrec_jax.indexing.vocabulary import SENTINELS
+from genrec_jax.pipeline import list_prompts, prompt_programs, token_runs
+from genrec_jax.pipeline.prompt_programs import Programs
+from genrec_jax.pipeline.run_book import EOS_RUN, RunBook
+from genrec_jax.pipeline.token_runs import RunPlan, TokenRuns
+from genrec_jax.prompts import compiling
+from genrec_jax.prompts.compiling import Tokenizer
+from genrec_jax.prompts.templates import LISTING_TASKS, Template
 
 Cut = Literal["items", "tokens"]
-_SEPARATOR = rendering.HISTORY_SEPARATOR.strip()
-_EMPTY_RUN = 0
-_EOS_RUN = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class RunPlan:
-    """Which slices of a pool make up each example; the last one ends in end-of-sequence.
-
-    Attributes:
-        starts_EJ: where each slice begins in the pool (J slices an example, some of them empty).
-        lengths_EJ: tokens of each slice.
-    """
-
-    starts_EJ: Int64[np.ndarray, "E J"]
-    lengths_EJ: Int64[np.ndarray, "E J"]
-
-    @property
-    def lengths_E(self) -> Int64[np.ndarray, " E"]:
-        """Tokens of each example, end-of-sequence included."""
-        return self.lengths_EJ.sum(axis=1)
-
-    def take(self, indices_E: Int[np.ndarray, " E2"]) -> "RunPlan":
-        """The plan of some of the examples."""
-        return RunPlan(self.starts_EJ[indices_E], self.lengths_EJ[indices_E])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Programs:
-    """How to find the run of part j of template t: `base + user * user_TJ + item * ...`.
-
-    `single` replaces `base` where a history has one item only. `slice_TJ` marks the part that is a
-    slice of the histories; `head_T` and `tail_T` say that its first or last item has a run of its
-    own, because the template glues something to it.
-    """
-
-    base_TJ: np.ndarray
-    single_TJ: np.ndarray
-    user_TJ: np.ndarray
-    target_TJ: np.ndarray
-    first_TJ: np.ndarray
-    last_TJ: np.ndarray
-    slice_TJ: np.ndarray
-    head_T: np.ndarray
-    tail_T: np.ndarray
 
 
 class PromptTables:
@@ -72,19 +30,35 @@ class PromptTables:
 
     Attributes:
         dataset: the dataset's name in prompts.
+        vocabulary: what tokenised.
         templates: the templates; their places here are the template numbers of the methods below.
         separator: the tokens between two items of a history.
-        item_runs: each item followed by the separator.
+        item_runs: each item of a history, followed by the separator.
+        inputs: prompts without lists of items other than the history, as programs.
+        targets: targets that are one item, likewise.
+        list_inputs: the other prompts, by template number.
+        list_targets: the other targets.
+        sentinel_runs: number of the run `<extra_id_0>`, the others following; None: no template or no
+            vocabulary has them.
+        word_starts_V: which pieces begin a word.
     """
 
     def __init__(
         self,
         vocabulary: Tokenizer,
         dataset: str,
-        item_texts: Sequence[str],
+        item_ids: Sequence[str],
         templates: Sequence[Template],
+        titles: Sequence[str | None] | None = None,
     ):
         """Compiles and tokenises.
+
+        Args:
+            vocabulary: the run's vocabulary.
+            dataset: what `{dataset}` becomes.
+            item_ids: the id of each item.
+            templates: all of one file: they write items alike.
+            titles: the title of each item, where the templates show titles.
 
         Raises:
             UserError: as `compiling.compile_template`.
@@ -92,17 +66,37 @@ class PromptTables:
         self.dataset = dataset
         self.templates = tuple(templates)
         self.vocabulary = vocabulary
-        self._item_texts = list(item_texts)
-        self._compiled = [compiling.compile_template(t, dataset, vocabulary) for t in templates]
-        self.separator = vocabulary.encode(_SEPARATOR)
-        self._runs: list[Sequence[int]] = [(), (vocabulary.eos_id,)]
-        self._item_tables: dict[tuple[str, str, bool], int] = {}
+        texts = self.templates[0].texts
+        compiled = [compiling.compile_template(t, dataset, vocabulary) for t in templates]
+        book = RunBook(vocabulary, item_ids, titles)
+        self.separator = book.separator(texts)
         self.user_patterns: list[tuple[str, str]] = []
-        self._inputs = self._programs([c.input for c in self._compiled])
-        self._targets = self._programs([c.target for c in self._compiled])
-        plain = self._item_table("", "", separated=True)
-        self.static_runs = TokenRuns.from_lists(self._runs)
-        self.item_runs = self.static_runs.take(np.arange(plain, plain + len(item_texts)))
+        lists = {number for number, t in enumerate(templates) if t.task in LISTING_TASKS}
+        self.inputs = prompt_programs.build_programs(
+            book,
+            [() if number in lists else c.input for number, c in enumerate(compiled)],
+            texts,
+            self.user_patterns,
+        )
+        self.targets = prompt_programs.build_programs(
+            book,
+            [c.target if list_prompts.is_one_item(c.target) else () for c in compiled],
+            texts,
+            self.user_patterns,
+        )
+        self.list_inputs = {
+            n: list_prompts.compile_lists(book, compiled[n].input, compiled[n].template)
+            for n in lists
+        }
+        self.list_targets = {
+            n: list_prompts.compile_lists(book, c.target, c.template)
+            for n, c in enumerate(compiled)
+            if not list_prompts.is_one_item(c.target)
+        }
+        plain = book.items(texts, "", texts.after_item, separated=True)
+        self.sentinel_runs = _sentinels(book) if any(t.task == "mlm" for t in templates) else None
+        self.static_runs = book.runs()
+        self.item_runs = self.static_runs.take(np.arange(plain, plain + len(item_ids)))
         pieces = vocabulary.pieces(list(range(vocabulary.size)))
         self.word_starts_V = np.array([piece.startswith("▁") for piece in pieces], np.int32)
 
@@ -118,100 +112,48 @@ class PromptTables:
         known = ", ".join(template.id for template in self.templates)
         raise UserError(f"there is no template {template_id!r}; wanted one of {known}")
 
-    def target_runs(self, template_number: int = 0) -> TokenRuns:
+    def target_runs(self) -> TokenRuns:
         """Every item's target tokens, dataset's name and end-of-sequence included: a trie's input."""
+        number = next((n for n in range(len(self.templates)) if n not in self.list_targets), None)
+        if number is None:
+            raise UserError(
+                "no template's target is {target}, an item; wanted at least one, because it says how the"
+                " catalogue's items are written"
+            )
         bound = self.bind([], np.zeros(0, np.int32))
-        items_E = np.arange(len(self._item_texts), dtype=np.int64)
-        plan = bound.plan_targets(np.full(len(items_E), template_number), items_E)
+        items_E = np.arange(len(self.item_runs), dtype=np.int64)
+        plan = bound.plan_targets(np.full(len(items_E), number), items_E)
         return bound.tokens(plan)
 
-    def bind(self, user_ids: Sequence[str], items_X: Int32[np.ndarray, " X"]) -> "BoundPrompts":
-        """Adds users and histories to the pool.
+    def bind(
+        self,
+        user_ids: Sequence[str],
+        items_X: Int32[np.ndarray, " X"],
+        values: Sequence[str] = (),
+    ) -> "BoundPrompts":
+        """Adds users, histories and other texts to the pool.
 
         Args:
             user_ids: the text of `{user_id}` of each user.
             items_X: all histories end to end; histories are ranges of its positions.
+            values: further texts that prompts or targets are made of.
         """
         texts = [
             prefix + user + suffix for prefix, suffix in self.user_patterns for user in user_ids
         ]
-        users = TokenRuns.from_lists(self.vocabulary.encode_batch(texts) if texts else [])
-        return BoundPrompts(self, len(user_ids), users, items_X)
+        texts += values
+        extra = TokenRuns.from_lists(self.vocabulary.encode_batch(texts) if texts else [])
+        return BoundPrompts(self, len(user_ids), extra, items_X)
 
-    def _programs(self, texts: list[CompiledText]) -> _Programs:
-        rows = [self._program(text) for text in texts]
-        width = max(len(row) for row in rows)
-        empty = dict.fromkeys(("user", "target", "first", "last", "slice"), 0)
-        padding = {"base": _EMPTY_RUN, "single": _EMPTY_RUN, **empty}
-        table = {
-            field: np.array(
-                [
-                    [part.get(field, 0) for part in row + [padding] * (width - len(row))]
-                    for row in rows
-                ],
-                np.int64,
-            )
-            for field in padding
-        }
-        return _Programs(
-            base_TJ=table["base"],
-            single_TJ=table["single"],
-            user_TJ=table["user"],
-            target_TJ=table["target"],
-            first_TJ=table["first"],
-            last_TJ=table["last"],
-            slice_TJ=table["slice"].astype(bool),
-            head_T=np.asarray(table["first"].any(axis=1), np.int64),
-            tail_T=np.asarray(table["last"].any(axis=1), bool),
-        )
 
-    def _program(self, text: CompiledText) -> list[dict[str, int]]:
-        parts: list[dict[str, int]] = []
-        for part in text:
-            if not isinstance(part, Slot):
-                self._runs.append(part)
-                parts.append(self._run(len(self._runs) - 1))
-            elif part.name == "user_id":
-                pattern = (part.prefix, part.suffix)
-                if pattern not in self.user_patterns:
-                    self.user_patterns.append(pattern)
-                parts.append(self._run(self.user_patterns.index(pattern), user=1))
-            elif part.name == "target":
-                parts.append(self._run(self._item_table(part.prefix, part.suffix), target=1))
-            else:
-                parts += self._history(part)
-        return parts
-
-    def _history(self, slot: Slot) -> list[dict[str, int]]:
-        """The history's slice, between runs for a first and a last item that carry glued text."""
-        parts = [self._run(_EMPTY_RUN, slice=1)]
-        if slot.prefix:
-            first = self._run(self._item_table(slot.prefix, "", separated=True), first=1)
-            first["single"] = self._item_table(slot.prefix, slot.suffix)
-            parts.insert(0, first)
-        if slot.suffix:
-            last = self._run(self._item_table("", slot.suffix), last=1)
-            if slot.prefix:  # a single item has its run already
-                last["single"] = self._item_table(None, "")
-            parts.append(last)
-        return parts
-
-    @staticmethod
-    def _run(base: int, **entries: int) -> dict[str, int]:
-        return {"base": base, "single": base, **entries}
-
-    def _item_table(self, prefix: str | None, suffix: str, *, separated: bool = False) -> int:
-        """The first run of a table of all items, written with that prefix and suffix (None: empty runs)."""
-        key = ("\0" if prefix is None else prefix, suffix, separated)
-        if key not in self._item_tables:
-            self._item_tables[key] = len(self._runs)
-            if prefix is None:
-                self._runs += [()] * len(self._item_texts)
-            else:
-                texts = [prefix + text + suffix for text in self._item_texts]
-                tail = self.separator if separated else []
-                self._runs += [[*tokens, *tail] for tokens in self.vocabulary.encode_batch(texts)]
-        return self._item_tables[key]
+def _sentinels(book: RunBook) -> int | None:
+    """Adds a run for each of T5's sentinels, from `<extra_id_0>` on; None where there are none."""
+    try:
+        tokens = [book.vocabulary.id_of(piece) for piece in reversed(SENTINELS)]
+    except KeyError:
+        return None
+    runs = [book.constant([token]) for token in tokens]
+    return min(runs)
 
 
 class BoundPrompts:
@@ -220,6 +162,7 @@ class BoundPrompts:
     Attributes:
         tables: the templates and items.
         items_X: all histories end to end.
+        run_lengths: tokens of each run.
         eos_start: where the pool has an end-of-sequence by itself.
     """
 
@@ -227,22 +170,23 @@ class BoundPrompts:
         self,
         tables: PromptTables,
         num_users: int,
-        user_runs: TokenRuns,
+        extra_runs: TokenRuns,
         items_X: Int32[np.ndarray, " X"],
     ):
-        """Lays out the pool."""
+        """Lays out the pool; `extra_runs` are the users' and then the values'."""
         self.tables = tables
         self.items_X = items_X
-        runs = TokenRuns.concatenate([tables.static_runs, user_runs])
+        runs = TokenRuns.concatenate([tables.static_runs, extra_runs])
         histories = tables.item_runs.take(items_X)
         self._pool_P = np.concatenate([runs.values_P, histories.values_P])
-        self._run_starts, self._run_lengths = runs.offsets_E1[:-1], runs.lengths_E
+        self._run_starts, self.run_lengths = runs.offsets_E1[:-1], runs.lengths_E
         self._history_starts = histories.offsets_E1 + len(runs.values_P)
-        self.eos_start = int(runs.offsets_E1[_EOS_RUN])
+        self.eos_start = int(runs.offsets_E1[EOS_RUN])
         self._first_user_run = len(tables.static_runs)
         self._num_users = num_users
-        self._inputs = self._placed(tables._inputs)
-        self._targets = self._placed(tables._targets)
+        self._first_value_run = self._first_user_run + num_users * len(tables.user_patterns)
+        self._inputs = self._placed(tables.inputs)
+        self._targets = self._placed(tables.targets)
 
     def plan_inputs(
         self,
@@ -253,7 +197,7 @@ class BoundPrompts:
         *,
         max_length: int,
         cut: Cut = "items",
-    ) -> RunPlan:
+    ) -> tuple[RunPlan, Bool[np.ndarray, " E"]]:
         """Plans prompts.
 
         Args:
@@ -266,20 +210,22 @@ class BoundPrompts:
                 the question and the newest items stay; `tokens` keeps the first tokens, as the
                 OpenP5 repository does.
 
+        Returns:
+            The plan, and which prompts were shortened.
+
         Raises:
             UserError: a prompt is too long with a single item of its history.
         """
         if cut == "tokens":
-            return _cut_tokens(
-                self._plan_inputs(templates_E, users_E, begin_E, end_E), self, max_length
-            )
-        begin_E = np.array(begin_E, np.int64)
+            plan = self._plan_inputs(templates_E, users_E, begin_E, end_E)
+            return _cut_tokens(plan, self, max_length), plan.lengths_E > max_length
+        wanted_E, begin_E = begin_E, np.array(begin_E, np.int64)
         while True:
             plan = self._plan_inputs(templates_E, users_E, begin_E, end_E)
             excess_E = plan.lengths_E - max_length
             over = np.flatnonzero(excess_E > 0)
             if not len(over):
-                return plan
+                return plan, begin_E > wanted_E
             if (stuck := over[begin_E[over] >= end_E[over] - 1]).size:
                 template = self.tables.templates[int(templates_E[stuck[0]])]
                 raise UserError(
@@ -291,13 +237,47 @@ class BoundPrompts:
             shorter = np.searchsorted(self._history_starts, wanted)
             begin_E[over] = np.clip(shorter, begin_E[over] + 1, end_E[over] - 1)
 
+    def columns(self, runs_EJ: Int[np.ndarray, "E J"]) -> RunPlan:
+        """The slices that runs of those numbers are."""
+        return RunPlan(self._run_starts[runs_EJ], self.run_lengths[runs_EJ])
+
+    def values(self, numbers_E: Int[np.ndarray, " E"]) -> RunPlan:
+        """The slices of the bound texts of those numbers."""
+        return self.columns(self._first_value_run + numbers_E[:, None])
+
+    def history(self, begin_E: Int[np.ndarray, " E"], end_E: Int[np.ndarray, " E"]) -> RunPlan:
+        """Histories of at least one item: a slice each, without the separator after the last."""
+        starts_E = self._history_starts[begin_E]
+        lengths_E = self._history_starts[end_E] - starts_E - len(self.tables.separator)
+        return RunPlan(starts_E[:, None], lengths_E[:, None])
+
+    def cut_oldest(
+        self,
+        begin_E: Int[np.ndarray, " E"],
+        end_E: Int[np.ndarray, " E"],
+        room_E: Int[np.ndarray, " E"],
+    ) -> Int64[np.ndarray, " E"]:
+        """Where histories begin once the oldest items are dropped that exceed a number of tokens.
+
+        Args:
+            begin_E: first position of each.
+            end_E: position after the last.
+            room_E: tokens that each may have.
+
+        Returns:
+            Positions; `end_E` where not even the newest item fits.
+        """
+        wanted = self._history_starts[end_E] - len(self.tables.separator) - room_E
+        first_E = np.searchsorted(self._history_starts, wanted)
+        return np.clip(first_E, begin_E, end_E)
+
     def plan_targets(
         self, templates_E: Int[np.ndarray, " E"], items_E: Int[np.ndarray, " E"]
     ) -> RunPlan:
         """Plans targets: `items_E` are the items to be generated."""
         programs = self._targets
         runs = programs.base_TJ[templates_E] + programs.target_TJ[templates_E] * items_E[:, None]
-        return RunPlan(self._run_starts[runs], self._run_lengths[runs])
+        return RunPlan(self._run_starts[runs], self.run_lengths[runs])
 
     def tokens(self, plan: RunPlan) -> TokenRuns:
         """The tokens of planned examples."""
@@ -327,18 +307,18 @@ class BoundPrompts:
         """A bound on the tokens of those templates' prompts apart from what `history_tokens` counts."""
         programs = self._inputs
         size = np.zeros(len(template_numbers), np.int64)
-        longest_user = int(self._run_lengths[self._first_user_run :].max(initial=0))
+        longest_user = int(self.run_lengths[self._first_user_run :].max(initial=0))
         for j in range(programs.base_TJ.shape[1]):
             runs = programs.base_TJ[template_numbers, j]
             constant = np.where(
-                programs.user_TJ[template_numbers, j] > 0, longest_user, self._run_lengths[runs]
+                programs.user_TJ[template_numbers, j] > 0, longest_user, self.run_lengths[runs]
             )
             glued = (programs.first_TJ + programs.last_TJ)[template_numbers, j] > 0
-            longest_run = int(self._run_lengths[: self._first_user_run].max(initial=0))
+            longest_run = int(self.run_lengths[: self._first_user_run].max(initial=0))
             size += np.where(glued, longest_run, constant)
         return int(size.max(initial=0))
 
-    def _placed(self, programs: _Programs) -> _Programs:
+    def _placed(self, programs: Programs) -> Programs:
         is_user: Bool[np.ndarray, "T J"] = programs.user_TJ > 0
         base = np.where(
             is_user, self._first_user_run + programs.base_TJ * self._num_users, programs.base_TJ
@@ -360,7 +340,7 @@ class BoundPrompts:
             )
             runs += programs.first_TJ[templates_E] * self.items_X[begin_E][:, None]
             runs += programs.last_TJ[templates_E] * self.items_X[end_E - 1][:, None]
-        starts_EJ, lengths_EJ = self._run_starts[runs], self._run_lengths[runs]
+        starts_EJ, lengths_EJ = self._run_starts[runs], self.run_lengths[runs]
         slice_EJ = programs.slice_TJ[templates_E]
         if slice_EJ.any():
             begins_E = self._history_starts[np.minimum(begin_E + head_E, end_E)]

@@ -64,6 +64,52 @@ class TokenRuns:
         return rows
 
 
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """Which slices of a pool make up each example; the last one ends in end-of-sequence.
+
+    Attributes:
+        starts_EJ: where each slice begins in the pool (J slices an example, some of them empty).
+        lengths_EJ: tokens of each slice.
+    """
+
+    starts_EJ: Int64[np.ndarray, "E J"]
+    lengths_EJ: Int64[np.ndarray, "E J"]
+
+    @classmethod
+    def join(cls, plans: Sequence["RunPlan"]) -> "RunPlan":
+        """The slices of the first plan, then of the second, and so on, example by example."""
+        return cls(
+            np.concatenate([plan.starts_EJ for plan in plans], axis=1),
+            np.concatenate([plan.lengths_EJ for plan in plans], axis=1),
+        )
+
+    @classmethod
+    def scatter(
+        cls, plans: Sequence["RunPlan"], places: Sequence[Int[np.ndarray, " _"]]
+    ) -> "RunPlan":
+        """One plan of the examples of several; example e of plan i becomes example `places[i][e]`."""
+        shape = (
+            sum(len(place) for place in places),
+            max((plan.starts_EJ.shape[1] for plan in plans), default=0),
+        )
+        starts_EJ, lengths_EJ = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for plan, place in zip(plans, places, strict=True):
+            width = plan.starts_EJ.shape[1]
+            starts_EJ[place, :width] = plan.starts_EJ
+            lengths_EJ[place, :width] = plan.lengths_EJ
+        return cls(starts_EJ, lengths_EJ)
+
+    @property
+    def lengths_E(self) -> Int64[np.ndarray, " E"]:
+        """Tokens of each example, end-of-sequence included."""
+        return self.lengths_EJ.sum(axis=1)
+
+    def take(self, indices_E: Int[np.ndarray, " E2"]) -> "RunPlan":
+        """The plan of some of the examples."""
+        return RunPlan(self.starts_EJ[indices_E], self.lengths_EJ[indices_E])
+
+
 def offsets_of(lengths_E: Int[np.ndarray, " E"]) -> Int64[np.ndarray, " E1"]:
     """Where runs of these lengths begin, and where the last one ends."""
     offsets_E1 = np.zeros(len(lengths_E) + 1, np.int64)

@@ -6,25 +6,21 @@ import numpy as np
 
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import batches, hashing, packing
+from genrec_jax.pipeline import batches, packing
 from genrec_jax.pipeline.batch import Batch
 from genrec_jax.pipeline.mixtures import Mixture
-from genrec_jax.pipeline.openp5 import OpenP5Task
 from genrec_jax.pipeline.packing import Placement, Shape
-from genrec_jax.prompts import templates as templates_lib
-
-_SAMPLE = 3
 
 
 class ValidationBatches:
     """`batch(i)` for i below `num_batches`: the same examples whenever it is asked.
 
-    Each source of the mixture gives its users' held-out targets (s[n-2] with history s[:n-2]), in the
-    first seen template of its task (A1, B1) unless told otherwise. A batch holds one source; its last
-    batch is filled up with padding rows, whose loss weights are 0.
+    Each task of the mixture gives its users' held-out targets (s[n-2] with history s[:n-2]), in its first
+    seen template (A1, B1) unless told otherwise; tasks that only train give none. A batch holds one
+    task; its last batch is filled up with padding rows, whose loss weights are 0.
 
     Attributes:
-        sources: one for each source of the mixture.
+        sources: the held-out examples of each task.
         num_batches: batches of all sources.
         num_examples: examples of all sources.
         shapes: of the sources' batches.
@@ -65,14 +61,17 @@ class ValidationBatches:
         self._host, self._num_hosts = host, num_hosts
         datasets = list(dict.fromkeys(source.dataset.path for source in mixture.sources))
         self.sources = tuple(
-            _held_out(
-                source,
-                splits[datasets.index(source.dataset.path)].targets_U(split),
-                (template_ids or {}).get(source.task),
-                max_examples,
-            )
+            held
             for source in mixture.sources
+            for held in source.held_out(
+                splits[datasets.index(source.dataset.path)],
+                split,
+                template_id=(template_ids or {}).get(source.task),
+                max_examples=max_examples,
+            )
         )
+        if not self.sources:
+            raise UserError(f"{mixture.name} has no task with held-out targets to read a loss on")
         longest_target = max(source.max_target_length for source in self.sources)
         self.shapes = tuple(
             Shape(self._rows, packing.round_up(source.max_input_length, 8), longest_target)
@@ -106,32 +105,3 @@ class ValidationBatches:
                 return place, index * self._rows
             index -= count
         raise AssertionError("the counts sum to num_batches")
-
-
-def _held_out(
-    source: OpenP5Task, targets_U: np.ndarray, template_id: str | None, max_examples: int | None
-) -> OpenP5Task:
-    if template_id is None:
-        seen = templates_lib.select(source.prompts.tables.templates, task=source.task, seen=True)
-        template_id = seen[0].id
-    positions_N = targets_U[targets_U >= 0]
-    # A history must not be empty: a temporal split may hold out a user's first interaction.
-    positions_N = np.setdiff1d(positions_N, source.dataset.offsets_U1[:-1])
-    if not len(positions_N):
-        raise UserError(f"{source.name}: no user has a held-out target with a history before it")
-    if max_examples is not None and max_examples < len(positions_N):
-        key = hashing.hash_numbers(source.seed, _SAMPLE)
-        chosen = hashing.permute(np.arange(max_examples), len(positions_N), key)
-        positions_N = positions_N[np.sort(chosen)]
-    return OpenP5Task(
-        source.prompts,
-        source.dataset,
-        positions_N,
-        source.task,
-        [template_id],
-        history=source.history,
-        seed=source.seed,
-        shuffle=False,
-        max_input_length=source.limit,
-        cut=source.cut,
-    )

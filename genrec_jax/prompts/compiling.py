@@ -10,13 +10,11 @@ would be alone, so that it has one form in prompts, targets and trie.
 
 import dataclasses
 import re
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from genrec_jax.errors import UserError
 from genrec_jax.prompts import rendering
 from genrec_jax.prompts.templates import Template
-
-SlotName = Literal["user_id", "history", "target"]
 
 
 @runtime_checkable
@@ -45,6 +43,10 @@ class Tokenizer(Protocol):
         """The text of token ids."""
         ...
 
+    def id_of(self, piece: str, /) -> int:
+        """The number of a piece; KeyError where there is no such piece."""
+        ...
+
     def pieces(self, ids: list[int], /) -> list[str]:
         """The pieces of those token ids; one that begins a word begins with "▁"."""
         ...
@@ -60,7 +62,7 @@ class Slot:
         suffix: what is glued to its end, such as `,`.
     """
 
-    name: SlotName
+    name: str
     prefix: str = ""
     suffix: str = ""
 
@@ -155,8 +157,7 @@ def _compile_text(text: str, template_id: str, dataset: str, vocabulary: Tokeniz
             )
         place = pieces.index(f"{{{names[0]}}}")
         flush()
-        name: SlotName = names[0]  # type: ignore[assignment]  # templates.py allows only these
-        parts.append(Slot(name, "".join(literals[:place]), "".join(literals[place + 1 :])))
+        parts.append(Slot(names[0], "".join(literals[:place]), "".join(literals[place + 1 :])))
     flush(vocabulary.eos_id)
     return tuple(parts)
 
@@ -167,12 +168,20 @@ def _check_exact(compiled: CompiledTemplate, vocabulary: Tokenizer) -> None:
     Tokens are not compared: where two segmentations of a word have one score (T5's of `item_8888`),
     which one comes out may depend on the words around it, and ours is the one of the word alone.
     """
-    texts = rendering.render(
-        compiled.template,
-        dataset=compiled.dataset,
-        user_id="24680",
-        history=["item_1001", "item_20345", "item_9"],
-        target="item_1001",
+    template, dataset = compiled.template, compiled.dataset
+    item = rendering.item_text(template.texts, "item_1001", "A title, 2nd (new)")
+    items = rendering.list_text(template.texts, [item, template.texts.masked_item, item])
+    values = {
+        **dict.fromkeys(("user_id", "item_id", "target"), "item_20345"),
+        **dict.fromkeys(("history", "window", "likes", "dislikes", "choices", "chosen"), items),
+        **dict.fromkeys(("masked", "spans", "candidates"), items),
+        "item": item,
+        "answer": template.texts.like,
+        "value": "A value",
+    }
+    texts = (
+        rendering.fill_text(template.input, dataset, values),
+        rendering.fill_text(template.target, dataset, values),
     )
     for text in texts:
         for piece in vocabulary.pieces(vocabulary.encode(text)):

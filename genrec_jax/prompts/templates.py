@@ -10,16 +10,78 @@ from typing import Any, Literal
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
-Task = Literal["sequential", "straightforward"]
+Task = Literal[
+    "sequential", "straightforward", "retrieval", "ranking", "rating", "mim", "mlm", "bpr", "ie"
+]
 TASKS: tuple[Task, ...] = ("sequential", "straightforward")
-OPENP5_TEMPLATES = pathlib.Path(__file__).parent / "openp5.toml"
+"""OpenP5's tasks."""
 
-_INPUT_SLOTS = {
-    "sequential": {"dataset", "user_id", "history"},
-    "straightforward": {"dataset", "user_id"},
+ALIGNMENT_TASKS: tuple[Task, ...] = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr", "ie")
+"""The alignment system's tasks; the first three are evaluated."""
+
+SEARCHED_TASKS: tuple[Task, ...] = ("sequential", "straightforward", "retrieval")
+"""Tasks whose answer is an item, looked for in the whole catalogue."""
+
+LISTING_TASKS: tuple[Task, ...] = ("ranking", "rating", "mim", "mlm", "bpr", "ie")
+"""Tasks whose prompts hold more than a user and a history."""
+
+EVALUATED_TASKS: tuple[Task, ...] = ("retrieval", "ranking", "rating")
+ITEM_FIELDS = ("title", "categories", "brand", "price", "description")
+
+OPENP5_TEMPLATES = pathlib.Path(__file__).parent / "openp5.toml"
+ALIGNMENT_TEMPLATES = pathlib.Path(__file__).parent / "alignment.toml"
+
+# For each task the slots of its input and target: (allowed, of which needed exactly once).
+_INPUT_SLOTS: dict[str, tuple[set[str], set[str]]] = {
+    "sequential": ({"dataset", "user_id", "history"}, {"history"}),
+    "straightforward": ({"dataset", "user_id"}, set()),
+    "retrieval": ({"dataset", "history"}, {"history"}),
+    "ranking": ({"dataset", "history", "candidates"}, {"history", "candidates"}),
+    "rating": ({"dataset", "likes", "dislikes", "item"}, {"item"}),
+    "mim": ({"dataset", "window"}, {"window"}),
+    "mlm": ({"dataset", "window"}, {"window"}),
+    "bpr": ({"dataset", "history", "choices"}, {"history", "choices"}),
+    "ie": ({"dataset", "item_id"}, {"item_id"}),
 }
-_TARGET_SLOTS = {"dataset", "target"}
+_TARGET_SLOTS: dict[str, tuple[set[str], set[str]]] = {
+    **dict.fromkeys(
+        ("sequential", "straightforward", "retrieval", "ranking"),
+        ({"dataset", "target"}, {"target"}),
+    ),
+    "rating": ({"answer"}, {"answer"}),
+    "mim": ({"masked"}, {"masked"}),
+    "mlm": ({"spans"}, {"spans"}),
+    "bpr": ({"chosen"}, {"chosen"}),
+    "ie": ({"value"}, {"value"}),
+}
+_ONE_TRIE = ("sequential", "straightforward", "retrieval", "ranking")
 _FIELDS = {"id": str, "task": str, "seen": bool, "input": str, "target": str}
+_OPTIONAL_FIELDS = {"shows": int, "field": str, "words": int}
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemTexts:
+    """How the prompts of one file write items: its `[texts]`. The defaults are OpenP5's.
+
+    Attributes:
+        item: one item, with the slots `{item_id}` and, if wanted, `{title}`.
+        item_untitled: an item that has no title.
+        after_item: follows every item of a list.
+        between_items: stands between two items of a list; white space at both ends.
+        between_candidates: stands between two candidates, which are ids alone.
+        masked_item: stands in the place of a masked item.
+        like: the answer for an item that the user likes.
+        dislike: the answer for one that the user does not.
+    """
+
+    item: str = "{item_id}"
+    item_untitled: str = "{item_id}"
+    after_item: str = ""
+    between_items: str = " , "
+    between_candidates: str = ", "
+    masked_item: str = "[masked item]"
+    like: str = "yes"
+    dislike: str = "no"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +90,15 @@ class Template:
 
     Attributes:
         id: the name results are reported under, such as `A1`.
-        task: `sequential` (the prompt shows the history) or `straightforward` (it does not).
+        task: what it asks for: `sequential` (the prompt shows the history), `straightforward` (it does
+            not), or one of `ALIGNMENT_TASKS`.
         seen: whether training draws it; the others are kept for evaluation.
-        input: text with the slots `{dataset}`, `{user_id}` and, if sequential, `{history}`.
-        target: text with the slots `{dataset}` and `{target}`.
+        input: text with slots; the files of templates list those of each task.
+        target: likewise.
+        shows: items of the history that it shows at most; None: as many as the run does.
+        field: what an `ie` prompt asks of an item, one of `ITEM_FIELDS`.
+        words: of an `ie` answer, at most; None: all.
+        texts: how items are written.
     """
 
     id: str
@@ -39,6 +106,10 @@ class Template:
     seen: bool
     input: str
     target: str
+    shows: int | None = None
+    field: str | None = None
+    words: int | None = None
+    texts: ItemTexts = ItemTexts()
 
 
 def load_templates(path: artefacts.PathLike | None = None) -> tuple[Template, ...]:
@@ -83,33 +154,35 @@ def parse_templates(text: str, *, file: str = "templates") -> tuple[Template, ..
             line=int(place.group(1)) if place else None,
         ) from error
     rows = content.get("template")
-    if not isinstance(rows, list) or not rows or set(content) != {"template"}:
+    if not isinstance(rows, list) or not rows or not set(content) <= {"template", "texts"}:
         raise UserError(
-            f"has the top-level entries {sorted(content)}; wanted one or more [[template]] tables and"
-            f" nothing else. Compare it with {OPENP5_TEMPLATES}",
+            f"has the top-level entries {sorted(content)}; wanted one or more [[template]] tables, if"
+            f" need be [texts], and nothing else. Compare it with {OPENP5_TEMPLATES}",
             file=file,
         )
+    texts = _parse_texts(content.get("texts", {}), file)
     lines = [n for n, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[", line)]
     if len(lines) != len(rows):
         lines = [None] * len(rows)
     templates: list[Template] = []
     for row, line in zip(rows, lines, strict=True):
-        template = _parse_row(row, file, line)
+        template = _parse_row(row, texts, file, line)
         if any(template.id == other.id for other in templates):
             raise UserError(
                 f"the id {template.id!r} is used twice; give each template its own",
                 file=file,
                 line=line,
             )
-        if template.target.split() != (templates or [template])[0].target.split():
+        first = next((t for t in templates if t.task in _ONE_TRIE), template)
+        if template.task in _ONE_TRIE and template.target.split() != first.target.split():
             raise UserError(
-                f"template {template.id} has the target {template.target!r} and {templates[0].id} has"
-                f" {templates[0].target!r}; wanted the same everywhere, because one trie serves them all",
+                f"template {template.id} has the target {template.target!r} and {first.id} has"
+                f" {first.target!r}; wanted the same everywhere, because one trie serves them all",
                 file=file,
                 line=line,
             )
         templates.append(template)
-    for task in TASKS:
+    for task in (*TASKS, *ALIGNMENT_TASKS):
         if select(templates, task=task) and not select(templates, task=task, seen=True):
             raise UserError(f"no {task} template has seen = true; training needs one", file=file)
     return tuple(templates)
@@ -158,35 +231,83 @@ def slots(text: str) -> list[str]:
     return names
 
 
-def _parse_row(row: Any, file: str, line: int | None) -> Template:
+def _parse_texts(table: Any, file: str) -> ItemTexts:
+    known = {field.name for field in dataclasses.fields(ItemTexts)}
+    if not isinstance(table, dict) or set(table) - known:
+        raise UserError(
+            f"[texts] has {sorted(table)}; wanted only {', '.join(sorted(known))}", file=file
+        )
+    if wrong := [name for name, text in table.items() if not isinstance(text, str)]:
+        raise UserError(
+            f"[texts]: {wrong[0]} is {table[wrong[0]]!r}; wanted a text in quotes", file=file
+        )
+    texts = ItemTexts(**table)
+    for name, allowed in (("item", {"item_id", "title"}), ("item_untitled", {"item_id"})):
+        try:
+            found = slots(getattr(texts, name))
+        except ValueError as error:
+            raise UserError(f"[texts]: {name} is not well formed ({error})", file=file) from error
+        if set(found) - allowed or found.count("item_id") != 1:
+            raise UserError(
+                f"[texts]: {name} has the slots {found}; wanted {{item_id}} once"
+                + (" and, if you like, {title}" if "title" in allowed else ""),
+                file=file,
+            )
+    if texts.between_items.strip() == texts.between_items or not (
+        texts.between_items[0].isspace() and texts.between_items[-1].isspace()
+    ):
+        raise UserError(
+            f"[texts]: between_items is {texts.between_items!r}; wanted white space at both ends. Put"
+            " what is written right after an item in after_item",
+            file=file,
+        )
+    if not texts.between_candidates[-1:].isspace():
+        raise UserError(
+            f"[texts]: between_candidates is {texts.between_candidates!r}; wanted white space at its end",
+            file=file,
+        )
+    return texts
+
+
+def _parse_row(row: Any, texts: ItemTexts, file: str, line: int | None) -> Template:
     def fail(message: str) -> UserError:
         return UserError(message, file=file, line=line)
 
     name = row.get("id", "without an id")
-    for field, kind in _FIELDS.items():
+    for field, kind in (_FIELDS | _OPTIONAL_FIELDS).items():
         if field not in row:
+            if field in _OPTIONAL_FIELDS:
+                continue
             raise fail(f"template {name} has no {field!r}; wanted {', '.join(_FIELDS)}")
         if type(row[field]) is not kind:
-            raise fail(
-                f"template {name}: {field} is {row[field]!r}; wanted a"
-                f" {'true or false' if kind is bool else 'text in quotes'}"
-            )
-    if extra := sorted(set(row) - set(_FIELDS)):
+            wanted = {bool: "true or false", int: "whole number"}.get(kind, "text in quotes")
+            raise fail(f"template {name}: {field} is {row[field]!r}; wanted a {wanted}")
+        if kind is int and row[field] < 1:
+            raise fail(f"template {name}: {field} is {row[field]}; wanted at least 1")
+    if extra := sorted(set(row) - set(_FIELDS) - set(_OPTIONAL_FIELDS)):
         raise fail(f"template {name} has {extra[0]!r}; wanted only {', '.join(_FIELDS)}")
-    if row["task"] not in TASKS:
-        raise fail(f"template {name}: task is {row['task']!r}; wanted one of {', '.join(TASKS)}")
+    if row["task"] not in _INPUT_SLOTS:
+        raise fail(
+            f"template {name}: task is {row['task']!r}; wanted one of {', '.join(_INPUT_SLOTS)}"
+        )
     if not row["id"] or re.search(r"[\s/]", row["id"]):
         raise fail(f"template id {name!r}; wanted a name without spaces and slashes")
-    _check_slots(row, "input", _INPUT_SLOTS[row["task"]], fail)
+    _check_slots(row, "input", _INPUT_SLOTS, fail)
     _check_slots(row, "target", _TARGET_SLOTS, fail)
-    if row["task"] == "sequential" and slots(row["input"]).count("history") != 1:
-        raise fail(f"template {name} is sequential; wanted {{history}} once in its input")
-    if slots(row["target"]).count("target") != 1:
-        raise fail(f"template {name}: wanted {{target}} once in its target")
-    return Template(**row)
+    if row["task"] == "rating" and not {"likes", "dislikes"} & set(slots(row["input"])):
+        raise fail(f"template {name}: wanted {{likes}}, {{dislikes}} or both in its input")
+    if (row["task"] == "ie") != ("field" in row) or row.get("field", "title") not in ITEM_FIELDS:
+        raise fail(
+            f"template {name}: field is {row.get('field')!r}; wanted, for an ie template alone, one of"
+            f" {', '.join(ITEM_FIELDS)}"
+        )
+    return Template(**row, texts=texts)
 
 
-def _check_slots(row: dict[str, Any], field: str, allowed: set[str], fail: Any) -> None:
+def _check_slots(
+    row: dict[str, Any], field: str, rules: dict[str, tuple[set[str], set[str]]], fail: Any
+) -> None:
+    allowed, needed = rules[row["task"]]
     choices = ", ".join(f"{{{slot}}}" for slot in sorted(allowed))
     try:
         found = slots(row[field])
@@ -200,3 +321,8 @@ def _check_slots(row: dict[str, Any], field: str, allowed: set[str], fail: Any) 
             f"template {row['id']}: {field} has the slot {{{wrong[0]}}}; wanted, for a {row['task']}"
             f" template, {choices}"
         )
+    for slot in sorted(needed):
+        if found.count(slot) != 1:
+            raise fail(
+                f"template {row['id']} is {row['task']}; wanted {{{slot}}} once in its {field}"
+            )

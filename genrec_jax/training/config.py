@@ -38,7 +38,8 @@ class DataConfig:
         datasets: dataset dirs [DATA_DIR]; several for SP5, their batches taking turns.
         index_dir: folder that `genrec index` wrote [INDEX_DIR]. None: `<dataset>/index/<method>`.
         index_method: the method in that path [INDEX_METHOD].
-        mixture: `openp5` (both tasks, alternating), `openp5_sequential`, `openp5_straightforward`
+        mixture: `openp5` (both tasks, alternating), `openp5_sequential`, `openp5_straightforward`, or
+            one of the alignment system's, such as `alignment_reat` (`alignment_mixtures.MIXTURE_TASKS`)
             [MIXTURE_OR_TASK_NAME]; with `mixture_module`, any SeqIO mixture or task.
         mixture_module: a module to import, whose SeqIO mixture is trained [MIXTURE_OR_TASK_MODULE].
         batch_size: examples of one step, over all devices [BATCH_SIZE].
@@ -49,8 +50,12 @@ class DataConfig:
         max_shapes: batches of each task come in so many shapes at most; each is compiled once.
         history: items that a prompt shows at most, the newest.
         templates_per_example: templates drawn for each example, task and epoch; None: every seen one.
-        templates_file: a TOML file of prompt templates; None: OpenP5's.
+        templates_file: a TOML file of prompt templates; None: those of the mixture's paper.
         cut: what a prompt over its length loses: its oldest `items`, or `tokens` at its end.
+        rates: alignment: for each task of the mixture its examples in one round [MIXTURE_RATES]; None:
+            one of each.
+        num_candidates: alignment: candidates of a ranking prompt, the right one among them.
+        like_above: alignment: a rating above it is a like; 3 on a scale to 5.
     """
 
     datasets: Sequence[str]
@@ -69,6 +74,9 @@ class DataConfig:
     templates_per_example: int | None = 3
     templates_file: str | None = None
     cut: Cut = "items"
+    rates: Mapping[str, int] | None = None
+    num_candidates: int = 100
+    like_above: float = 3.0
 
     def __post_init__(self):
         datasets = (self.datasets,) if isinstance(self.datasets, str) else tuple(self.datasets)
@@ -85,6 +93,8 @@ class DataConfig:
                 ' {"inputs": 512, "targets": 32}'
             )
         object.__setattr__(self, "feature_lengths", lengths)
+        if self.rates is not None:
+            object.__setattr__(self, "rates", dict(self.rates))
 
     @property
     def max_input_length(self) -> int:

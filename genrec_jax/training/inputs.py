@@ -161,10 +161,14 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
     for dataset, ids in zip(datasets, item_ids, strict=True):
         ids.check_dataset(dataset)
     vocabulary = item_ids_lib.load_vocabulary(index_dirs[0])
-    templates_file = config.templates_file or templates_lib.OPENP5_TEMPLATES
-    templates = templates_lib.load_templates(templates_file)
     own = config.mixture_module is not None
-    mixture_name = "openp5" if own else config.mixture
+    default = templates_lib.OPENP5_TEMPLATES if own else mixtures.default_templates(config.mixture)
+    templates_file = config.templates_file or default
+    templates = templates_lib.load_templates(templates_file)
+    mixture_name = config.mixture
+    if own:  # validation reads the prompts of the templates' system
+        searched = templates_lib.select(templates, task="retrieval")
+        mixture_name = "alignment_retrieval" if searched else "openp5"
     mixture = mixtures.build_mixture(
         mixture_name,
         datasets,
@@ -177,6 +181,10 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
         seed=seed,
         max_input_length=config.max_input_length,
         cut=config.cut,
+        titles=[ids.titles for ids in item_ids],
+        rates=None if own else config.rates,
+        num_candidates=config.num_candidates,
+        like_above=config.like_above,
     )
     if own:
         batches = seqio_batches(vocabulary, config, seed, mesh, microbatches)

@@ -130,6 +130,12 @@ def train(
                 f"{num_params:,} parameters, {steps:,} steps of {config.data.batch_size} examples;"
                 " the first step of each shape compiles, which takes some seconds"
             )
+            if cut := {name: s for name, s in run_dir.mixture.get("cut_shares", {}).items() if s}:
+                shares = ", ".join(f"{name} {share:.1%}" for name, share in cut.items())
+                display.say(
+                    f"of these prompts some lose items to the limit of {config.data.max_input_length}"
+                    f" tokens: {shares}"
+                )
             if validate is None and config.validation.period is not None:
                 validate = validation.make_validate(config, inputs, run_dir, mesh)
             jitted = step_lib.jit_train_step(
@@ -239,6 +245,9 @@ def _create_run_dir(
             "max_input_length": data.max_input_length,
             "max_target_length": data.max_target_length,
             "cut": data.cut,
+            "cut_shares": inputs.mixture.cut_shares(),
+            "num_candidates": data.num_candidates,
+            "like_above": data.like_above,
             "seed": config.seed,
         },
         datasets=inputs.datasets,

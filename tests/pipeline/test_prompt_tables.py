@@ -58,7 +58,7 @@ def _check_all(dataset, texts, vocabulary, all_templates, *, users, history=20):
         owners = dataset.users_X[ends]
         begins = np.maximum(dataset.offsets_U1[owners], ends - history)
         numbers = np.full(len(ends), number)
-        plan = bound.plan_inputs(numbers, owners, begins, ends, max_length=100_000)
+        plan, _ = bound.plan_inputs(numbers, owners, begins, ends, max_length=100_000)
         inputs = bound.tokens(plan).to_lists()
         targets = bound.tokens(bound.plan_targets(numbers, dataset.items_X[ends])).to_lists()
         for e, (begin, end) in enumerate(zip(begins, ends, strict=True)):
@@ -107,7 +107,7 @@ def test_every_item_and_user_of_beauty_with_t5(beauty, texts_of, t5, openp5_temp
     users = np.arange(beauty.num_users)
     begins = users % (beauty.num_items - 3)
     a11 = tables.number_of("A11")
-    plan = bound.plan_inputs(np.full(len(users), a11), users, begins, begins + 3, max_length=512)
+    plan, _ = bound.plan_inputs(np.full(len(users), a11), users, begins, begins + 3, max_length=512)
     rendered = [
         rendering.render(
             openp5_templates[a11],
@@ -145,7 +145,7 @@ def test_mixed_templates_in_one_block(shop, texts_of, small_vocabulary):
     numbers = np.array([4, 0, 1, 3, 2, 1])
     begin, end = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 3, 1, 2, 4, 4])
     tokens = bound.tokens(
-        bound.plan_inputs(numbers, np.zeros(6, int), begin, end, max_length=512)
+        bound.plan_inputs(numbers, np.zeros(6, int), begin, end, max_length=512)[0]
     ).to_lists()
     for row, number, a, b in zip(tokens, numbers, begin, end, strict=True):
         history = [texts[item] for item in shop.items_X[a:b]]
@@ -165,7 +165,7 @@ def test_cutting_drops_whole_oldest_items(
     ends = shop.offsets_U1[ends] + 24
     users = shop.users_X[ends]
     for number, template in enumerate(chosen):
-        plan = bound.plan_inputs(
+        plan, _ = bound.plan_inputs(
             np.full(len(ends), number), users, ends - 20, ends, max_length=limit
         )
         for row, user, end in zip(bound.tokens(plan).to_lists(), users, ends, strict=True):
@@ -189,8 +189,10 @@ def test_cut_as_the_repository_does(shop, texts_of, small_vocabulary, openp5_tem
     user = int(np.flatnonzero(shop.lengths_U > 25)[0])
     end = np.array([int(shop.offsets_U1[user]) + 20] * 22)
     arguments = (np.arange(22), np.full(22, user), end - 20, end)
-    whole = bound.tokens(bound.plan_inputs(*arguments, max_length=512)).to_lists()
-    cut = bound.tokens(bound.plan_inputs(*arguments, max_length=30, cut="tokens")).to_lists()
+    whole = bound.tokens(bound.plan_inputs(*arguments, max_length=512)[0]).to_lists()
+    plan, were_cut = bound.plan_inputs(*arguments, max_length=30, cut="tokens")
+    cut = bound.tokens(plan).to_lists()
+    assert were_cut.tolist() == [len(row) > 30 for row in whole]
     assert any(len(row) > 30 for row in whole)
     assert any(len(row) < 30 for row in whole)
     assert cut == [row if len(row) <= 30 else [*row[:29], 1] for row in whole]
@@ -210,7 +212,7 @@ def test_whole_words_by_hand(shop, texts_of, t5, openp5_templates):
     bound = openp5.bind_dataset(tables, shop)
     begin, end = np.array([0, 1, 0]), np.array([2, 4, 0])
     inputs = bound.tokens(
-        bound.plan_inputs(np.array([0, 6, 12]), np.array([0, 3, 5]), begin, end, max_length=512)
+        bound.plan_inputs(np.array([0, 6, 12]), np.array([0, 3, 5]), begin, end, max_length=512)[0]
     )
     expected = []
     for row in inputs.to_lists():

@@ -28,6 +28,9 @@ class LetterVocabulary:
     def decode(self, ids: list[int]) -> str:
         return "".join(self.pieces(ids)).replace("▁", " ").strip()
 
+    def id_of(self, piece: str) -> int:
+        raise KeyError(piece)
+
     def pieces(self, ids: list[int]) -> list[str]:
         return [chr(token).replace("#", self._joins or "#") for token in ids]
 
