@@ -28,6 +28,7 @@ from genrec_jax.parallel import compilation_cache
 from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.pipeline.prompt_batches import NO_TARGET, PromptAssembler
 from genrec_jax.prompts import rendering
+from genrec_jax.prompts.templates import SEARCHED_TASKS
 
 ROWS = (1, 8, 64)
 LENGTHS = (32, 64, 128, 256, 512)
@@ -124,6 +125,7 @@ class Recommender:
             self.history,
             max_input_length=run_dir.mixture["max_input_length"],
             cut=run_dir.mixture["cut"],
+            titles=ids.titles,
         )
         trie = tries.load(entry.trie)
         self._ranks_I = tries.item_ranks(trie)
@@ -255,14 +257,21 @@ class Recommender:
         """The template a request gets by default: the first that training saw of a fitting task.
 
         Raises:
-            UserError: there is no history, and the run has no template without one.
+            UserError: there is no history, and the run has no template without one; or it was not
+                trained to find items in the whole catalogue.
         """
-        tasks = ("sequential", "straightforward") if has_history else ("straightforward",)
+        tasks = SEARCHED_TASKS if has_history else ("straightforward",)
         trained = self.run_dir.mixture["tasks"]
         for task in tasks:
             for template in self.run_dir.templates:
                 if template.task == task and template.seen and (task in trained or not trained):
                     return template.id
+        if has_history:
+            raise UserError(
+                f"this run was trained on {', '.join(trained)}, none of which asks for an item of the whole"
+                f" catalogue; wanted a run of one of {', '.join(SEARCHED_TASKS)}",
+                file=str(self.run_dir.path),
+            )
         raise UserError(
             "the history is empty, and this run was trained on prompts that show one; wanted at least"
             " one item. (A run of the mixture `openp5` also knows prompts of the user alone)"
