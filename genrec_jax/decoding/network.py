@@ -37,19 +37,22 @@ def t5_network(
 
     def advance(tokens_BMQ: Array, slot: Array, cache: Any) -> tuple[Any, Array, Any]:
         if cache is None:
-            hidden_BQD, cache = incremental.feed_shared(
-                model, tokens_BMQ[:, 0], cross, encoder_valid_BL
-            )
+            with jax.named_scope("prefix"):
+                hidden_BQD, cache = incremental.feed_shared(
+                    model, tokens_BMQ[:, 0], cross, encoder_valid_BL
+                )
             hidden_BMQD = hidden_BQD[:, None]
         else:
-            hidden_BMD, cache = incremental.feed_beams(
-                model, tokens_BMQ[:, :, 0], slot, cache, cross, encoder_valid_BL
-            )
+            with jax.named_scope("beam_step"):
+                hidden_BMD, cache = incremental.feed_beams(
+                    model, tokens_BMQ[:, :, 0], slot, cache, cross, encoder_valid_BL
+                )
             hidden_BMQD = hidden_BMD[:, :, None]
-        if not whole:
-            return hidden_BMQD, normaliser_in_chunks(model, hidden_BMQD), cache
-        logits_BMQV = model.logits(hidden_BMQD)
-        return logits_BMQV, jax.nn.logsumexp(logits_BMQV, axis=-1), cache
+        with jax.named_scope("head"):
+            if not whole:
+                return hidden_BMQD, normaliser_in_chunks(model, hidden_BMQD), cache
+            logits_BMQV = model.logits(hidden_BMQD)
+            return logits_BMQV, jax.nn.logsumexp(logits_BMQV, axis=-1), cache
 
     def asked_logits(view: Array, tokens_BMC: Array) -> Array:
         if whole:
@@ -57,9 +60,10 @@ def t5_network(
         return jnp.einsum("bmd,bmcd->bmc", view, model.head_VD()[tokens_BMC])
 
     def reorder(cache: incremental.SelfCache, parents_BM: Array) -> incremental.SelfCache:
-        if cache.positions_S.shape[0] == cache.shared:
-            cache = incremental.make_room(cache, parents_BM.shape[1], num_steps)
-        return incremental.continue_beams(cache, parents_BM)
+        with jax.named_scope("reorder"):
+            if cache.positions_S.shape[0] == cache.shared:
+                cache = incremental.make_room(cache, parents_BM.shape[1], num_steps)
+            return incremental.continue_beams(cache, parents_BM)
 
     return Network(advance, asked_logits, reorder)
 

@@ -199,6 +199,7 @@ def _start(
     )
 
 
+@jax.named_scope("trie")
 def _extend(
     state: SearchState,
     cache: Any,
