@@ -128,6 +128,10 @@ class T5(nnx.Module):
 
     def __call__(self, batch: Batch, dropout_key: Key | None = None) -> Float[Array, "B T V"]:
         """Logits of every target position of a training batch."""
+        return self.logits(self.hidden(batch, dropout_key))
+
+    def hidden(self, batch: Batch, dropout_key: Key | None = None) -> Float[Array, "B T D"]:
+        """What the head takes at every target position of a training batch."""
         encoder_key, decoder_key = split_key(dropout_key, 2)
         encoded_BLD = self.encode(
             jnp.asarray(batch.encoder_input_tokens_BL),
@@ -135,14 +139,13 @@ class T5(nnx.Module):
             whole_word_ids_BL=jnp.asarray(batch.encoder_whole_word_ids_BL),
             dropout_key=encoder_key,
         )
-        hidden_BTD = self.decode(
+        return self.decode(
             jnp.asarray(batch.decoder_input_tokens_BT),
             encoded_BLD,
             encoder_segment_ids_BL=jnp.asarray(batch.encoder_segment_ids_BL),
             decoder_segment_ids_BT=jnp.asarray(batch.decoder_segment_ids_BT),
             dropout_key=decoder_key,
         )
-        return self.logits(hidden_BTD)
 
 
 def graph_and_params(model: T5) -> tuple[nnx.GraphDef, nnx.State]:

@@ -5,9 +5,10 @@ batch before the forward pass, so that it is the same however the rows are split
 """
 
 import dataclasses
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-import jax.scipy
 from jaxtyping import Array, Float, Int, Shaped
 
 from genrec_jax.errors import UserError
@@ -32,11 +33,15 @@ class LossConfig:
             real target tokens is the global batch's; `NUM_TOTAL_TARGET_TOKENS` counts padding too;
             `AVERAGE_PER_SEQUENCE` gives every example, not every token, the same weight; `NONE`
             leaves the sum (T5X's default); or a constant.
+        positions_at_a_time: how many target positions of every row have their logits in memory at
+            once; the backward pass computes them again. None: all of them, which is faster where they
+            fit.
     """
 
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
     normalizing_factor: str | float | int = "NUM_REAL_TARGET_TOKENS"
+    positions_at_a_time: int | None = None
 
     def __post_init__(self):
         factor = self.normalizing_factor
@@ -48,6 +53,10 @@ class LossConfig:
             )
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing is {self.label_smoothing}; wanted 0 <= it < 1")
+        if self.positions_at_a_time is not None and self.positions_at_a_time < 1:
+            raise UserError(
+                f"positions_at_a_time is {self.positions_at_a_time}; wanted at least 1, or None for all"
+            )
 
 
 def token_losses(
@@ -88,6 +97,55 @@ def token_losses(
         expected_BT = (confidence - low) * right_BT + low * all_BT
         cross_entropy_BT = log_z_BT - expected_BT - constant
     return cross_entropy_BT, z_loss * jnp.square(log_z_BT)
+
+
+def token_losses_of_hidden(
+    hidden_BTD: Float[Array, "B T D"],
+    targets_BT: Int[Array, "B T"],
+    logits_of: Callable[[Float[Array, "B C D"]], Float[Array, "B C V"]],
+    config: LossConfig,
+    *,
+    vocab_size: int,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """`token_losses` from what the head takes, with few logits in memory at a time if asked for.
+
+    Args:
+        hidden_BTD: the decoder's output.
+        targets_BT: the right tokens.
+        logits_of: the head.
+        config: z-loss, label smoothing, positions at a time (C).
+        vocab_size: real tokens.
+    """
+
+    def of_positions(hidden_BCD, targets_BC):
+        return token_losses(
+            logits_of(hidden_BCD),
+            targets_BC,
+            vocab_size=vocab_size,
+            z_loss=config.z_loss,
+            label_smoothing=config.label_smoothing,
+        )
+
+    length, width = targets_BT.shape[1], config.positions_at_a_time
+    if width is None or width >= length:
+        return of_positions(hidden_BTD, targets_BT)
+    missing = -length % width
+
+    def in_chunks(array):
+        padded = jnp.pad(array, ((0, 0), (0, missing)) + ((0, 0),) * (array.ndim - 2))
+        chunks = padded.reshape(padded.shape[0], -1, width, *padded.shape[2:])
+        return jnp.moveaxis(chunks, 1, 0)
+
+    def whole(chunks_NBC):
+        joined = jnp.moveaxis(chunks_NBC, 0, 1)
+        return joined.reshape(joined.shape[0], -1)[:, :length]
+
+    _, (cross_entropy_NBC, z_loss_NBC) = jax.lax.scan(
+        lambda _, chunk: (None, jax.checkpoint(of_positions)(*chunk)),
+        None,
+        (in_chunks(hidden_BTD), in_chunks(targets_BT)),
+    )
+    return whole(cross_entropy_NBC), whole(z_loss_NBC)
 
 
 def weights_and_factor(

@@ -15,6 +15,7 @@ from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.model.layers import Key
 from genrec_jax.parallel import rules
+from genrec_jax.parallel.on_mesh import OnMesh
 from genrec_jax.pipeline.batch import Batch
 from genrec_jax.training import losses
 from genrec_jax.training.losses import LossConfig
@@ -48,12 +49,12 @@ def loss_and_sums(
         unweighted), `z_loss_sum` and `target_tokens`.
     """
     model = nnx.merge(graphdef, params)
-    cross_entropy_BT, z_loss_BT = losses.token_losses(
-        model(batch, dropout_key),
+    cross_entropy_BT, z_loss_BT = losses.token_losses_of_hidden(
+        model.hidden(batch, dropout_key),
         jnp.asarray(batch.decoder_target_tokens_BT),
+        model.logits,
+        loss_config,
         vocab_size=model.config.vocab_size,
-        z_loss=loss_config.z_loss,
-        label_smoothing=loss_config.label_smoothing,
     )
     total = jnp.sum((cross_entropy_BT + z_loss_BT) * weights_BT)
     real_BT = (jnp.asarray(batch.decoder_loss_weights_BT) > 0).astype(jnp.float32)
@@ -152,7 +153,7 @@ def jit_train_step(
     mesh: Mesh,
     *,
     microbatches: int = 1,
-) -> Callable[[TrainState, Batch, Key | None], tuple[TrainState, Metrics]]:
+) -> OnMesh[[TrainState, Batch, Key | None], tuple[TrainState, Metrics]]:
     """`train_step` compiled over a mesh; the state that is passed in is taken over (donated).
 
     It compiles once per shape of batch. Rows must be a multiple of the mesh's `data * fsdp`.
@@ -173,17 +174,12 @@ def jit_train_step(
         in_shardings=(shardings, rules.batch_sharding(mesh), everywhere),
         out_shardings=(shardings, everywhere),
     )
-
-    def run(state, batch, dropout_key):
-        with jax.set_mesh(mesh):
-            return jitted(state, batch, dropout_key)
-
-    return run
+    return OnMesh(jitted, mesh)
 
 
 def jit_eval_step(
     config: T5Config, loss_config: LossConfig, mesh: Mesh
-) -> Callable[[nnx.State, Batch], Metrics]:
+) -> OnMesh[[nnx.State, Batch], Metrics]:
     """`(params, batch) -> sums` without dropout, for validation loss; compiled over a mesh."""
     graphdef, _ = t5.abstract_graph_and_params(config)
 
@@ -195,9 +191,4 @@ def jit_eval_step(
         return sums
 
     jitted = jax.jit(sums_of, out_shardings=rules.replicated(mesh))
-
-    def run(params, batch):
-        with jax.set_mesh(mesh):
-            return jitted(params, batch)
-
-    return run
+    return OnMesh(jitted, mesh)

@@ -1,5 +1,8 @@
 """Losses against T5X's own numbers, and by hand where T5X has none."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,3 +65,55 @@ def test_smoothed_loss_of_the_smoothed_target_is_zero():
 def test_config_says_what_is_wanted(factor):
     with pytest.raises(UserError, match="NUM_REAL_TARGET_TOKENS"):
         losses.LossConfig(normalizing_factor=factor)
+
+
+@pytest.mark.parametrize("positions", [1, 3, 7])
+def test_losses_of_a_few_positions_at_a_time_are_the_same(positions):
+    """Also where the positions do not divide, in losses and in gradients."""
+    random = np.random.default_rng(0)
+    hidden_BTD = jnp.asarray(random.normal(size=(4, 7, 5)), jnp.float32)
+    head_VD = jnp.asarray(random.normal(size=(11, 5)), jnp.float32)
+    targets_BT = jnp.asarray(random.integers(0, 11, (4, 7)))
+    weights_BT = jnp.asarray(random.random((4, 7)), jnp.float32)
+
+    def loss(hidden_BTD, head_VD, config):
+        cross_entropy_BT, z_loss_BT = losses.token_losses_of_hidden(
+            hidden_BTD, targets_BT, lambda h: h @ head_VD.T, config, vocab_size=11
+        )
+        return jnp.sum((cross_entropy_BT + z_loss_BT) * weights_BT)
+
+    whole = losses.LossConfig(z_loss=1e-2, label_smoothing=0.1)
+    parts = dataclasses.replace(whole, positions_at_a_time=positions)
+    with_gradient = jax.value_and_grad(loss, argnums=(0, 1))
+    expected, expected_gradients = with_gradient(hidden_BTD, head_VD, whole)
+    actual, gradients = with_gradient(hidden_BTD, head_VD, parts)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    for left, right in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+
+
+def test_a_position_at_a_time_never_holds_all_logits():
+    rows, length, width, vocab = 8, 16, 4, 4096
+    head_VD = jnp.ones((vocab, width))
+    targets_BT = jnp.zeros((rows, length), jnp.int32)
+
+    def temporary_bytes(positions):
+        config = losses.LossConfig(positions_at_a_time=positions)
+
+        def loss(hidden_BTD):
+            cross_entropy_BT, _ = losses.token_losses_of_hidden(
+                hidden_BTD, targets_BT, lambda h: h @ head_VD.T, config, vocab_size=vocab
+            )
+            return jnp.sum(cross_entropy_BT)
+
+        lowered = jax.jit(jax.grad(loss)).lower(jnp.ones((rows, length, width)))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    whole = rows * length * vocab * 4
+    assert temporary_bytes(None) >= whole
+    assert temporary_bytes(1) < whole / 4
+
+
+def test_positions_at_a_time_must_be_some():
+    with pytest.raises(UserError, match="positions_at_a_time is 0; wanted at least 1"):
+        losses.LossConfig(positions_at_a_time=0)
