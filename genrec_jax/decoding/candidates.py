@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genrec_jax.decoding import constraints
-from genrec_jax.decoding.constraints import LAST_ITEM, Exclusions
+from genrec_jax.decoding import constraints as constraints_lib
+from genrec_jax.decoding.constraints import LAST_ITEM, Constraints
 from genrec_jax.decoding.trie import Trie
 
 
@@ -59,7 +59,7 @@ def best_children(
     normaliser_BM: Float[Array, "B M"],
     keep: int,
     width: int,
-    exclusions: Exclusions | None,
+    constraints: Constraints | None,
 ) -> Children:
     """The `keep` best unfinished children of all beams of an example, and every finished child.
 
@@ -70,11 +70,11 @@ def best_children(
         normaliser_BM: what to subtract from logits to get log-probabilities.
         keep: how many unfinished children to keep.
         width: children of a beam read at a time.
-        exclusions: items not to be had.
+        constraints: which items an example may get.
     """
     batch, num_beams = beams.places_BM.shape
     num_chunks = _num_chunks(beams, trie, width)
-    finished_BM, finished_items_BM = _finished(beams, trie, logits_of, normaliser_BM, exclusions)
+    finished_BM, finished_items_BM = _finished(beams, trie, logits_of, normaliser_BM, constraints)
 
     def has_chunk(carry):
         chunk, _ = carry
@@ -82,7 +82,7 @@ def best_children(
 
     def merge_chunk(carry):
         chunk, kept = carry
-        read = _read_chunk(beams, trie, chunk, width, exclusions)
+        read = _read_chunk(beams, trie, chunk, width, constraints)
         scores_BMC = logits_of(read.tokens_BMC) - normaliser_BM[:, :, None]
         scores_BMC = beams.scores_BM[:, :, None] + scores_BMC
         running_BMC = read.valid_BMC & (read.tokens_BMC != trie.eos_id)
@@ -127,7 +127,7 @@ def normaliser_of_children(
     trie: Trie,
     logits_of: LogitsOf,
     width: int,
-    exclusions: Exclusions | None,
+    constraints: Constraints | None,
 ) -> Float[Array, "B M"]:
     """Logsumexp of the logits of each beam's children, read in chunks; 0 where there are none."""
     num_chunks = _num_chunks(beams, trie, width)
@@ -138,7 +138,7 @@ def normaliser_of_children(
 
     def add_chunk(carry):
         chunk, total_BM = carry
-        read = _read_chunk(beams, trie, chunk, width, exclusions)
+        read = _read_chunk(beams, trie, chunk, width, constraints)
         logits_BMC = jnp.where(read.valid_BMC, logits_of(read.tokens_BMC), -jnp.inf)
         chunk_BM = jax.nn.logsumexp(logits_BMC, axis=2)
         return chunk + 1, jnp.logaddexp(total_BM, chunk_BM)
@@ -206,7 +206,7 @@ def _read_chunk(
     trie: Trie,
     chunk: Int[Array, ""],
     width: int,
-    exclusions: Exclusions | None,
+    constraints: Constraints | None,
 ) -> _Read:
     """Children `chunk * width ...` of each beam; a beam in a tail has one, its next token."""
     offsets_C = chunk * width + jnp.arange(width, dtype=jnp.int32)
@@ -219,8 +219,8 @@ def _read_chunk(
     tail_tokens_BM1 = _tail_tokens(beams, trie)[:, :, None]
     tokens_BMC = jnp.where(in_tail_BM1, tail_tokens_BM1, arc_tokens_BMC)
     places_BMC = jnp.where(in_tail_BM1, beams.places_BM[:, :, None], arc_nexts_BMC)
-    if exclusions is not None:
-        valid_BMC &= constraints.alive(places_BMC, trie, exclusions)
+    if constraints is not None:
+        valid_BMC &= constraints_lib.alive(places_BMC, trie, constraints)
     return _Read(tokens_BMC, places_BMC, valid_BMC)
 
 
@@ -237,10 +237,10 @@ def _finished(
     trie: Trie,
     logits_of: LogitsOf,
     normaliser_BM: Float[Array, "B M"],
-    exclusions: Exclusions | None,
+    constraints: Constraints | None,
 ) -> tuple[Float[Array, "B M"], Int[Array, "B M"]]:
     """Scores and items of the children that end an id: always the first child of a beam."""
-    read = _read_chunk(beams, trie, jnp.zeros((), jnp.int32), 1, exclusions)
+    read = _read_chunk(beams, trie, jnp.zeros((), jnp.int32), 1, constraints)
     ends_BM = (read.valid_BMC & (read.tokens_BMC == trie.eos_id))[:, :, 0]
     logits_BM = logits_of(read.tokens_BMC)[:, :, 0]
     scores_BM = beams.scores_BM + (logits_BM - normaliser_BM)

@@ -334,7 +334,7 @@ class Recommender:
             while width < max(map(len, excluded), default=0):
                 width *= 2
             lists = [*excluded, *[[]] * missing]
-            exclusions = constraints.exclusions_of(self._ranks_I, lists, width)
+            exclusions = constraints.constraints_of(self._ranks_I, lists, width=width)
         result = self._step_for(k)(self._params, batch, self._trie, exclusions)
         return np.asarray(result.items_BR), np.asarray(result.scores_BR)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genrec_jax.decoding import candidates
-from genrec_jax.decoding.constraints import Exclusions
+from genrec_jax.decoding.constraints import Constraints
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass
@@ -125,7 +125,7 @@ def beam_search(
     trie: Trie,
     config: BeamConfig,
     wanted_B: Bool[Array, " B"],
-    exclusions: Exclusions | None = None,
+    constraints: Constraints | None = None,
 ) -> BeamResult:
     """Finds the items whose ids the network thinks most likely.
 
@@ -135,13 +135,13 @@ def beam_search(
         trie: the catalogue.
         config: how to search.
         wanted_B: which examples to search for; the others get an empty list.
-        exclusions: items that an example must not get; the search is then exactly that of a catalogue
-            without them. None excludes nothing and costs nothing.
+        constraints: items that an example may get; the search is then exactly that of a catalogue of
+            these. None allows everything and costs nothing.
 
     Returns:
         the best `num_results` finished ids of each example; fewer when the search found fewer.
     """
-    state = _start(network, cache, trie, config, wanted_B, exclusions)
+    state = _start(network, cache, trie, config, wanted_B, constraints)
 
     def may_go_on(state: SearchState) -> Bool[Array, ""]:
         return jnp.any(state.active_B) & (state.step < trie.max_steps)
@@ -153,7 +153,7 @@ def beam_search(
         )
         view_BM = jax.tree.map(lambda leaf: leaf[:, :, -1], view)
         return _extend(
-            state, cache, network, view_BM, normaliser_BMQ[:, :, -1], trie, config, exclusions
+            state, cache, network, view_BM, normaliser_BMQ[:, :, -1], trie, config, constraints
         )
 
     state = jax.lax.while_loop(may_go_on, take_step, state)
@@ -166,7 +166,7 @@ def _start(
     trie: Trie,
     config: BeamConfig,
     wanted_B: Bool[Array, " B"],
-    exclusions: Exclusions | None,
+    constraints: Constraints | None,
 ) -> SearchState:
     """Feeds the common prefix to one beam in one pass and takes the first step from the root."""
     batch = wanted_B.shape[0]
@@ -195,7 +195,7 @@ def _start(
     )
     view_BM = jax.tree.map(lambda leaf: leaf[:, :, -1], view)
     return _extend(
-        state, cache, network, view_BM, normaliser_BMQ[:, :, -1], trie, config, exclusions
+        state, cache, network, view_BM, normaliser_BMQ[:, :, -1], trie, config, constraints
     )
 
 
@@ -208,7 +208,7 @@ def _extend(
     normaliser_BM: Float[Array, "B M"],
     trie: Trie,
     config: BeamConfig,
-    exclusions: Exclusions | None,
+    constraints: Constraints | None,
 ) -> SearchState:
     """Replaces the running beams by their best children, and lets finished children into the pool."""
     beams = candidates.Beams(state.places_BM, state.tails_BM, state.scores_BM)
@@ -216,9 +216,11 @@ def _extend(
     width = config.chunk_width * (config.num_beams if state.scores_BM.shape[1] == 1 else 1)
     logits_of = lambda tokens_BMC: network.asked_logits(view_BM, tokens_BMC)  # noqa: E731
     if config.renormalise:
-        normaliser_BM = candidates.normaliser_of_children(beams, trie, logits_of, width, exclusions)
+        normaliser_BM = candidates.normaliser_of_children(
+            beams, trie, logits_of, width, constraints
+        )
     children = candidates.best_children(
-        beams, trie, logits_of, normaliser_BM, config.num_beams, width, exclusions
+        beams, trie, logits_of, normaliser_BM, config.num_beams, width, constraints
     )
     step = state.step + 1
     length = (trie.prefix_Q.shape[0] + step).astype(jnp.float32)

@@ -177,10 +177,10 @@ class _Searches:
             self._dataset.items_X[starts_U[user] : self._ends_U[user]].tolist() if user >= 0 else []
             for user in np.asarray(batch.users_B).tolist()
         ]
-        left_out = constraints.exclusions_of(self._item_ranks_I, histories, self._width)
+        left_out = constraints.constraints_of(self._item_ranks_I, histories, width=self._width)
         return self._run(params, batch, left_out)
 
-    def _run(self, params: Any, batch: PromptBatch, left_out: constraints.Exclusions | None):
+    def _run(self, params: Any, batch: PromptBatch, left_out: constraints.Constraints | None):
         placed = jax.tree.map(lambda array: _lay_out(array, self._rows), (batch, left_out))
         result = self._step(params, placed[0], self._trie, placed[1])
         return _fetch(result.items_BR), _fetch(result.scores_BR)

@@ -46,12 +46,12 @@ def table_network(table_BKV):
     return search.Network(advance, asked_logits, reorder)
 
 
-def run_tables(table_BKV, trie, config, exclusions=None):
+def run_tables(table_BKV, trie, config, constraints=None):
     """Searches under a table network."""
     batch = table_BKV.shape[0]
     cache = jnp.zeros((batch, 1), jnp.int32)
     network = table_network(table_BKV)
-    return search.beam_search(network, cache, trie, config, jnp.ones(batch, bool), exclusions)
+    return search.beam_search(network, cache, trie, config, jnp.ones(batch, bool), constraints)
 
 
 def log_probabilities(table_KV, tokens, valid=None):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_jax.decoding import constraints, search
+from genrec_jax.decoding import search
 from genrec_jax.decoding.search import BeamConfig
-from genrec_jax.decoding.trie import build_trie, item_ranks
+from genrec_jax.decoding.trie import build_trie
 from genrec_jax.errors import UserError
 from tests.decoding import oracles
 
@@ -27,8 +27,8 @@ catalogues = st.lists(
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def searched(table_BKV, trie, config, exclusions=None):
-    return oracles.run_tables(table_BKV, trie, config, exclusions)
+def searched(table_BKV, trie, config):
+    return oracles.run_tables(table_BKV, trie, config)
 
 
 def tables(seed, batch=2, vocab=VOCAB):
@@ -108,41 +108,17 @@ def test_equals_plain_python(ids, prefix, seed, config):
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
-@given(ids=catalogues, seed=st.integers(0, 2**31), excluded=st.sets(st.integers(0, 39)))
-def test_beams_beyond_the_catalogue_find_it_all_and_exclusions_leave_the_rest(ids, seed, excluded):
-    trie = fixed_shapes(trie_of(ids))
+@given(ids=catalogues, seed=st.integers(0, 2**31))
+def test_beams_beyond_the_catalogue_find_it_all(ids, seed):
     table_BKV = tables(seed)
-    config = BeamConfig(num_beams=40, num_results=45)
-    result = searched(table_BKV, trie, config, exclusions_of(trie, [sorted(excluded), []]))
-    for row, banned in enumerate((excluded, set())):
-        items, scores = found(result, row)
-        brute = oracles.brute_force(table_BKV[row], ids)
-        assert set(items) == set(range(len(ids))) - banned
-        np.testing.assert_allclose(scores, brute[items], atol=3e-5)
-        assert np.all(np.diff(scores) <= 0)
-
-
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(ids=catalogues, seed=st.integers(0, 2**31), excluded=st.sets(st.integers(0, 39)))
-def test_exclusions_equal_a_catalogue_without_the_excluded(ids, seed, excluded):
-    kept = [item for item in range(len(ids)) if item not in excluded]
-    if not kept:
-        return
-    trie = fixed_shapes(trie_of(ids))
-    table_BKV = tables(seed)
-    lists = [sorted(i for i in excluded if i < len(ids))] * 2
-    with_exclusions = searched(table_BKV, trie, BeamConfig(2, 4), exclusions_of(trie, lists))
+    result = searched(table_BKV, fixed_shapes(trie_of(ids)), BeamConfig(40, 45))
     for row in range(2):
-        items, scores = found(with_exclusions, row)
-        config = BeamConfig(2, 4)
-        wanted, wanted_scores = oracles.plain_search(table_BKV[row], [ids[i] for i in kept], config)
-        np.testing.assert_allclose(scores, wanted_scores, atol=3e-5)
-        if oracles.smallest_gap(oracles.brute_force(table_BKV[row], ids)) > 1e-4:
-            assert items == [kept[i] for i in wanted]
-
-
-def exclusions_of(trie, lists, width=64):
-    return constraints.exclusions_of(item_ranks(trie), lists, width)
+        items, scores = found(result, row)
+        assert set(items) == set(range(len(ids)))
+        np.testing.assert_allclose(
+            scores, oracles.brute_force(table_BKV[row], ids)[items], atol=3e-5
+        )
+        assert np.all(np.diff(scores) <= 0)
 
 
 def fixed_shapes(trie):
@@ -194,13 +170,6 @@ def test_dead_branch_gives_nothing_else():
     items, scores = found(searched(table_BKV, trie_of(ids), BeamConfig(4, 4)), 0)
     assert items == [2]
     assert scores[0] == pytest.approx(oracles.brute_force(table_BKV[0], ids)[2], abs=3e-5)
-
-
-def test_all_excluded_gives_an_empty_list():
-    trie = trie_of([(2, 3), (2, 4), (5, 3)])
-    result = searched(tables(7), trie, BeamConfig(4, 4), exclusions_of(trie, [[0, 1, 2], [1]]))
-    assert found(result, 0)[0] == []
-    assert sorted(found(result, 1)[0]) == [0, 2]
 
 
 def test_one_compilation_for_catalogues_of_one_padded_size():
