@@ -48,12 +48,17 @@ def recommend(
     config: BeamConfig,
     constraints: Constraints | None = None,
 ) -> BeamResult:
-    """Encodes prompts once and searches the trie with beams that share the encoding."""
+    """Encodes prompts once and searches the trie with beams that share the encoding.
+
+    Profiles name its parts: encoder, cross_keys_values, prefix, beam_step, head, trie, reorder.
+    """
     tokens_BL = jnp.asarray(batch.encoder_input_tokens_BL)
     whole_words_BL = jnp.asarray(batch.encoder_whole_word_ids_BL)
     valid_BL = tokens_BL > 0
-    encoded_BLD = model.encode(tokens_BL, whole_word_ids_BL=whole_words_BL)
-    cross = incremental.cross_keys_values(model, encoded_BLD)
+    with jax.named_scope("encoder"):
+        encoded_BLD = model.encode(tokens_BL, whole_word_ids_BL=whole_words_BL)
+    with jax.named_scope("cross_keys_values"):
+        cross = incremental.cross_keys_values(model, encoded_BLD)
     return search.beam_search(
         network.t5_network(model, cross, valid_BL, config.num_beams, search.beam_steps(trie)),
         None,
