@@ -1,19 +1,23 @@
 """T5 as the search sees it: incremental decoding behind `search.Network`'s three functions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from genrec_jax.decoding.search import Network
 from genrec_jax.model import incremental
 from genrec_jax.model.t5 import T5
+from genrec_jax.parallel import rules
 
 MAX_LOGITS_BYTES = 1 << 28
-"""Logits of one step are kept whole up to this size; beyond, only the decoder's output is."""
+"""Logits of one step are kept up to this size on a device; beyond, only the decoder's output is."""
 VOCABULARY_CHUNK = 4096
 MASKED = -1e10
+LOGITS_AXES = ("batch", "beams", "length", "vocab")
+(VOCAB,) = rules.MESH_AXES_OF["vocab"]
 
 
 def t5_network(
@@ -33,7 +37,8 @@ def t5_network(
         num_steps: times at most that the search feeds all beams (`search.beam_steps`).
     """
     rows = encoder_valid_BL.shape[0] * num_beams
-    whole = rows * model.config.padded_vocab_size * 4 <= MAX_LOGITS_BYTES
+    ways = rules.ways_of("batch") * rules.ways_of("vocab")
+    whole = rows * model.config.padded_vocab_size * 4 <= MAX_LOGITS_BYTES * ways
 
     def advance(tokens_BMQ: Array, slot: Array, cache: Any) -> tuple[Any, Array, Any]:
         if cache is None:
@@ -50,14 +55,14 @@ def t5_network(
             hidden_BMQD = hidden_BMD[:, :, None]
         with jax.named_scope("head"):
             if not whole:
-                return hidden_BMQD, normaliser_in_chunks(model, hidden_BMQD), cache
-            logits_BMQV = model.logits(hidden_BMQD)
+                return hidden_BMQD, normaliser(model, hidden_BMQD), cache
+            logits_BMQV = rules.constrain(model.logits(hidden_BMQD), LOGITS_AXES)
             return logits_BMQV, jax.nn.logsumexp(logits_BMQV, axis=-1), cache
 
     def asked_logits(view: Array, tokens_BMC: Array) -> Array:
         if whole:
             return jnp.take_along_axis(view, tokens_BMC, axis=2)
-        return jnp.einsum("bmd,bmcd->bmc", view, model.head_VD()[tokens_BMC])
+        return logits_of_tokens(model, view, tokens_BMC)
 
     def reorder(cache: incremental.SelfCache, parents_BM: Array) -> incremental.SelfCache:
         with jax.named_scope("reorder"):
@@ -68,11 +73,44 @@ def t5_network(
     return Network(advance, asked_logits, reorder)
 
 
-def normaliser_in_chunks(model: T5, hidden_BMQD: Float[Array, "B M Q D"]) -> Float[Array, "B M Q"]:
-    """Logsumexp of the logits over the vocabulary, a chunk of it at a time."""
-    head_VD = model.head_VD()
+def normaliser(model: T5, hidden_BMQD: Float[Array, "B M Q D"]) -> Float[Array, "B M Q"]:
+    """Logsumexp of the logits over the vocabulary, a chunk of it at a time.
+
+    Where the mesh splits the vocabulary, each device adds up its own part, and a `psum` joins them.
+    """
     size = model.config.vocab_size
-    chunks = -(-size // VOCABULARY_CHUNK)
+
+    def joined(first: Array, hidden_BMQD: Array, head_VD: Array) -> Array:
+        part_BMQ = normaliser_in_chunks(hidden_BMQD, head_VD, size - first)
+        highest_BMQ = jax.lax.pmax(part_BMQ, VOCAB)
+        return highest_BMQ + jnp.log(jax.lax.psum(jnp.exp(part_BMQ - highest_BMQ), VOCAB))
+
+    if rules.ways_of("vocab") == 1:
+        return normaliser_in_chunks(hidden_BMQD, model.head_VD(), size)
+    return _over_parts(joined, model.head_VD(), hidden_BMQD)
+
+
+def logits_of_tokens(
+    model: T5, hidden_BMD: Float[Array, "B M D"], tokens_BMC: Int[Array, "B M C"]
+) -> Float[Array, "B M C"]:
+    """The logits of asked-for tokens only; where the vocabulary is split, from whoever has their rows."""
+
+    def joined(first: Array, hidden_BMD: Array, tokens_BMC: Array, head_VD: Array) -> Array:
+        rows_BMC = tokens_BMC - first
+        mine_BMC = (rows_BMC >= 0) & (rows_BMC < head_VD.shape[0])
+        own_BMC = jnp.einsum("bmd,bmcd->bmc", hidden_BMD, head_VD.at[rows_BMC].get(mode="clip"))
+        return jax.lax.psum(jnp.where(mine_BMC, own_BMC, 0.0), VOCAB)
+
+    if rules.ways_of("vocab") == 1:
+        return jnp.einsum("bmd,bmcd->bmc", hidden_BMD, model.head_VD()[tokens_BMC])
+    return _over_parts(joined, model.head_VD(), hidden_BMD, tokens_BMC)
+
+
+def normaliser_in_chunks(
+    hidden_BMQD: Float[Array, "B M Q D"], head_VD: Float[Array, "V D"], size: Int[Array, ""] | int
+) -> Float[Array, "B M Q"]:
+    """Logsumexp of the products with the first `size` rows of `head_VD`, a chunk of rows at a time."""
+    chunks = -(-head_VD.shape[0] // VOCABULARY_CHUNK)
 
     def add(total_BMQ: Array, chunk: Array) -> tuple[Array, None]:
         # The last chunk reaches back over tokens that were counted; they are left out.
@@ -89,3 +127,20 @@ def normaliser_in_chunks(model: T5, hidden_BMQD: Float[Array, "B M Q D"]) -> Flo
     nothing_BMQ = jnp.full(hidden_BMQD.shape[:-1], -jnp.inf, jnp.float32)
     total_BMQ, _ = jax.lax.scan(add, nothing_BMQ, jnp.arange(chunks))
     return total_BMQ
+
+
+def _over_parts(joined: Callable[..., Array], head_VD: Array, *arrays: Array) -> Array:
+    """Runs `joined(first row, *arrays, rows)` on every device with its own rows of the head.
+
+    Written out by `shard_map`, since the compiler's own partitioning of a gather and of a sliced scan
+    over a split dimension would bring the whole head together.
+    """
+    batch = rules.spec_of(("batch",))
+
+    def own(head_VD: Array, *arrays: Array) -> Array:
+        first = jax.lax.axis_index(VOCAB) * head_VD.shape[0]
+        return joined(first, *arrays, head_VD)
+
+    split = rules.spec_of(("vocab", "activation_embed"))
+    specs = (split, *(batch for _ in arrays))
+    return jax.shard_map(own, in_specs=specs, out_specs=batch, check_vma=False)(head_VD, *arrays)

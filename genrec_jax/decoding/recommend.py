@@ -5,23 +5,30 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from genrec_jax.decoding import network, search
 from genrec_jax.decoding.constraints import Constraints
 from genrec_jax.decoding.search import BeamConfig, BeamResult
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.model import incremental, t5
+from genrec_jax.parallel import rules
+from genrec_jax.parallel.on_mesh import OnMesh
 from genrec_jax.pipeline.batch import PromptBatch
 
 RecommendStep = Callable[..., BeamResult]
 
 
-def make_recommend_step(graphdef: nnx.GraphDef, config: BeamConfig) -> RecommendStep:
+def make_recommend_step(
+    graphdef: nnx.GraphDef, config: BeamConfig, mesh: Mesh | None = None
+) -> RecommendStep:
     """The jitted function that recommends for a batch of prompts.
 
     Args:
         graphdef: the model's structure (`t5.graph_and_params`).
         config: how to search.
+        mesh: where it runs, with parameters split by `rules` and rows over `data` and `fsdp`; None: on
+            the device of its arguments.
 
     Returns:
         (params, batch, trie, constraints=None) -> `BeamResult`, compiled once for each shape of batch,
@@ -38,7 +45,9 @@ def make_recommend_step(graphdef: nnx.GraphDef, config: BeamConfig) -> Recommend
         model = nnx.merge(graphdef, params)
         return recommend(model, batch, trie, config, constraints)
 
-    return jax.jit(recommend_step)
+    if mesh is None:
+        return jax.jit(recommend_step)
+    return OnMesh(jax.jit(recommend_step, out_shardings=rules.batch_sharding(mesh)), mesh)
 
 
 def recommend(

@@ -157,7 +157,7 @@ class _Searches:
         ends_U: Int64[np.ndarray, " U"],
     ):
         trie = tries.load(entry.trie)
-        self._step = _recommend_step(run_dir.model_config, config.beams)
+        self._step = _recommend_step(run_dir.model_config, config.beams, mesh)
         self._trie = jax.device_put(trie, rules.replicated(mesh))
         self._rows = rules.batch_sharding(mesh)
         self._dataset, self._ends_U = dataset, ends_U
@@ -187,10 +187,12 @@ class _Searches:
 
 
 @functools.lru_cache(maxsize=8)
-def _recommend_step(model_config: T5Config, beams: BeamConfig) -> recommending.RecommendStep:
+def _recommend_step(
+    model_config: T5Config, beams: BeamConfig, mesh: Mesh
+) -> recommending.RecommendStep:
     """Runs that differ in their seed alone share one compiled search."""
     graphdef, _ = t5.abstract_graph_and_params(model_config)
-    return recommending.make_recommend_step(graphdef, beams)
+    return recommending.make_recommend_step(graphdef, beams, mesh)
 
 
 def _pad_to_ladder(batch: PromptBatch) -> PromptBatch:

@@ -13,9 +13,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genrec_jax.model.attention import MASKED
-from genrec_jax.model.stacks import DecoderLayer, run_layers
+from genrec_jax.model.stacks import ACTIVATION_AXES, DecoderLayer, run_layers
 from genrec_jax.model.t5 import T5
+from genrec_jax.parallel import rules
 from genrec_jax.pytree import pytree_dataclass, static_field
+
+CACHE_AXES = ("batch", "heads", "length", "kv")
 
 # One array for all layers of a stack, or one for each where the parameters are split (`split_layers`).
 CrossLayers = Float[Array, "N B H L K"] | tuple[Float[Array, "B H L K"], ...]
@@ -59,7 +62,11 @@ def cross_keys_values(model: T5, encoded_BLD: Float[Array, "B L D"]) -> CrossCac
 
     def apply(layer: DecoderLayer, x_BLD, _):
         keys_BLHK, values_BLHK = layer.cross_attention.keys_values(x_BLD)
-        return x_BLD, (_heads_first(keys_BLHK), _heads_first(values_BLHK))
+        keys_BHLK, values_BHLK = _heads_first(keys_BLHK), _heads_first(values_BLHK)
+        return x_BLD, (
+            rules.constrain(keys_BHLK, CACHE_AXES),
+            rules.constrain(values_BHLK, CACHE_AXES),
+        )
 
     layers = model.decoder.layers
     _, (keys_NBHLK, values_NBHLK) = run_layers(model.config, layers, apply, encoded_BLD, None)
@@ -203,7 +210,9 @@ def _run(
         queries_BQHK = layer.cross_attention.queries(layer.cross_attention_norm(x_BQD))
         attended_BQHK = _attend(queries_BQHK, cross_keys_BHLK, cross_values_BHLK, seen_B1L, None)
         x_BQD = x_BQD + layer.cross_attention.output(attended_BQHK)
-        return x_BQD + layer.mlp(layer.mlp_norm(x_BQD)), (keys_BHSK, values_BHSK)
+        x_BQD = x_BQD + layer.mlp(layer.mlp_norm(x_BQD))
+        cached = rules.constrain(keys_BHSK, CACHE_AXES), rules.constrain(values_BHSK, CACHE_AXES)
+        return rules.constrain(x_BQD, ACTIVATION_AXES), cached
 
     per_layer = (cached, cross.keys_NBHLK, cross.values_NBHLK)
     x_BQD, (keys, values) = run_layers(

@@ -1,5 +1,6 @@
 """The one table from logical axes to mesh axes, read when parameters and batches are placed."""
 
+import math
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ Axes = tuple[str, ...]
 # along its other side. Activations: rows are split over `data` and `fsdp` together.
 MESH_AXES_OF: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "beams": (),
     "length": (),
     "activation_embed": (),
     "layers": (),
@@ -129,6 +131,12 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
         return replicated(mesh)
 
     return jax.tree.map(place, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+
+
+def ways_of(axis: str) -> int:
+    """Into how many parts the mesh that is set splits a logical axis; 1 where none is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[own] for own in MESH_AXES_OF[axis])
 
 
 def constrain(array: jax.Array, axes: Axes) -> jax.Array:

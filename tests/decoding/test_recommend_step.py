@@ -124,21 +124,33 @@ def test_padding_rows_get_empty_lists(one_model):
     assert np.all(np.asarray(result.items_BR)[[0, 2, 3, 4]] >= 0)
 
 
-def test_batch_split_over_devices_gives_the_same_lists(one_model):
+@pytest.fixture(scope="module")
+def lists_of_one_device(one_model):
     graphdef, params, stored = one_model
-    batch = prompts(stored, np.arange(8) % 5)
     config = BeamConfig(num_beams=10, num_results=10)
-    one = make_recommend_step(graphdef, config)(params, batch, trie_of(stored))
-    mesh = mesh_lib.make_mesh(data=4, fsdp=2)
-    everywhere = rules.replicated(mesh)
-    split = make_recommend_step(graphdef, config)(
-        jax.device_put(params, everywhere),
-        jax.device_put(batch, rules.batch_sharding(mesh)),
-        jax.device_put(trie_of(stored), everywhere),
+    batch = prompts(stored, np.arange(8) % 5)
+    return make_recommend_step(graphdef, config)(params, batch, trie_of(stored))
+
+
+@pytest.mark.parametrize("kept_logits", [True, False])
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 2), (2, 1, 4), (2, 2, 2)])
+def test_every_mesh_gives_one_devices_lists(
+    one_model, lists_of_one_device, sizes, kept_logits, monkeypatch
+):
+    """Rows over `data` and `fsdp`, parameters over `fsdp`, heads and vocabulary over `tensor`."""
+    if not kept_logits:
+        monkeypatch.setattr(network, "MAX_LOGITS_BYTES", 0)
+        monkeypatch.setattr(network, "VOCABULARY_CHUNK", 100)
+    graphdef, params, stored = one_model
+    mesh = mesh_lib.make_mesh(*sizes)
+    split = make_recommend_step(graphdef, BeamConfig(num_beams=10, num_results=10), mesh)(
+        jax.device_put(params, rules.tree_shardings(params, mesh)),
+        jax.device_put(prompts(stored, np.arange(8) % 5), rules.batch_sharding(mesh)),
+        jax.device_put(trie_of(stored), rules.replicated(mesh)),
     )
-    assert len(split.items_BR.sharding.device_set) == 8
-    assert np.array_equal(one.items_BR, split.items_BR)
-    np.testing.assert_allclose(one.scores_BR, split.scores_BR, atol=3e-5)
+    assert split.items_BR.sharding.is_equivalent_to(rules.batch_sharding(mesh), 2)
+    assert np.array_equal(lists_of_one_device.items_BR, split.items_BR)
+    np.testing.assert_allclose(lists_of_one_device.scores_BR, split.scores_BR, atol=3e-5)
 
 
 def test_one_compilation_per_shape(one_model, monkeypatch):
