@@ -298,10 +298,10 @@ class NextItemTask(AlignmentTask):
         return (held,)
 
     def positions_read(
-        self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
+        self, epoch: int, index_E: Int[np.ndarray, " E"]
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
         """See `ExampleTask.positions_read`."""
-        _, index_E = self._in_order(epochs, numbers_E)
+        del epoch
         _, begin_E, end_E = self._history(index_E)
         return begin_E, end_E + 1
 

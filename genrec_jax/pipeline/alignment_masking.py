@@ -12,7 +12,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.indexing import vocabulary
 from genrec_jax.pipeline import hashing, list_prompts, span_corruption, windows
 from genrec_jax.pipeline.alignment import MASK, SPANS, WINDOW, AlignmentSettings, AlignmentTask
-from genrec_jax.pipeline.examples import Epochs, ExamplePlan
+from genrec_jax.pipeline.examples import ExamplePlan
 from genrec_jax.pipeline.list_prompts import ItemLists
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
 from genrec_jax.pipeline.token_runs import RunPlan
@@ -61,10 +61,10 @@ class WindowTask(AlignmentTask):
         return self.begin_N[index_E], self.end_N[index_E]
 
     def positions_read(
-        self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
+        self, epoch: int, index_E: Int[np.ndarray, " E"]
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
         """See `ExampleTask.positions_read`."""
-        return self.window(*self._in_order(epochs, numbers_E))
+        return self.window(np.full(len(index_E), epoch), index_E)
 
     def _set_bounds(self) -> None:
         raise NotImplementedError
@@ -155,6 +155,8 @@ class MaskedSpansTask(WindowTask):
     both anew in each epoch, as the spans. The paper does not say how many samples a user gets: here one
     for each of MIM's windows.
     """
+
+    epochs_differ = True
 
     def __init__(self, *arguments: Any, **keywords: Any):
         """See `WindowTask`.

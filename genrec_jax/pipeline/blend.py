@@ -89,16 +89,6 @@ class Blend(ExampleTask):
             [rows for _, rows, _, _ in rows_of],
         )
 
-    def positions_read(
-        self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
-    ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
-        """See `ExampleTask.positions_read`."""
-        begin_E = np.zeros(len(numbers_E), np.int64)
-        end_E = np.zeros(len(numbers_E), np.int64)
-        for source, rows, epoch_E, number_E in self._rows_of(epochs, numbers_E):
-            begin_E[rows], end_E[rows] = source.positions_read(epoch_E, number_E)
-        return begin_E, end_E
-
     def held_out(
         self,
         splits: Splits,

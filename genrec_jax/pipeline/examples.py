@@ -112,11 +112,13 @@ class ExampleTask:
         num_examples: examples of one epoch.
         max_input_length: no prompt is longer.
         max_target_length: no target is longer.
+        epochs_differ: whether each epoch is made of other parts of the log.
     """
 
     num_examples: int
     max_input_length: int
     max_target_length: int
+    epochs_differ: bool = False
 
     def __init__(
         self,
@@ -168,11 +170,15 @@ class ExampleTask:
         raise NotImplementedError
 
     def positions_read(
-        self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
+        self, epoch: int, index_E: Int[np.ndarray, " E"]
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
         """Which positions of the log examples are made of: from the first up to the last, exclusive.
 
         The target counts as read. The audit holds these against what is held out.
+
+        Args:
+            epoch: for a task with `epochs_differ`.
+            index_E: examples by their place before any shuffling.
         """
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ from genrec_jax.data.splits import Splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import list_prompts
 from genrec_jax.pipeline.alignment import AlignmentSettings, AlignmentTask
-from genrec_jax.pipeline.examples import Epochs, ExamplePlan
+from genrec_jax.pipeline.examples import ExamplePlan
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
 from genrec_jax.prompts.templates import Template
 
@@ -81,11 +81,11 @@ class ItemQuestionsTask(AlignmentTask):
         self.max_target_length = int(plan.lengths_E.max()) + self._around_answer()
 
     def positions_read(
-        self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
+        self, epoch: int, index_E: Int[np.ndarray, " E"]
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
         """See `ExampleTask.positions_read`: none."""
-        del epochs
-        nothing_E = np.zeros(len(numbers_E), np.int64)
+        del epoch
+        nothing_E = np.zeros(len(index_E), np.int64)
         return nothing_E, nothing_E
 
     def _templates(

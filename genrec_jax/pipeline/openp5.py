@@ -159,10 +159,10 @@ class OpenP5Task(ExampleTask):
         )
 
     def positions_read(
-        self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
+        self, epoch: int, index_E: Int[np.ndarray, " E"]
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
         """See `ExampleTask.positions_read`."""
-        _, index_E = self._in_order(epochs, numbers_E)
+        del epoch
         end_E = self.positions_N[index_E // self._draws]
         begin_E = np.maximum(
             end_E - self._shown, self.dataset.offsets_U1[self.dataset.users_X[end_E]]

@@ -17,6 +17,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.model import t5
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
+from genrec_jax.pipeline import mixture_audit
 from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import progress as progress_lib
 from genrec_jax.training import state as state_lib
@@ -246,6 +247,10 @@ def _create_run_dir(
             "max_target_length": data.max_target_length,
             "cut": data.cut,
             "cut_shares": inputs.mixture.cut_shares(),
+            "audit": [
+                dataclasses.asdict(result)
+                for result in mixture_audit.check_mixture(inputs.mixture, inputs.splits)
+            ],
             "num_candidates": data.num_candidates,
             "like_above": data.like_above,
             "seed": config.seed,

@@ -8,6 +8,7 @@ from genrec_jax.pipeline import hashing
 MASK = (1 << 64) - 1
 GOLDEN_HASHES = [9669442505924063346, 17281550289527850393, 12922162713514795594]
 GOLDEN_ORDER = [164, 581, 360, 312, 587, 181, 517, 647, 816, 923]
+GOLDEN_PLACES = [[5, 9, 18], [1, 9, hashing.NO_PLACE]]
 GOLDEN_DRAWS = [[0, 5, 1, 8, 6, 2, 4, 7, 3, 9], [4, 3, 1, 7, 6, 5, 9, 0, 2, 8]]
 
 
@@ -81,3 +82,30 @@ def test_draw_order_is_uniform_and_without_replacement():
     assert np.array_equal(np.sort(orders, axis=1), np.tile(np.arange(10), (5000, 1)))
     counts = np.stack([np.bincount(column, minlength=10) for column in orders.T])
     assert ((counts - 500) ** 2 / 500).sum(axis=1).max() < 33  # p = .0001 at 9 degrees
+
+
+def test_places_are_subsets_all_alike_likely():
+    """2 of 4 places: the 6 subsets; rows of other counts and sizes keep to theirs."""
+    rows = 12_000
+    counts, sizes = np.full(rows, 2), np.full(rows, 4)
+    counts[::3], sizes[::3] = 3, 9
+    drawn = hashing.draw_places(counts, sizes, 5, np.arange(rows))
+    assert drawn.shape == (rows, 3)
+    assert (np.diff(drawn, axis=1) > 0).all()
+    pairs = drawn[counts == 2]
+    assert (pairs[:, 2] == hashing.NO_PLACE).all()
+    assert pairs[:, :2].max() < 4
+    _, found = np.unique(pairs[:, :2], axis=0, return_counts=True)
+    assert len(found) == 6
+    assert np.abs(found - len(pairs) / 6).max() < 4 * np.sqrt(len(pairs) / 6)
+    assert drawn[counts == 3].max() == 8
+    assert hashing.draw_places(np.array([0, 2]), np.array([5, 2]), 1).tolist() == [
+        [hashing.NO_PLACE] * 2,
+        [0, 1],
+    ]
+
+
+def test_golden_places():
+    """They pin which items and spans every run masks."""
+    drawn = hashing.draw_places(np.array([3, 2]), np.array([20, 10]), 1, np.array([4, 5]))
+    assert drawn.tolist() == GOLDEN_PLACES
