@@ -7,7 +7,7 @@ import difflib
 import logging
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import gin
@@ -23,8 +23,19 @@ _INCLUDE_LINE = re.compile(r"^include\s+['\"](.+?)['\"]", re.MULTILINE)
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
-def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[str] = ()) -> None:
+def parse(
+    files: Sequence[str],
+    bindings: Sequence[str],
+    search_paths: Sequence[str] = (),
+    fill: Mapping[str, str] | None = None,
+) -> None:
     """Parses files, then bindings, and checks that nothing is unknown and nothing required is missing.
+
+    Args:
+        files: `.gin` files, later ones win.
+        bindings: `NAME=VALUE`, which win over the files.
+        search_paths: comma-separated folders in which files are looked for.
+        fill: values of required macros that the command does without, where nobody set them.
 
     Raises:
         UserError: a file that is missing or broken, an unknown macro or parameter, a value that is
@@ -46,6 +57,9 @@ def parse(files: Sequence[str], bindings: Sequence[str], search_paths: Sequence[
             if "." not in name and "/" not in name and name not in known:
                 raise UserError(_unknown(name, known))
             _parse(lambda binding=binding: gin.parse_config(binding), f"--gin.{binding}")
+        for name, value in (fill or {}).items():
+            if name in known and _is_required(name):
+                gin.parse_config(f"{name} = {value}")
     missing = [name for name in known if _is_required(name)]
     if missing:
         raise UserError(_missing(missing))

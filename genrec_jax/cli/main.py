@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "dataset and item IDs -> run dir with checkpoints",
     "evaluate": "run dir -> metrics and predictions",
     "recommend": "a user or a history -> the next items, by title",
+    "plan": "a configuration and a cluster -> memory, time and a mesh that fits",
     "report": "run dirs -> one self-contained HTML page",
 }
 

@@ -94,6 +94,21 @@ def divisions(tree: Any) -> dict[tuple[str, ...], set[int]]:
     return found
 
 
+def bytes_on_a_device(tree: Any, sizes: meshes.Sizes) -> int:
+    """Bytes that each device of a mesh of these sizes holds of a pytree of arrays or shapes."""
+    named = sizes._asdict()
+
+    def of(leaf: Any) -> float:
+        if not isinstance(leaf, nnx.Variable):
+            return leaf.size * leaf.dtype.itemsize
+        value = leaf.get_value()
+        split = [named[mesh_axis] for axis in axes_of(leaf) for mesh_axis in MESH_AXES_OF[axis]]
+        return value.size * value.dtype.itemsize / math.prod(split)
+
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    return math.ceil(sum(map(of, leaves)))
+
+
 def check_mesh(tree: Any, mesh: Mesh) -> None:
     """Refuses a mesh that does not divide the variables' dimensions.
 

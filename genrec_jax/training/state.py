@@ -37,10 +37,15 @@ def _initial(config: T5Config, optimizer: Optimizer, seed: jax.Array) -> TrainSt
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+def state_shapes(config: T5Config, optimizer: Optimizer) -> TrainState:
+    """The state's structure; leaves are `jax.ShapeDtypeStruct`, placed nowhere."""
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    return jax.eval_shape(lambda seed: _initial(config, optimizer, seed), seed)
+
+
 def abstract_state(config: T5Config, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """The state's structure; leaves are `jax.ShapeDtypeStruct` with shardings, for restoring."""
-    seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    shapes = jax.eval_shape(lambda seed: _initial(config, optimizer, seed), seed)
+    shapes = state_shapes(config, optimizer)
     shardings = rules.tree_shardings(shapes, mesh)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -1,0 +1,196 @@
+"""The collectives of a compiled program, read off XLA's text: what, how many bytes, over which axes."""
+
+import collections
+import dataclasses
+import itertools
+import math
+import re
+
+import numpy as np
+from jax.sharding import Mesh
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.+?) ([a-z][\w\-]*)\((.*)$")
+_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w*|c64|c128)\[([\d,]*)\]")
+_CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_LOOP = re.compile(r"\b(body|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_GROUPS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
+_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """All collectives of one kind over the same mesh axes in one run of a program.
+
+    Attributes:
+        kind: `all-reduce`, `all-gather`, `reduce-scatter`, `all-to-all` or `collective-permute`.
+        axes: the mesh axes whose devices take part; those that a permutation moves along.
+        count: how often they run; a loop counts as often as it may go round, once where XLA does not
+            say.
+        bytes: of the arrays before the reduction or after the gathering, on one device, all runs.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    count: int
+    bytes: int
+
+
+@dataclasses.dataclass
+class _Computation:
+    """One of a program's computations.
+
+    Attributes:
+        lines: its own collectives: kind, shapes of the result, the rest of the line.
+        calls: what it calls.
+        loops: body and condition of its loops, and the number of rounds where XLA notes it.
+        constant: the largest integer among its constants.
+    """
+
+    lines: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+    calls: list[str] = dataclasses.field(default_factory=list)
+    loops: list[tuple[str, str, int | None]] = dataclasses.field(default_factory=list)
+    constant: int = 0
+
+
+def of_program(text: str, mesh: Mesh) -> tuple[Collective, ...]:
+    """Adds up the collectives of a compiled program, largest first.
+
+    Args:
+        text: `jax.stages.Compiled.as_text()`.
+        mesh: the mesh it was compiled for.
+    """
+    computations, entry = _read(text)
+    runs: dict[str, int] = collections.Counter()
+
+    def visit(name: str, times: int) -> None:
+        if name not in computations:
+            return
+        runs[name] += times
+        for called in computations[name].calls:
+            visit(called, times)
+        for body, condition, rounds in computations[name].loops:
+            visit(body, times * (rounds or _bound(computations, condition) or 1))
+
+    visit(entry, 1)
+    # On a TPU the steps of an asynchronous collective share its channel, each in a fusion of its own.
+    seen: dict[object, tuple[str, tuple[str, ...], int, int]] = {}
+    for name, times in runs.items():
+        for number, (kind, shapes, line) in enumerate(computations[name].lines):
+            groups = _groups(line, mesh.size)
+            axes = _axes(groups, mesh)
+            if not axes:
+                continue
+            channel = _CHANNEL.search(line)
+            place = channel[1] if channel else (name, number)
+            size = _bytes(kind, shapes, len(groups[0]))
+            before = seen.get(place, (kind, axes, 0, 0))
+            seen[place] = (kind, axes, max(times, before[2]), max(size, before[3]))
+    counts: dict[tuple[str, tuple[str, ...]], int] = collections.Counter()
+    sizes: dict[tuple[str, tuple[str, ...]], int] = collections.Counter()
+    for kind, axes, times, size in seen.values():
+        counts[kind, axes] += times
+        sizes[kind, axes] += times * size
+    found = [Collective(*key, counts[key], sizes[key]) for key in counts]
+    return tuple(sorted(found, key=lambda one: (-one.bytes, one.kind, one.axes)))
+
+
+def _bound(computations: dict[str, _Computation], condition: str) -> int:
+    """The number that a loop's counter is compared with: the largest constant of its condition."""
+    if condition not in computations:
+        return 0
+    own = computations[condition]
+    return max([own.constant, *(_bound(computations, called) for called in own.calls)])
+
+
+def _read(text: str) -> tuple[dict[str, _Computation], str]:
+    computations: dict[str, _Computation] = {}
+    entry, current = "", _Computation()
+    for line in text.splitlines():
+        header = _COMPUTATION.match(line)
+        if header:
+            current = computations[header[2]] = _Computation()
+            entry = header[2] if header[1] else entry
+            continue
+        instruction = _INSTRUCTION.match(line)
+        if instruction is None:
+            continue
+        shapes, operation, rest = instruction.groups()
+        constant = _CONSTANT.search(line)
+        if constant:
+            current.constant = max(current.constant, int(constant[1]))
+        kind = operation.removesuffix("-start")
+        if kind in KINDS:
+            current.lines.append((kind, shapes, rest))
+        elif operation == "while":
+            named = dict(_LOOP.findall(rest))
+            trips = _TRIPS.search(rest)
+            rounds = int(trips[1]) if trips else None
+            current.loops.append((named["body"], named["condition"], rounds))
+        else:
+            branches = _BRANCHES.search(rest)
+            current.calls += _CALLED.findall(rest)
+            if branches:
+                current.calls += [name.strip().lstrip("%") for name in branches[1].split(",")]
+    return computations, entry
+
+
+def _groups(line: str, devices: int) -> list[tuple[int, ...]]:
+    iota = _IOTA.search(line)
+    if iota:
+        count, size, dims, order = iota.groups()
+        grid = np.arange(devices).reshape([int(dim) for dim in dims.split(",")])
+        if order:
+            grid = grid.transpose([int(axis) for axis in order.split(",")])
+        return [tuple(map(int, row)) for row in grid.reshape(int(count), int(size))]
+    found = _GROUPS.search(line) or _PAIRS.search(line)
+    listed = re.findall(r"\{([\d,]+)\}", found[1]) if found else []
+    groups = [tuple(map(int, group.split(","))) for group in listed]
+    return groups or [tuple(range(devices))]
+
+
+def _axes(groups: list[tuple[int, ...]], mesh: Mesh) -> tuple[str, ...]:
+    """The axes along which the members of a group differ; logical devices lie in the mesh's order."""
+    places = [np.unravel_index(group, mesh.devices.shape) for group in groups]
+    return tuple(
+        axis
+        for number, axis in enumerate(mesh.axis_names)
+        if any(len(set(place[number].tolist())) > 1 for place in places)
+    )
+
+
+def _bytes(kind: str, shapes: str, members: int) -> int:
+    """The larger side of one collective: its result, but what goes into a reduce-scatter."""
+    sizes = []
+    for dtype, dims in _ARRAY.findall(shapes):
+        width = 1 if dtype == "pred" else int(re.search(r"\d+", dtype)[0]) / 8  # type: ignore[index]
+        sizes.append(int(math.prod(int(dim) for dim in dims.split(",") if dim) * width))
+    if not sizes:
+        return 0
+    if kind == "all-reduce":
+        return sum(sizes)
+    if kind == "reduce-scatter":
+        return sum(sizes) * members
+    # A started collective lists what goes in before what comes out.
+    return max(sizes) if shapes.startswith("(") else sum(sizes)
+
+
+def total_bytes(found: tuple[Collective, ...]) -> int:
+    """Bytes of all of them, on one device."""
+    return sum(one.bytes for one in found)
+
+
+def kinds_by_axis(found: tuple[Collective, ...]) -> dict[str, set[str]]:
+    """Mesh axis -> the kinds of collective that run along it."""
+    pairs = itertools.chain.from_iterable(((axis, one.kind) for axis in one.axes) for one in found)
+    kinds: dict[str, set[str]] = collections.defaultdict(set)
+    for axis, kind in pairs:
+        kinds[axis].add(kind)
+    return dict(kinds)

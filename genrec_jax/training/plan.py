@@ -1,0 +1,315 @@
+"""`plan`: does a configuration fit a cluster, what does a step cost there, which mesh would do better."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from genrec_jax.decoding import network
+from genrec_jax.decoding.search import BeamConfig
+from genrec_jax.errors import UserError
+from genrec_jax.model import t5
+from genrec_jax.parallel import mesh as meshes
+from genrec_jax.parallel import rules
+from genrec_jax.parallel.mesh import Sizes
+from genrec_jax.parallel.topology import Topology
+from genrec_jax.training import plan_memory, plan_programs
+from genrec_jax.training import state as state_lib
+from genrec_jax.training.config import MeshConfig, TrainConfig
+from genrec_jax.training.plan_memory import Memory
+from genrec_jax.training.plan_programs import Compiled, Shapes, TooLarge
+
+# Share of a device's memory that a counted step may take: XLA keeps some for itself, and counting is
+# not exact.
+COUNTED_SHARE = 0.85
+UTILISATIONS = (0.4, 0.5)
+MICROBATCHES = (1, 2, 4, 8, 16, 32)
+COMPILED_SUGGESTIONS = 3
+
+# What a step costs relative to one without: rules of thumb that order the suggestions, not times.
+_REMAT_COST = {"none": 1.0, "dots": 1.1, "full": 4 / 3}
+_FSDP_COST, _TENSOR_COST, _MICROBATCH_COST = 0.01, 0.08, 0.03
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a plan may change: where a step runs and how it saves memory, never what it computes."""
+
+    mesh: Sizes
+    remat: str
+    microbatches: int
+
+    def __str__(self) -> str:
+        return f"mesh {self.mesh}; remat {self.remat!r}; microbatches {self.microbatches}"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """One step on one cluster.
+
+    Attributes:
+        rows: rows of its batch, rounded up to what the mesh divides.
+        counted: memory of a device, counted.
+        compiled: what XLA says, where it was asked.
+        flops: operations over all devices, recomputation left out.
+        memory: bytes of a device; None: not known.
+        seconds: what it takes at 40% and 50% of the devices' peak; None where that is not known.
+    """
+
+    rows: int
+    counted: Memory
+    compiled: Compiled | TooLarge | None
+    flops: int
+    memory: int | None
+    seconds: tuple[float, ...] | None
+
+    @property
+    def total(self) -> int:
+        """Bytes of a device that it needs, XLA's figure where there is one."""
+        return self.counted.total if self.compiled is None else self.compiled.total
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether a device holds it; None where its memory is not known."""
+        if isinstance(self.compiled, TooLarge):
+            return False
+        if self.memory is None:
+            return None
+        # A program that XLA compiled for a TPU fits it; elsewhere sizes are compared.
+        limit = self.memory if self.compiled else self.memory * COUNTED_SHARE
+        return self.total <= limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A configuration on a cluster.
+
+    Attributes:
+        topology: the cluster.
+        num_parameters: of the model.
+        shapes: what the steps were planned for.
+        choice: mesh, remat and microbatches.
+        train: the training step.
+        recommend: the recommend step on the same mesh.
+    """
+
+    topology: Topology
+    num_parameters: int
+    shapes: Shapes
+    choice: Choice
+    train: StepPlan
+    recommend: StepPlan
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether training and recommending both do."""
+        both = (self.train.fits, self.recommend.fits)
+        return None if None in both else all(both)
+
+
+def configured(config: TrainConfig, topology: Topology) -> Choice:
+    """What a configuration asks for on a cluster.
+
+    Raises:
+        UserError: its mesh does not multiply to the cluster's devices, or does not divide the model.
+    """
+    count = topology.num_devices
+    data, fsdp, tensor = dataclasses.astuple(config.mesh)
+    sizes = Sizes(max(1, count // (fsdp * tensor)) if data == -1 else data, fsdp, tensor)
+    _, params = t5.abstract_graph_and_params(config.model)
+    divisions = rules.divisions(params)
+    problems = meshes.does_not_fit(sizes, divisions)
+    if math.prod(sizes) != count or problems:
+        why = (
+            f"has {math.prod(sizes)} devices"
+            if math.prod(sizes) != count
+            else f"does not divide {', '.join(str(number) for _, number in problems)}"
+        )
+        raise UserError(
+            f"the mesh {sizes} {why}; {topology.name} has {count} devices. The nearest mesh that fits is"
+            f" {meshes.nearest(sizes, count, divisions)}"
+        )
+    return Choice(sizes, config.model.remat, config.microbatches)
+
+
+def suggestions(config: TrainConfig, topology: Topology, shapes: Shapes) -> Iterator[Choice]:
+    """Choices that fit by count, the cheapest first: few recomputations, little communication.
+
+    A batch that does not fill `data` x `fsdp` is padded with empty rows, which is paid for too.
+    """
+    _, params = t5.abstract_graph_and_params(config.model)
+    divisions = rules.divisions(params)
+    choices = [
+        Choice(sizes, remat, parts)
+        for sizes in meshes.meshes_of(topology.num_devices)
+        if not meshes.does_not_fit(sizes, divisions)
+        for remat in _REMAT_COST
+        for parts in MICROBATCHES
+        if parts == 1 or shapes.rows % (sizes.data * sizes.fsdp * parts) == 0
+    ]
+
+    def cost(choice: Choice) -> tuple[float, Sizes]:
+        ways = choice.mesh.data * choice.mesh.fsdp * choice.microbatches
+        padded = -(-shapes.rows // ways) * ways / shapes.rows
+        price = _REMAT_COST[choice.remat] * padded
+        price *= 1 + _FSDP_COST * math.log2(choice.mesh.fsdp)
+        price *= 1 + _TENSOR_COST * math.log2(choice.mesh.tensor)
+        return price * (1 + _MICROBATCH_COST * math.log2(choice.microbatches)), choice.mesh
+
+    for choice in sorted(choices, key=cost):
+        if topology.chip.memory is None:
+            yield choice
+            continue
+        limit = topology.chip.memory * COUNTED_SHARE
+        chosen = with_choice(config, choice)
+        if _fixed(chosen, choice) > limit:
+            continue  # before its loss is traced
+        if count_training(chosen, choice, shapes).total <= limit:
+            yield choice
+
+
+def with_choice(config: TrainConfig, choice: Choice) -> TrainConfig:
+    """The configuration with a choice written into it."""
+    model = dataclasses.replace(config.model, remat=choice.remat)
+    return dataclasses.replace(
+        config, model=model, mesh=MeshConfig(*choice.mesh), microbatches=choice.microbatches
+    )
+
+
+def plan(
+    config: TrainConfig,
+    topology: Topology,
+    shapes: Shapes,
+    choice: Choice,
+    devices: Sequence[jax.Device] | None,
+) -> Plan:
+    """Plans a training and a recommend step.
+
+    Args:
+        config: the configuration.
+        topology: the cluster.
+        shapes: of the batches; rows are rounded up to what the mesh divides.
+        choice: mesh, remat and microbatches.
+        devices: what to compile for (`topology.devices_of`); None counts only.
+    """
+    config = with_choice(config, choice)
+    ways = choice.mesh.data * choice.mesh.fsdp
+    shapes = dataclasses.replace(
+        shapes,
+        rows=_round_up(shapes.rows, ways * choice.microbatches),
+        prompts=_round_up(shapes.prompts, ways),
+    )
+    trained = searched = None
+    if devices is not None:
+        mesh = meshes.make_mesh(*choice.mesh, devices)
+        lowered = plan_programs.lower_train_step(config, shapes, mesh)
+        trained = plan_programs.compile_program(lowered, mesh)
+        lowered = plan_programs.lower_recommend_step(config.model, shapes, mesh)
+        searched = plan_programs.compile_program(lowered, mesh)
+    state = state_lib.state_shapes(config.model, config.optimizer)
+    return Plan(
+        topology=topology,
+        num_parameters=state_lib.number_of_parameters(state.params),
+        shapes=shapes,
+        choice=choice,
+        train=_step_plan(
+            topology,
+            shapes.rows,
+            count_training(config, choice, shapes),
+            trained,
+            plan_programs.train_flops(config, shapes),
+        ),
+        recommend=_step_plan(
+            topology,
+            shapes.prompts,
+            count_recommending(config, choice, shapes),
+            searched,
+            plan_programs.recommend_flops(config.model, shapes),
+        ),
+    )
+
+
+def best_suggestion(
+    config: TrainConfig,
+    topology: Topology,
+    shapes: Shapes,
+    devices: Sequence[jax.Device] | None,
+) -> Plan | None:
+    """The first suggestion that XLA finds to fit too (of a few), or that fits by count without XLA."""
+    for number, choice in enumerate(suggestions(config, topology, shapes)):
+        if number == COMPILED_SUGGESTIONS:
+            return None
+        found = plan(config, topology, shapes, choice, devices)
+        if found.fits is not False:
+            return found
+    return None
+
+
+def count_training(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memory:
+    """Memory of a training step on a device, counted."""
+    ways = choice.mesh.data * choice.mesh.fsdp * choice.microbatches
+    return plan_memory.of_training(
+        config.model,
+        config.optimizer,
+        config.loss,
+        choice.mesh,
+        rows=_round_up(shapes.rows, ways),
+        input_length=shapes.input_length,
+        target_length=shapes.target_length,
+        microbatches=choice.microbatches,
+    )
+
+
+def count_recommending(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memory:
+    """Memory of a recommend step on a device, counted."""
+    ways = choice.mesh.data * choice.mesh.fsdp
+    slots = plan_programs.PREFIX_TOKENS + 1 + shapes.beams * (plan_programs.ID_TOKENS - 1)
+    return plan_memory.of_recommending(
+        config.model,
+        BeamConfig(num_beams=shapes.beams, num_results=shapes.beams),
+        choice.mesh,
+        rows=_round_up(shapes.prompts, ways),
+        input_length=shapes.input_length,
+        slots=slots,
+        kept_logits=network.MAX_LOGITS_BYTES,
+        trie=plan_programs.abstract_trie(config.model, shapes.items),
+    )
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """A plan as plain JSON values."""
+    fields = dataclasses.asdict(plan)
+    fields["topology"] = plan.topology.name
+    fields["devices"] = plan.topology.num_devices
+    for name, step in (("train", plan.train), ("recommend", plan.recommend)):
+        fields[name] |= {"total": step.total, "fits": step.fits}
+        fields[name]["source"] = "counted" if step.compiled is None else "compiled"
+    fields["choice"]["mesh"] = plan.choice.mesh._asdict()
+    return fields
+
+
+def _step_plan(
+    topology: Topology,
+    rows: int,
+    counted: Memory,
+    compiled: Compiled | TooLarge | None,
+    flops: int,
+) -> StepPlan:
+    peak = topology.chip.peak_flops
+    seconds = None
+    if peak is not None:
+        seconds = tuple(flops / (topology.num_devices * peak * share) for share in UTILISATIONS)
+    return StepPlan(rows, counted, compiled, flops, topology.chip.memory, seconds)
+
+
+def _fixed(config: TrainConfig, choice: Choice) -> int:
+    """Bytes of parameters, their gradients and the optimizer's state on a device."""
+    state = state_lib.state_shapes(config.model, config.optimizer)
+    params = rules.bytes_on_a_device(state.params, choice.mesh)
+    return 2 * params + rules.bytes_on_a_device(state.opt_state, choice.mesh)
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
