@@ -12,10 +12,15 @@ MACROS: dict[str, tuple[str, str]] = {
     "MODEL_DIR": ("the run dir: checkpoints, logs, everything later stages need", '"runs/beauty"'),
     "DATA_DIR": ("dataset dir from `genrec prepare`; a list of several for SP5", '"data/beauty"'),
     "INDEX_DIR": ("item ids from `genrec index`; None: <DATA_DIR>/index/<INDEX_METHOD>", "None"),
-    "INDEX_METHOD": ("sequential, random, collaborative or independent", '"collaborative"'),
+    "INDEX_METHOD": ("sequential, random, collaborative, independent or short", '"collaborative"'),
     "MIXTURE_OR_TASK_NAME": (
-        "openp5, openp5_sequential, openp5_straightforward, or a SeqIO mixture",
+        "openp5, openp5_sequential, openp5_straightforward, alignment_reat and so on (docs/alignment.md),"
+        " or a SeqIO mixture",
         '"openp5"',
+    ),
+    "MIXTURE_RATES": (
+        "alignment: examples of each task in one round",
+        '{"retrieval": 1, "mlm": 1, "mim": 1}',
     ),
     "MIXTURE_OR_TASK_MODULE": ("module that registers your SeqIO mixture", '"my_package.tasks"'),
     "TASK_FEATURE_LENGTHS": ("tokens of prompts and targets", '{"inputs": 512, "targets": 32}'),
