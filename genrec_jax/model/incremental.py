@@ -173,6 +173,45 @@ def feed_beams(
     return hidden_BMD, SelfCache(keys, values, visible_BMS, cache.positions_S, cache.shared)
 
 
+def feed_tree(
+    model: T5,
+    tokens_BQ: Int[Array, "B Q"],
+    positions_Q: Int[Array, " Q"],
+    visible_QQ: Bool[Array, "Q Q"],
+    cross: CrossCache,
+    encoder_valid_BL: Bool[Array, "B L"],
+) -> Float[Array, "B Q D"]:
+    """Feeds a whole tree of tokens, of one form for all examples, in one pass.
+
+    Args:
+        model: the network.
+        tokens_BQ: the token of each node.
+        positions_Q: how many tokens come before it on its path.
+        visible_QQ: which nodes each node sees: those of its own path, itself among them.
+        cross: from `cross_keys_values`.
+        encoder_valid_BL: real prompt positions.
+
+    Returns:
+        The decoder's output at every node, ready for `T5.logits`.
+    """
+
+    def store(_, new_BHQK):
+        return new_BHQK
+
+    hidden_BQD, _, _ = _run(
+        model,
+        tokens_BQ,
+        positions_Q,
+        positions_Q,
+        visible_QQ[None],
+        store,
+        None,
+        cross,
+        encoder_valid_BL,
+    )
+    return hidden_BQD
+
+
 def _run(
     model: T5,
     tokens_BQ: Int[Array, "B Q"],
