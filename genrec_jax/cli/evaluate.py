@@ -92,6 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="give up after this long without a new checkpoint (6 hours)",
     )
+    parser.add_argument(
+        "--fsdp", type=int, default=1, metavar="N", help="ways to split parameters and users (1)"
+    )
+    parser.add_argument(
+        "--tensor", type=int, default=1, metavar="N", help="ways to split heads and vocabulary (1)"
+    )
     multihost.add_argument(parser)
     gin_flags.add_arguments(parser)
 
@@ -104,6 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
     from genrec_jax.evaluation import watch
     from genrec_jax.evaluation.checkpoints import RunEvaluation
     from genrec_jax.parallel import compilation_cache
+    from genrec_jax.parallel import mesh as meshes
 
     compilation_cache.use()
     config, run_dirs = _configure(arguments)
@@ -113,6 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
         "data": run_flags.data_paths(arguments),
         "references": None if arguments.no_baselines else rank_references,
         "show_progress": True,
+        "mesh": meshes.make_mesh(fsdp=arguments.fsdp, tensor=arguments.tensor),
     }
     first_host = jax.process_index() == 0
     width = None if sys.stdout.isatty() else 120
