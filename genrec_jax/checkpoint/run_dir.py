@@ -6,7 +6,7 @@
     item_ids.parquet    item ids with titles, and index.json (several datasets: <dataset>/...)
     trie.npz            the catalogue's trie (several datasets: <dataset>/trie.npz)
     checkpoints/        see `checkpoint.store`
-    metrics.jsonl, tensorboard/, eval/<split>-<step>/
+    metrics.jsonl, tensorboard/, eval/<split>-<step>/ (a sample of users: <split>-<step>-sample<N>/)
 
 `run.json` is written last: a folder without it is not a run dir.
 """
@@ -85,9 +85,16 @@ class RunDir:
         """
         folder = pathlib.Path(path)
         remedy = "Train with `genrec train`, or name the folder that was its MODEL_DIR"
-        manifest = artefacts.read_json(
-            folder / MANIFEST, wanted="the description of a run dir", remedy=remedy
-        )
+        if not cls.exists(folder):
+            found = (
+                f"holds no {MANIFEST}, so it is no run dir" if folder.is_dir() else "is not there"
+            )
+            raise UserError(
+                f"{found}; wanted a folder that `genrec train` wrote, its MODEL_DIR. Check the path, or"
+                " train first",
+                file=str(folder),
+            )
+        manifest = artefacts.read_json(folder / MANIFEST, wanted="what was trained", remedy=remedy)
         artefacts.check_version(
             manifest.get("format_version"), FORMAT_VERSION, path=folder / MANIFEST, remedy=remedy
         )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so tha
 HELP = """Searches the whole catalogue for every user of a trained run and measures HR, NDCG and MRR.
 
 Every figure comes with a bootstrap interval, with popularity and last-item transition beside it.
-Writes metrics.json and predictions.parquet to RUN_DIR/eval/<split>-<step>/."""
+Writes metrics.json and predictions.parquet to RUN_DIR/eval/<split>-<step>/ (a sample of users:
+<split>-<step>-sample<N>/)."""
 EPILOG = """\
 examples:
 
@@ -32,7 +33,8 @@ examples:
 
 The templates of a run: A1 to A11 show the history, B1 to B11 the user alone; training never saw the
 wording of A11 and B11. Without --templates the first seen and the first unseen one of each task that
-the run was trained on are scored. docs/protocols.md says what the numbers mean.
+the run was trained on are scored. A run on a SeqIO mixture of one's own is scored on its tasks, which
+--templates names. docs/protocols.md says what the numbers mean.
 """
 
 
@@ -53,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("validation", "test"),
         help="whose targets (default: test; validation with --watch, for choosing on test is cheating)",
     )
-    parser.add_argument("--templates", metavar="ID,ID", type=_names, help="such as A1,A11,B1")
+    parser.add_argument(
+        "--templates", metavar="ID,ID", type=_names, help="such as A1,A11,B1, or SeqIO tasks"
+    )
     parser.add_argument("--num-beams", type=int, metavar="N", help="beams and list length (20)")
     parser.add_argument("--length-penalty", type=float, metavar="P", help="0; OpenP5 has 1.0")
     parser.add_argument(
@@ -69,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="search twice: the seen-excluded figures get full lists too",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="users searched at once (64)")
-    parser.add_argument("--max-users", type=int, metavar="N", help="score a seeded sample only")
+    parser.add_argument(
+        "--max-users", type=int, metavar="N", help="score a seeded sample only, kept apart"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="of that sample (0)")
     run_flags.add_data(parser)
     parser.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
@@ -123,7 +129,7 @@ def run(arguments: argparse.Namespace) -> None:
         "mesh": meshes.make_mesh(fsdp=arguments.fsdp, tensor=arguments.tensor),
     }
     first_host = jax.process_index() == 0
-    width = None if sys.stdout.isatty() else 120
+    width = None if sys.stdout.isatty() else 132
     console = rich.console.Console(width=width, quiet=not first_host)
     if arguments.watch:
         if len(run_dirs) > 1 or arguments.aggregate is not None:
@@ -204,10 +210,11 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
     from genrec_jax.evaluation import predictions, results, table
 
     for evaluation in written:
-        for footing in results.FOOTINGS:
+        for footing in table.footings(evaluation.metrics):
             console.print(table.title(evaluation.metrics, footing), soft_wrap=True, highlight=False)
-            console.print(table.metrics_table(evaluation.metrics, footing))
+            console.print(table.metrics_table(evaluation.metrics, footing, console.width))
         for line in [
+            *evaluation.metrics["remarks"],
             *table.comparison_lines(evaluation.metrics),
             *table.tie_lines(evaluation.metrics),
         ]:
@@ -225,7 +232,7 @@ def _aggregate(
 ) -> None:
     """One aggregate a dataset; with several datasets the file holds them by name."""
     from genrec_jax.data import artefacts
-    from genrec_jax.evaluation import aggregate, results, table
+    from genrec_jax.evaluation import aggregate, table
 
     by_dataset: dict[str, list[dict[str, Any]]] = {}
     for written in evaluations:
@@ -234,7 +241,7 @@ def _aggregate(
             by_dataset.setdefault(name, []).append(evaluation.metrics)
     combined = {name: aggregate.aggregate(metrics) for name, metrics in by_dataset.items()}
     for content in combined.values():
-        for footing in results.FOOTINGS:
+        for footing in table.footings(content):
             console.print(table.title(content, footing), soft_wrap=True, highlight=False)
             console.print(table.aggregate_table(content, footing))
     only = next(iter(combined.values()))

@@ -146,6 +146,15 @@ def load(path: artefacts.PathLike, *, verify: bool = True) -> Dataset:
     """
     folder = pathlib.Path(path)
     remedy = "Run `genrec prepare` again"
+    if not (folder / MANIFEST).is_file():
+        found = (
+            f"holds no {MANIFEST}, so it is no dataset dir" if folder.is_dir() else "is not there"
+        )
+        raise UserError(
+            f"{found}; wanted a folder that `genrec prepare` wrote. Check the path, or make it with"
+            f" `genrec prepare READER --output {folder}` (`genrec prepare --help` lists the readers)",
+            file=str(folder),
+        )
     manifest = artefacts.read_json(
         folder / MANIFEST,
         wanted="the manifest of a dataset that `genrec prepare` wrote",

@@ -1,4 +1,7 @@
-"""Evaluates one checkpoint of a run: `eval/<split>-<step>/{metrics.json,predictions.parquet}`."""
+"""Evaluates one checkpoint of a run: `eval/<split>-<step>/{metrics.json,predictions.parquet}`.
+
+A sample of N users goes to `eval/<split>-<step>-sampleN/`.
+"""
 
 import contextlib
 import dataclasses
@@ -60,8 +63,8 @@ def evaluate_checkpoint(
         show_progress: draw a bar on stderr.
 
     Returns:
-        One evaluation for each dataset of the run. An earlier one of the same split and step is
-        replaced, once the new one is complete.
+        One evaluation for each dataset of the run. An earlier one of the same split, step and size of
+        sample is replaced, once the new one is complete.
 
     Raises:
         UserError: no valid checkpoint, another dataset than the trained one, an unknown template, a
@@ -110,11 +113,11 @@ class RunEvaluation:
             )
             for entry in self.run.datasets
         }
-        self._references: dict[str, dict[str, SystemRanks]] = {}
+        self._references: dict[str, list[_Group]] = {}
         self._tie_orders: dict[str, dict[str, Any] | None] = {}
         for name, evaluator in self._evaluators.items():
-            self._references[name], self._tie_orders[name] = {}, None
-            if references is not None:
+            self._references[name], self._tie_orders[name] = [], None
+            if references is not None and _has_users(evaluator):
                 self._references[name] = _of_scored_users(evaluator, references)
                 self._tie_orders[name] = tie_orders.reference_spread(
                     evaluator.dataset,
@@ -128,7 +131,7 @@ class RunEvaluation:
         """Evaluates one checkpoint; see `evaluate_checkpoint`."""
         step = restore.choose_step(self.run, checkpoint)
         params = restore.restore_params(self.run, step, mesh=self._mesh)
-        target = self.run.eval_dir / f"{self._config.split}-{step}"
+        target = self.run.eval_dir / self._config.folder(step)
         steps = Steps(enabled=self._show_progress)
         written = []
         with _output(target) as folder, steps.running():
@@ -143,6 +146,7 @@ class RunEvaluation:
                     "step": step,
                     "checkpoint": checkpoint,
                     "split": self._config.split,
+                    "max_users": self._config.max_users,
                     **_describe(self.run, evaluator, self._config, name, ranks),
                     **_systems(evaluator, ranks, self._config, self._references[name]),
                     "lists": lists,
@@ -165,45 +169,79 @@ class RunEvaluation:
         ranks, lists = {}, {}
         with predictions.writing(folder / predictions.PREDICTIONS_FILE, texts) as writer:
             for template in evaluator.templates:
-                title = f"{dataset_name}, {template.task} template {template.id}"
-                with steps.step(title, evaluator.num_users) as tell:
+                name = evaluators.system_name(template)
+                title = f"{dataset_name}, {name.removeprefix('model/')}"
+                with steps.step(title, evaluator.num_rows(template)) as tell:
                     self._counter.start(tell)
                     write = functools.partial(writer.append, template.id)
                     found = evaluator.rank(params, template, write)
-                name = evaluators.system_name(template)
                 ranks[name] = found
                 lists[name] = {"seen_share": found.seen_share, "empty_share": found.empty_share}
         return ranks, lists
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Reference systems on the users of some of the model's rows.
+
+    Attributes:
+        models: names of those rows, all on the same users.
+        systems: the references' ranks of these users, by name.
+    """
+
+    models: tuple[str, ...]
+    systems: Mapping[str, SystemRanks]
 
 
 def _systems(
     evaluator: Evaluator,
     ranks: Mapping[str, ranking.UserRanks],
     config: EvaluateConfig,
-    references: Mapping[str, SystemRanks],
+    references: Sequence[_Group],
 ) -> dict[str, Any]:
-    systems = {name: found.footings() for name, found in ranks.items()} | dict(references)
+    systems: dict[str, SystemRanks] = {name: f.footings() for name, f in ranks.items()}
+    for group in references:
+        systems |= group.systems
     settings = {"max_rank": evaluator.max_rank, "config": config.intervals}
-    pairs = [(model, other) for model in ranks for other in references]
+    pairs = [(m, other) for group in references for m in group.models for other in group.systems]
     return {
         "users": evaluator.num_users,
+        "unit": evaluator.unit,
         "systems": results.summarise_systems(systems, **settings),
         "paired": results.compare_systems(systems, pairs, **settings),
-        "interval": results.interval_entry(config.intervals),
+        "interval": results.interval_entry(config.intervals, evaluator.unit),
     }
 
 
-def _of_scored_users(evaluator: Evaluator, references: References) -> dict[str, SystemRanks]:
-    """The reference systems' ranks of exactly the users that the model is scored on."""
+def _has_users(evaluator: Evaluator) -> bool:
+    """Whether anything that is scored asks for the users' held-out items."""
+    return any(evaluator.users_of(template) is not None for template in evaluator.templates)
+
+
+def _of_scored_users(evaluator: Evaluator, references: References) -> list[_Group]:
+    """The reference systems' ranks of exactly the users that the model is scored on.
+
+    Where rows of the model are on different users, each such group has references of its own, named
+    after its first row.
+    """
     with_target_U = evaluator.splits.targets_U(evaluator.split) >= 0
     place_U = np.cumsum(with_target_U) - 1
     found = references(evaluator.dataset, evaluator.splits, evaluator.split)
-    return {
-        name: {
-            footing: ranks_E[place_U[evaluator.users_E]] for footing, ranks_E in footings.items()
+    groups: dict[bytes, list[evaluators.Scored]] = {}
+    for template in evaluator.templates:
+        users_E = evaluator.users_of(template)
+        if users_E is not None:
+            groups.setdefault(users_E.tobytes(), []).append(template)
+    made = []
+    for templates in groups.values():
+        suffix = "" if len(groups) == 1 else f"/{templates[0].id}"
+        places_E = place_U[evaluator.users_of(templates[0])]
+        systems = {
+            f"{name}{suffix}": {footing: ranks_E[places_E] for footing, ranks_E in footings.items()}
+            for name, footings in found.items()
         }
-        for name, footings in found.items()
-    }
+        made.append(_Group(tuple(map(evaluators.system_name, templates)), systems))
+    return made
 
 
 def _describe(
@@ -220,7 +258,8 @@ def _describe(
         remedy="Run `genrec train` again",
     )
     return {
-        "protocol": evaluator.splits.protocol,
+        "protocol": evaluator.protocol,
+        "remarks": list(evaluator.remarks),
         "num_beams": config.num_beams,
         "length_penalty": config.length_penalty,
         "finish_within_beams": config.finish_within_beams,
@@ -240,7 +279,11 @@ def _describe(
             for template in evaluator.templates
         },
         "audit": _audit(run, evaluator, dataset_name, ranks, index.get("audit", [])),
-        "oracle": dataset.manifest.get("oracle") if config.split == "test" else None,
+        "oracle": (
+            dataset.manifest.get("oracle")
+            if config.split == "test" and _has_users(evaluator)
+            else None
+        ),
     }
 
 
@@ -253,15 +296,20 @@ def _audit(
 ) -> list[dict[str, Any]]:
     """The leakage audit made anew on what was evaluated, and what only indexing could check."""
     dataset, splits = evaluator.dataset, evaluator.splits
-    scored = next(iter(ranks.values()))
-    users_E = scored.users_E
     made_anew = [
         *audit.audit_dataset(dataset, splits),
         *audit.audit_item_ids(dataset, splits, run.item_ids(dataset_name).texts),
-        audit.audit_predictions(
-            dataset, splits, evaluator.split, users_E, scored.targets_U[users_E]
-        ),
     ]
+    for template in evaluator.templates:
+        if evaluator.users_of(template) is not None:
+            scored = ranks[evaluators.system_name(template)]
+            users_E = scored.users_E
+            made_anew.append(
+                audit.audit_predictions(
+                    dataset, splits, evaluator.split, users_E, scored.targets_U[users_E]
+                )
+            )
+            break
     checks = {result.check for result in made_anew}
     return [
         *map(dataclasses.asdict, made_anew),
@@ -270,22 +318,30 @@ def _audit(
 
 
 def _notes(config: EvaluateConfig) -> list[str]:
-    notes = ["Every system's list is cut at num_beams items before the metrics are taken."]
+    notes = [
+        f"Every system's list is cut at {config.num_beams} items, the number of beams, before anything"
+        " is measured."
+    ]
     if config.exact_exclusion:
-        notes.append("seen_excluded: searched anew in a catalogue without the user's history.")
+        notes.append(
+            "Without items of the history: the model searched a second time, in a catalogue that lacks"
+            " them."
+        )
     else:
         notes.append(
-            "seen_excluded: the items of the user's history are struck from the model's list, which"
-            " is then shorter (`lists` has the share), while the baselines rank all that is left."
+            "Without items of the history: they are struck from the model's list, which is then"
+            " shorter, while the baselines rank all that is left. This understates the model at large"
+            " cutoffs; `--exact-exclusion` searches a second time instead."
         )
     if config.max_users is not None:
         notes.append(
-            f"At most {config.max_users} users were scored, a sample with seed {config.seed}."
+            f"Only a random sample of at most {config.max_users} users was scored (seed {config.seed})."
         )
     if (config.num_beams, config.length_penalty, config.finish_within_beams) != (10, 1.0, True):
         notes.append(
             "The search is this project's own; OpenP5's published numbers have 10 beams, length"
-            " penalty 1.0 and the finishing rule of Hugging Face (finish_within_beams)."
+            " penalty 1.0 and Hugging Face's rule for finished lists (`--num-beams 10"
+            " --length-penalty 1 --finish-within-beams`)."
         )
     return notes
 

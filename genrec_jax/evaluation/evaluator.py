@@ -7,6 +7,7 @@ clear whether the prompt's wording was seen in training.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from flax import nnx
@@ -23,6 +24,28 @@ from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.prompts.templates import Template
 
 Params = nnx.State
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """What a row of results is of: a prompt template, or a task of a SeqIO mixture."""
+
+    @property
+    def id(self) -> str:
+        """Its name, such as `A1`."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """What it asks for, such as `sequential`."""
+        ...
+
+    @property
+    def seen(self) -> bool | None:
+        """Whether training saw the wording; None where that is not known."""
+        ...
+
+
 Search = Callable[[Params, PromptBatch], tuple[np.ndarray, np.ndarray]]
 """Compiled beam search: items (B, R) int32 and scores (B, R) float32, as `ranking.Recommend`."""
 
@@ -75,6 +98,11 @@ class EvaluateConfig:
                 f"max_users is {self.max_users}; wanted at least 1, or None for all users"
             )
 
+    def folder(self, step: int) -> str:
+        """What a result is called: a sample never takes the place of everybody's."""
+        sample = "" if self.max_users is None else f"-sample{self.max_users}"
+        return f"{self.split}-{step}{sample}"
+
     @property
     def beams(self) -> BeamConfig:
         """The search this asks for."""
@@ -106,16 +134,33 @@ def choose_templates(
                 chosen += [t for t in templates if t.task == task and t.seen == seen][:1]
         return tuple(chosen)
     by_id = {template.id: template for template in templates}
-    unknown = [name for name in wanted if name not in by_id]
-    if unknown or not wanted or len(set(wanted)) < len(wanted):
-        raise UserError(
-            f"got the templates {', '.join(wanted) or 'none'}; wanted different ones of"
-            f" {', '.join(by_id)}, which this run has"
-        )
+    check_names(wanted, list(by_id), "template")
     return tuple(by_id[name] for name in wanted)
 
 
-def system_name(template: Template) -> str:
+def check_names(wanted: Sequence[str], known: Sequence[str], kind: str) -> None:
+    """Refuses names of --templates that a run does not have, or that come twice.
+
+    Raises:
+        UserError: it says which, and what there is.
+    """
+    unknown = [name for name in wanted if name not in known]
+    twice = [name for name in dict.fromkeys(wanted) if list(wanted).count(name) > 1]
+    if unknown:
+        problem = f"this run has no {kind} {', '.join(unknown)}"
+    elif twice:
+        problem = f"{kind} {', '.join(twice)} is named twice"
+    elif not wanted:
+        problem = f"no {kind} is named"
+    else:
+        return
+    raise UserError(
+        f"{problem}; wanted one or several of {', '.join(known)}, each once. Name them with --templates,"
+        " separated by commas, or leave it out for the usual ones"
+    )
+
+
+def system_name(template: Scored) -> str:
     """The name of the model's row for one template, such as `model/sequential/A1`."""
     return f"model/{template.task}/{template.id}"
 
@@ -127,10 +172,14 @@ class Evaluator:
         dataset: what the users come from.
         splits: where the histories end.
         split: which target is to be found.
-        users_E: the users that are scored, in ascending order.
         templates: the prompts, in the order they are scored.
         max_rank: length of the lists.
+        unit: what is scored, in the plural.
+        protocol: how inputs and targets were chosen.
+        remarks: what could not be scored, a sentence each.
     """
+
+    unit = "users"
 
     def __init__(
         self,
@@ -139,7 +188,7 @@ class Evaluator:
         splits: Splits,
         split: SplitName,
         users_E: Int32[np.ndarray, " E"],
-        templates: Sequence[Template],
+        templates: Sequence[Scored],
         prompts_of: PromptsOf,
         search: Search,
         search_unseen: Search | None = None,
@@ -163,20 +212,28 @@ class Evaluator:
         """
         self.dataset, self.splits = dataset, splits
         self.split: SplitName = split
-        self.users_E, self.max_rank = users_E, max_rank
+        self._users_E, self.max_rank = users_E, max_rank
         self.templates = tuple(templates)
+        self.protocol: str = splits.protocol
+        self.remarks: tuple[str, ...] = ()
         self._prompts_of, self._keep = prompts_of, keep_prompts
         self._kept: dict[str, list[PromptBatch]] = {}
         self._search, self._search_unseen = search, search_unseen
 
     @property
     def num_users(self) -> int:
-        """Users that are scored."""
-        return len(self.users_E)
+        """Users that are scored; with a SeqIO mixture, examples of all its tasks."""
+        return len(self._users_E)
 
-    def rank(
-        self, params: Params, template: Template, on_lists: OnLists | None = None
-    ) -> UserRanks:
+    def num_rows(self, template: Scored) -> int:
+        """Users that are scored with one template."""
+        return len(self._users_E)
+
+    def users_of(self, template: Scored) -> Int32[np.ndarray, " E"] | None:
+        """The users, ascending, whose held-out items a template asks for; None: it asks for others."""
+        return self._users_E
+
+    def rank(self, params: Params, template: Scored, on_lists: OnLists | None = None) -> UserRanks:
         """Searches for every user with one template and ranks the targets.
 
         Args:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from genrec_jax.data import artefacts
 from genrec_jax.data import dataset as datasets
 from genrec_jax.data import splits as splitting
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.splits import Splits
 from genrec_jax.decoding import constraints
 from genrec_jax.decoding import recommend as recommending
 from genrec_jax.decoding import trie as tries
@@ -26,10 +27,11 @@ from genrec_jax.errors import UserError
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation import ranking
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
+from genrec_jax.evaluation.task_evaluator import ScoredTask, TaskEvaluator
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import rules
-from genrec_jax.pipeline import prompt_batches
+from genrec_jax.pipeline import prompt_batches, seqio_examples
 from genrec_jax.pipeline.batch import PromptBatch
 
 USERS_AT_A_TIME = 32_768
@@ -86,7 +88,7 @@ def build(
     keep_prompts: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluator:
-    """An evaluator for one dataset of a run.
+    """An evaluator for one dataset of a run: of prompt templates, or of its own SeqIO mixture's tasks.
 
     Args:
         run_dir: the run; its checkpoints are not looked at.
@@ -98,15 +100,63 @@ def build(
         on_batch: told the number of users of each batch as it comes up.
 
     Raises:
-        UserError: the dataset is not the trained one, or a template is unknown.
+        UserError: the dataset is not the trained one, a template is unknown, or the run's own SeqIO
+            mixture cannot be evaluated.
     """
     entry = run_dir.dataset(dataset_name)
     dataset = open_dataset(entry, data or {})
     splits = splitting.leave_one_out(dataset)
+    ways = math.prod(mesh.shape[axis] for axis in rules.MESH_AXES_OF["batch"])
+    batch_size = -(-config.batch_size // ways) * ways
+    searches = _Searches(run_dir, entry, config, mesh, dataset, splits.targets_U(config.split))
+    common: dict[str, Any] = {
+        "dataset": dataset,
+        "splits": splits,
+        "split": config.split,
+        "search": searches.plain,
+        "search_unseen": searches.without_histories if config.exact_exclusion else None,
+        "max_rank": config.num_beams,
+        "keep_prompts": keep_prompts,
+    }
+
+    def ready(batches: Iterable[PromptBatch]) -> Iterator[PromptBatch]:
+        for batch in batches:
+            yield _pad_to_ladder(batch)
+            if on_batch is not None:
+                on_batch(int((np.asarray(batch.users_B) >= 0).sum()))
+
+    if run_dir.mixture.get("module") is not None:
+        tasks, remarks = _scored_tasks(run_dir, entry, config, dataset, splits)
+        by_name = {task.id: task for task in tasks}
+
+        def prompts_of_task(name: str) -> Iterator[PromptBatch]:
+            task = by_name[name]
+            return ready(
+                task.examples.batches(run_dir.vocabulary, task.chosen_E, task.rows_E, batch_size)
+            )
+
+        return TaskEvaluator(tasks=tasks, remarks=remarks, prompts_of=prompts_of_task, **common)
+
     templates = evaluators.choose_templates(
         run_dir.templates, trained_tasks(run_dir), config.templates
     )
-    assembler = prompt_batches.PromptAssembler(
+    assembler = _assembler(run_dir, entry)
+    users = ranking.choose_users(dataset, splits, config.split, config.max_users, config.seed)
+
+    def prompts_of(template_id: str) -> Iterator[PromptBatch]:
+        for start in range(0, len(users), USERS_AT_A_TIME):
+            chosen = users[start : start + USERS_AT_A_TIME]
+            yield from ready(
+                prompt_batches.prompt_batches(
+                    assembler, dataset, splits, config.split, template_id, batch_size, users=chosen
+                )
+            )
+
+    return Evaluator(users_E=users, templates=templates, prompts_of=prompts_of, **common)
+
+
+def _assembler(run_dir: RunDir, entry: RunDataset) -> prompt_batches.PromptAssembler:
+    return prompt_batches.PromptAssembler(
         run_dir.vocabulary,
         run_dir.item_ids(entry.name).texts,
         run_dir.templates,
@@ -115,33 +165,33 @@ def build(
         max_input_length=run_dir.mixture["max_input_length"],
         cut=run_dir.mixture["cut"],
     )
-    users = ranking.choose_users(dataset, splits, config.split, config.max_users, config.seed)
-    ways = math.prod(mesh.shape[axis] for axis in rules.MESH_AXES_OF["batch"])
-    batch_size = -(-config.batch_size // ways) * ways
 
-    def prompts_of(template_id: str) -> Iterator[PromptBatch]:
-        for start in range(0, len(users), USERS_AT_A_TIME):
-            chosen = users[start : start + USERS_AT_A_TIME]
-            for batch in prompt_batches.prompt_batches(
-                assembler, dataset, splits, config.split, template_id, batch_size, users=chosen
-            ):
-                yield _pad_to_ladder(batch)
-                if on_batch is not None:
-                    on_batch(int((np.asarray(batch.users_B) >= 0).sum()))
 
-    searches = _Searches(run_dir, entry, config, mesh, dataset, splits.targets_U(config.split))
-    return Evaluator(
-        dataset=dataset,
-        splits=splits,
-        split=config.split,
-        users_E=users,
-        templates=templates,
-        prompts_of=prompts_of,
-        search=searches.plain,
-        search_unseen=searches.without_histories if config.exact_exclusion else None,
-        max_rank=config.num_beams,
-        keep_prompts=keep_prompts,
+def _scored_tasks(
+    run_dir: RunDir, entry: RunDataset, config: EvaluateConfig, dataset: Dataset, splits: Splits
+) -> tuple[list[ScoredTask], tuple[str, ...]]:
+    """The tasks of a run's own SeqIO mixture, and what could not be read of it."""
+    catalogues = {
+        one.name: seqio_examples.Catalogue(
+            run_dir.vocabulary, _assembler(run_dir, one).target_runs()
+        )
+        for one in run_dir.datasets
+    }
+    found = seqio_examples.read(
+        run_dir.mixture["name"],
+        run_dir.mixture["module"],
+        config.split,
+        vocabulary=run_dir.vocabulary,
+        catalogues=catalogues,
+        dataset=entry.name,
+        max_input_length=run_dir.mixture["max_input_length"],
+        names=config.templates,
     )
+    tasks = [
+        ScoredTask(task, dataset, splits, config.split, config.max_users, config.seed)
+        for task in found.tasks
+    ]
+    return tasks, found.remarks
 
 
 class _Searches:

@@ -37,20 +37,21 @@ class ValidationEvaluator:
             max_users: users of each dataset, a seeded sample; None for all.
             num_beams: beams, and length of the lists.
             batch_size: users searched at once.
-            templates: template ids; None for the first seen one of each trained task.
+            templates: template ids; None for the first seen one of each trained task, or for every
+                task of the run's own SeqIO mixture that has a validation split.
             seed: of the sample.
             data: dataset name -> folder, where it is not the one in `run.json`.
 
         Raises:
             UserError: an unknown template, or data other than the run's.
         """
-        if templates is None:
+        if templates is None and run_dir.mixture.get("module") is None:
             tasks = from_run.trained_tasks(run_dir)
             chosen = evaluators.choose_templates(run_dir.templates, tasks, None)
             templates = [template.id for template in chosen if template.seen]
         config = EvaluateConfig(
             split="validation",
-            templates=tuple(templates),
+            templates=templates,
             num_beams=num_beams,
             batch_size=batch_size,
             max_users=max_users,

@@ -2,11 +2,12 @@
 
 | column | type | |
 |---|---|---|
-| user | int32 | number in the dataset |
-| template | string | the prompt, such as `A1` |
+| user | int32 | number in the dataset; null where a SeqIO task's examples belong to no user |
+| example | int32 | number in the split of the SeqIO task, unshuffled; null for prompt templates |
+| template | string | the prompt, such as `A1`, or the SeqIO task |
 | target | int32 | the held-out item |
 | rank | int32 | of the target in the list, from 1; 0 where it is missing |
-| rank_seen_excluded | int32 | its rank once the items of the user's history are struck out |
+| rank_seen_excluded | int32 | the same once items of the history are struck out; null if unknown |
 | items | list of int32 | item numbers, best first |
 | item_ids | list of string | the same as the ID texts that the model generated |
 | scores | list of float32 | log-probabilities of those |
@@ -30,6 +31,7 @@ ROWS_PER_GROUP = 8192
 SCHEMA = pa.schema(
     [
         ("user", pa.int32()),
+        ("example", pa.int32()),
         ("template", pa.string()),
         ("target", pa.int32()),
         ("rank", pa.int32()),
@@ -53,25 +55,34 @@ class PredictionWriter:
     def append(
         self,
         template: str,
-        users_E: Int32[np.ndarray, " E"],
+        users_E: Int32[np.ndarray, " E"] | None,
         targets_E: Int32[np.ndarray, " E"],
         ranks_E: Int64[np.ndarray, " E"],
-        excluded_ranks_E: Int64[np.ndarray, " E"],
+        excluded_ranks_E: Int64[np.ndarray, " E"] | None,
         items_ER: Int32[np.ndarray, "E R"],
         scores_ER: Float32[np.ndarray, "E R"],
+        examples_E: Int32[np.ndarray, " E"] | None = None,
     ) -> None:
         """Adds one block of users; empty places of a list (item -1) are left out of it."""
         filled_ER = items_ER >= 0
+        count = len(targets_E)
+
+        def column(values_E: np.ndarray | None) -> pa.Array:
+            return (
+                pa.nulls(count, pa.int32()) if values_E is None else pa.array(values_E, pa.int32())
+            )
+
         offsets = pa.array(np.concatenate([[0], np.cumsum(filled_ER.sum(axis=1))]), pa.int32())
         items = pa.array(items_ER[filled_ER], pa.int32())
         self._waiting.append(
             pa.table(
                 [
-                    pa.array(users_E),
-                    pa.array([template] * len(users_E), pa.string()),
-                    pa.array(targets_E),
-                    pa.array(ranks_E, pa.int32()),
-                    pa.array(excluded_ranks_E, pa.int32()),
+                    column(users_E),
+                    column(examples_E),
+                    pa.array([template] * count, pa.string()),
+                    column(targets_E),
+                    column(ranks_E),
+                    column(excluded_ranks_E),
                     pa.ListArray.from_arrays(offsets, items),
                     pa.ListArray.from_arrays(offsets, self._item_ids.take(items)),
                     pa.ListArray.from_arrays(offsets, pa.array(scores_ER[filled_ER])),
@@ -79,7 +90,7 @@ class PredictionWriter:
                 schema=SCHEMA,
             )
         )
-        self._rows += len(users_E)
+        self._rows += count
         if self._rows >= ROWS_PER_GROUP:
             self.flush()
 

@@ -5,6 +5,7 @@ and for the fake recommenders of the tests.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -21,38 +22,34 @@ UNSCORED = -1
 Recommend = Callable[[PromptBatch], tuple[Int32[np.ndarray, "B R"], Float32[np.ndarray, "B R"]]]
 """Lists of distinct items, best first, and their scores; item -1 and score -inf at empty places."""
 
-OnLists = Callable[
-    [
-        Int32[np.ndarray, " E"],
-        Int32[np.ndarray, " E"],
-        Int64[np.ndarray, " E"],
-        Int64[np.ndarray, " E"],
-        Int32[np.ndarray, "E R"],
-        Float32[np.ndarray, "E R"],
-    ],
-    None,
-]
-"""Told of each block: users, targets, ranks, ranks with seen items excluded, items, scores."""
+OnLists = Callable[..., None]
+"""Told of each block: users, targets, ranks, ranks with seen items excluded (None where histories are
+unknown), items, scores, as `PredictionWriter.append` takes them."""
+
+FindSeen = Callable[[Int32[np.ndarray, " E"], Int32[np.ndarray, "E R"]], Bool[np.ndarray, "E R"]]
+"""Which items of the lists of some users stand in their histories."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UserRanks:
-    """The rank of every user's target under one system; both footings.
+    """The rank of every user's target under one system; both footings, where histories are known.
+
+    Examples that belong to no user are numbered in the users' place.
 
     Attributes:
         kept_U: rank of the target in the list as it came, 0 where missed, -1 where not scored.
         excluded_U: rank without the items of the user's history: they are struck from the list,
             which is then shorter by those it held, or were left out of the search. A target that the
-            user has taken before is itself left out, and so missed.
+            user has taken before is itself left out, and so missed. None where histories are unknown.
         targets_U: the item that was to be found, -1 where not scored.
-        seen_share: share of the filled places that held an item of the user's history.
+        seen_share: share of the filled places that held an item of the user's history, or None.
         empty_share: share of the places that were empty.
     """
 
     kept_U: Int64[np.ndarray, " U"]
-    excluded_U: Int64[np.ndarray, " U"]
+    excluded_U: Int64[np.ndarray, " U"] | None
     targets_U: Int64[np.ndarray, " U"]
-    seen_share: float
+    seen_share: float | None
     empty_share: float
 
     @property
@@ -61,9 +58,12 @@ class UserRanks:
         return np.flatnonzero(self.kept_U != UNSCORED)
 
     def footings(self) -> dict[str, Int64[np.ndarray, " E"]]:
-        """Ranks of the scored users under `seen_kept` and `seen_excluded`."""
+        """Ranks of the scored users under `seen_kept` and, where known, `seen_excluded`."""
         users_E = self.users_E
-        return {"seen_kept": self.kept_U[users_E], "seen_excluded": self.excluded_U[users_E]}
+        kept = {"seen_kept": self.kept_U[users_E]}
+        return (
+            kept if self.excluded_U is None else kept | {"seen_excluded": self.excluded_U[users_E]}
+        )
 
     def histogram(self, max_rank: int) -> RankHistogram:
         """Of the ranks with seen items kept."""
@@ -94,7 +94,33 @@ def rank_users(
     Raises:
         ValueError: a user comes twice, or a list names an item twice.
     """
-    kept_U = np.full(dataset.num_users, UNSCORED, np.int64)
+    find_seen = functools.partial(seen_items, dataset, splits.targets_U(split))
+    return rank_rows(batches, recommend, dataset.num_users, find_seen, on_lists, recommend_unseen)
+
+
+def rank_rows(
+    batches: Iterable[PromptBatch],
+    recommend: Recommend,
+    num_users: int,
+    find_seen: FindSeen | None = None,
+    on_lists: OnLists | None = None,
+    recommend_unseen: Recommend | None = None,
+) -> UserRanks:
+    """`rank_users` for anybody's histories, or for examples that have none.
+
+    Args:
+        batches: prompts of distinct users, below `num_users`; rows with user -1 are padding.
+        recommend: the recommender.
+        num_users: how many there are.
+        find_seen: what stands in histories; None where that is unknown: then there are no figures
+            without seen items.
+        on_lists: as for `rank_users`.
+        recommend_unseen: as for `rank_users`; not asked without `find_seen`.
+
+    Raises:
+        ValueError: a user comes twice, or a list names an item twice.
+    """
+    kept_U = np.full(num_users, UNSCORED, np.int64)
     excluded_U, targets_U = kept_U.copy(), kept_U.copy()
     seen, filled, places = 0, 0, 0
     for batch in batches:
@@ -106,23 +132,26 @@ def rank_users(
         if (kept_U[users_E] != UNSCORED).any() or len(np.unique(users_E)) != len(users_E):
             raise ValueError("a user was scored twice; prompts must name distinct users")
         _check_distinct(items_ER)
-        seen_ER = seen_items(dataset, splits.targets_U(split), users_E, items_ER)
         ranks_E = metrics.ranks_in_lists(items_ER, targets_E)
-        if recommend_unseen is None:
-            excluded_E = ranks_after_striking(items_ER, seen_ER, targets_E)
-        else:
-            excluded_E = metrics.ranks_in_lists(recommend_unseen(batch)[0][real_B], targets_E)
-        kept_U[users_E], excluded_U[users_E] = ranks_E, excluded_E
-        targets_U[users_E] = targets_E
-        seen, filled = seen + int(seen_ER.sum()), filled + int((items_ER >= 0).sum())
-        places += items_ER.size
+        kept_U[users_E], targets_U[users_E] = ranks_E, targets_E
+        filled, places = filled + int((items_ER >= 0).sum()), places + items_ER.size
+        excluded_E = None
+        if find_seen is not None:
+            seen_ER = find_seen(users_E, items_ER)
+            if recommend_unseen is None:
+                excluded_E = ranks_after_striking(items_ER, seen_ER, targets_E)
+            else:
+                excluded_E = metrics.ranks_in_lists(recommend_unseen(batch)[0][real_B], targets_E)
+            excluded_U[users_E] = excluded_E
+            seen += int(seen_ER.sum())
         if on_lists is not None:
             on_lists(users_E, targets_E, ranks_E, excluded_E, items_ER, scores_ER)
+    share = seen / filled if filled else 0.0
     return UserRanks(
         kept_U,
-        excluded_U,
+        None if find_seen is None else excluded_U,
         targets_U,
-        seen_share=seen / filled if filled else 0.0,
+        seen_share=None if find_seen is None else share,
         empty_share=1 - filled / places if places else 0.0,
     )
 
@@ -160,10 +189,16 @@ def choose_users(
 ) -> Int32[np.ndarray, " E"]:
     """The users with a target and a history before it, or a seeded sample of them, ascending."""
     with_history_U = splits.targets_U(split) > dataset.offsets_U1[:-1]
-    users = np.flatnonzero(with_history_U).astype(np.int32)
-    if max_users is not None and max_users < len(users):
-        users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
-    return users
+    return choose(np.flatnonzero(with_history_U).astype(np.int32), max_users, seed)
+
+
+def choose(
+    users_E: Int32[np.ndarray, " E"], at_most: int | None, seed: int
+) -> Int32[np.ndarray, " S"]:
+    """All of them, or a seeded sample, ascending."""
+    if at_most is None or at_most >= len(users_E):
+        return np.sort(users_E)
+    return np.sort(np.random.default_rng(seed).choice(users_E, at_most, replace=False))
 
 
 def _check_distinct(items_ER: Int[np.ndarray, "E R"]) -> None:

@@ -40,13 +40,19 @@ def other_evaluations(run: RunView, *, level: int) -> Markup:
                 metric = headline_metric(metrics, system)
                 rows.append(
                     [
-                        f"{metrics['dataset']['name']}, {metrics['split']}, step {metrics['step']:,}",
+                        f"{metrics['dataset']['name']}, {metrics['split']}, step {metrics['step']:,}"
+                        + _of_sample(metrics),
                         system_title(system, metrics),
                         f"{metric_title(metric)} {_interval(footings['seen_kept'][metric])}",
                     ]
                 )
     made = table("Seen items kept", ["evaluation", "system", "result"], rows, numbers_from=2)
     return section("Other evaluations of this run", made, level=level)
+
+
+def _of_sample(metrics: dict[str, Any]) -> str:
+    most = metrics.get("max_users")
+    return "" if most is None else f", a sample of {most:,}"
 
 
 def seed_groups(

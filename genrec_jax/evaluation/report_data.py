@@ -44,10 +44,11 @@ class Recommended:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleUser:
-    """One user as the report shows them.
+    """One user as the report shows them, or an example of nobody.
 
     Attributes:
-        user: the source's user id.
+        user: the source's user id, or the example's number in its SeqIO task.
+        known: whether it is a user; an example has no history to show.
         history: titles of the last items before the target, oldest first.
         earlier: how many items before those are not shown.
         target: title of the held-out item.
@@ -56,6 +57,7 @@ class ExampleUser:
     """
 
     user: str
+    known: bool
     history: tuple[str, ...]
     earlier: int
     target: str
@@ -144,7 +146,7 @@ def read_run(
         for pattern in ("*", "*/*")
         for file in sorted(run.eval_dir.glob(f"{pattern}/{results.METRICS_FILE}"))
     ]
-    found.sort(key=lambda pair: (pair[1]["split"] == "test", pair[1].get("created", "")))
+    found.sort(key=lambda pair: _importance(pair[1]))
     chosen = {metrics["dataset"]["name"]: (folder, metrics) for folder, metrics in found}
     views = tuple(
         _view(run, folder, metrics, data, num_examples) for folder, metrics in chosen.values()
@@ -152,6 +154,12 @@ def read_run(
     shown = {view.folder for view in views}
     others = tuple(metrics for folder, metrics in found if folder not in shown)
     return RunView(run, name, read_records(run.path / RECORDS_FILE), views, others)
+
+
+def _importance(metrics: dict[str, Any]) -> tuple[bool, bool, str]:
+    """Orders evaluations: test before validation, everybody before a sample, the newest before others."""
+    everybody = metrics.get("max_users") is None
+    return metrics["split"] == "test", everybody, metrics.get("created", "")
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -215,14 +223,17 @@ def _view(
     checks = [
         *audit.audit_dataset(dataset, part),
         *audit.audit_item_ids(dataset, part, texts),
-        _training_inputs(dataset, part, int(run.mixture.get("history", 20))),
+        _training_inputs(run, dataset, part),
     ]
     if not file.is_file():
         view = dataclasses.replace(stored, notice=f"{file} is missing, so no users are shown.")
     else:
         table = pq.read_table(file, columns=["user", "template", "target", "rank"])
-        users_E, targets_E = table["user"].to_numpy(), table["target"].to_numpy()
-        checks.append(audit.audit_predictions(dataset, part, metrics["split"], users_E, targets_E))
+        users_E = table["user"].fill_null(-1).to_numpy()
+        targets_E, known_E = table["target"].to_numpy(), users_E >= 0
+        if known_E.any():
+            of_users = (users_E[known_E], targets_E[known_E])
+            checks.append(audit.audit_predictions(dataset, part, metrics["split"], *of_users))
         template = stored.main_system.rpartition("/")[2]
         rows = _choose(
             np.array(table["template"].to_pylist()) == template,
@@ -239,9 +250,16 @@ def _view(
 
 
 def _training_inputs(
-    dataset: datasets.Dataset, part: splits.Splits, history: int
+    run: RunDir, dataset: datasets.Dataset, part: splits.Splits
 ) -> audit.AuditResult:
-    """What the built-in mixtures read in training, by position."""
+    """What the built-in mixtures read in training, by position; nobody knows it of a user's own."""
+    if run.mixture.get("module") is not None:
+        said = (
+            f"not checked: the run was trained on the SeqIO mixture {run.mixture['name']} of the module"
+            f" {run.mixture['module']}, and only its author knows which positions it reads"
+        )
+        return audit.AuditResult("inputs_before_targets", "warn", said)
+    history = int(run.mixture.get("history", 20))
     positions_E = openp5.training_positions(dataset, part)
     users_E = dataset.users_X[positions_E]
     starts_E = np.maximum(positions_E - history, dataset.offsets_U1[users_E])
@@ -287,13 +305,15 @@ def _examples(
     ]
     shown = []
     for row in pq.read_table(file).take(rows).to_pylist():
-        user = row["user"]
-        start, end = int(dataset.offsets_U1[user]), int(part.targets_U(split)[user])
-        history = dataset.items_X[start:end].tolist()
+        user, history = row["user"], []
+        if user is not None:
+            start, end = int(dataset.offsets_U1[user]), int(part.targets_U(split)[user])
+            history = dataset.items_X[start:end].tolist()
         places = zip(row["items"], row["item_ids"], row["scores"], strict=True)
         shown.append(
             ExampleUser(
-                user=dataset.user_source_ids[user],
+                user=str(row["example"]) if user is None else dataset.user_source_ids[user],
+                known=user is not None,
                 history=tuple(titles[item] for item in history[-HISTORY_SHOWN:]),
                 earlier=max(0, len(history) - HISTORY_SHOWN),
                 target=titles[row["target"]],

@@ -41,12 +41,18 @@ def metric_title(metric: str) -> str:
 
 def system_title(system: str, metrics: dict[str, Any]) -> str:
     """A system's name as people read it, such as `Model, sequential, A1 (seen wording)`."""
-    if system in SYSTEM_NAMES or not system.startswith("model/"):
-        return SYSTEM_NAMES.get(system, system)
+    if not system.startswith("model/"):
+        name, _, task = system.partition("/")
+        return SYSTEM_NAMES.get(name, name) + (f", users of {task}" if task else "")
     _, *task, template_id = system.split("/")
-    template = metrics.get("templates", {}).get(template_id)
-    wording = "" if template is None else f" ({'seen' if template['seen'] else 'unseen'} wording)"
+    seen = metrics.get("templates", {}).get(template_id, {}).get("seen")
+    wording = "" if seen is None else f" ({'seen' if seen else 'unseen'} wording)"
     return ", ".join(["Model", *task, template_id]) + wording
+
+
+def unit(metrics: dict[str, Any]) -> str:
+    """What was scored, in the plural: users, or the examples of a SeqIO mixture."""
+    return metrics.get("unit", "users")
 
 
 def verdict(view: EvaluationView) -> Markup:
@@ -64,7 +70,7 @@ def verdict(view: EvaluationView) -> Markup:
                 places,
                 " for ",
                 element("strong", f"{estimate['value']:.1%}"),
-                f" of {estimate['count']:,} users ({level:.0%} interval {estimate['low']:.1%} to"
+                f" of {estimate['count']:,} {unit(metrics)} ({level:.0%} interval {estimate['low']:.1%} to"
                 f" {estimate['high']:.1%}).",
             ]
         )
@@ -75,7 +81,7 @@ def verdict(view: EvaluationView) -> Markup:
             and comparison["metric"] == metric
             and comparison.get("footing", "seen_kept") == "seen_kept"
         ):
-            sentences.append(_comparison(comparison))
+            sentences.append(_comparison(comparison, metrics))
     oracle = (metrics.get("oracle") or {}).get(metric)
     if oracle:
         said = f"The data are generated: whoever knows the rules expects {oracle:.1%}."
@@ -83,8 +89,9 @@ def verdict(view: EvaluationView) -> Markup:
     return element("p", join(sentences, " "), class_="verdict")
 
 
-def _comparison(comparison: dict[str, Any]) -> Markup:
-    other = str(SYSTEM_NAMES.get(comparison["b"], comparison["b"])).lower()
+def _comparison(comparison: dict[str, Any], metrics: dict[str, Any]) -> Markup:
+    other = system_title(comparison["b"], metrics)
+    other = other[:1].lower() + other[1:]
     figures = (
         f"{comparison['difference']:+.4f}, paired interval {comparison['low']:+.4f} to"
         f" {comparison['high']:+.4f}"
@@ -155,12 +162,11 @@ def results_tables(view: EvaluationView, *, level: int) -> Markup:
         parts.append(table(title, ["", *map(metric_title, columns)], rows, row_classes=classes))
     share = metrics.get("lists", {}).get(view.main_system)
     parts.append(tie_orders(view))
-    notes = [*metrics.get("notes", [])]
+    notes = [*metrics.get("remarks", []), *metrics.get("notes", [])]
     if share:
-        notes.append(
-            f"Of the model's list places, {share['seen_share']:.1%} held an item of the user's"
-            f" history and {share['empty_share']:.1%} were empty."
-        )
+        seen = share["seen_share"]
+        taken = "" if seen is None else f"{seen:.1%} held an item of the user's history and "
+        notes.append(f"Of the model's list places, {taken}{share['empty_share']:.1%} were empty.")
     interval = metrics.get("interval")
     if interval:
         notes.append(
@@ -277,8 +283,8 @@ def examples_section(view: EvaluationView, *, level: int) -> Markup:
     """A few users with their history, the held-out item and the model's list."""
     cards = element("div", *(_card(user, level + 1) for user in view.examples), class_="cards")
     said = (
-        "Users spread evenly over hits in first place, hits below it, and misses. The number behind an"
-        " item is the probability the model gives it."
+        f"{unit(view.metrics).capitalize()} spread evenly over hits in first place, hits below it, and"
+        " misses. The number behind an item is the probability the model gives it."
     )
     if not view.examples:
         return section("Examples", element("p", view.notice) if view.notice else None, level=level)
@@ -290,8 +296,10 @@ def _card(user: ExampleUser, level: int) -> Markup:
     found = f"in place {user.rank}" if user.rank else "not in the list"
     return element(
         "article",
-        element(f"h{level}", "User ", element("span", user.user)),
-        element("p", element("b", "History: "), earlier, _titles(user.history)),
+        element(f"h{level}", "User " if user.known else "Example ", element("span", user.user)),
+        element("p", element("b", "History: "), earlier, _titles(user.history))
+        if user.known
+        else None,
         element("p", element("b", "Took next: "), user.target, element("em", f" ({found})")),
         element("ol", *(_place(item) for item in user.recommended)),
         class_="card",
@@ -336,7 +344,7 @@ def facts(view: EvaluationView) -> Markup:
                 f"{dataset['users']:,}, {dataset['items']:,}, {dataset['interactions']:,}",
             ),
             ("Protocol", f"{metrics['protocol'].replace('_', ' ')}, {metrics['split']} items"),
-            ("Users scored", f"{metrics.get('users', 0):,}"),
+            (f"{unit(metrics).capitalize()} scored", f"{metrics.get('users', 0):,}"),
             ("Item IDs", ids.get("method")),
             ("Search", f"{metrics['num_beams']} beams over the whole catalogue"),
             ("Checkpoint", f"step {metrics['step']:,} ({metrics.get('checkpoint', 'named')})"),

@@ -3,18 +3,21 @@
     {
       "format_version": 1,
       "run_dir": "runs/beauty", "step": 12000, "checkpoint": "best", "split": "test",
-      "protocol": "leave_one_out",
+      "max_users": null,                      or how many were to be scored at most, a sample
+      "protocol": "leave_one_out",            or "seqio_tasks": what the tasks of a SeqIO mixture hold
       "dataset": {"name": "Beauty", "path": "data/beauty", "fingerprint": "...",
                   "users": 22363, "items": 12101, "interactions": 198502},
-      "users": 22363,                         users scored (a cap makes this fewer)
+      "users": 22363,                         users scored (a cap makes this fewer), or else examples
+      "unit": "users",                        or "examples": of all tasks of a SeqIO mixture
       "num_beams": 20, "length_penalty": 0.0, "finish_within_beams": false,
       "exact_exclusion": false, "history": 20, "item_ids": {"method": ..., "parameters": {...}},
       "systems": {
         "model/sequential/A1": {
           "seen_kept":     {"hr@10": {"value": .05, "low": .047, "high": .053, "count": 22363}, ...},
-          "seen_excluded": {...}              without the items of the user's history
+          "seen_excluded": {...}              without the items of the user's history; absent where a
+                                              SeqIO task does not say whose history
         },
-        "model/sequential/A11": {...},        one a template
+        "model/sequential/A11": {...},        one a template, or a task: "model/seqio/my_task"
         "popularity": {...}, "transition": {...}
       },
       "templates": {"A1": {"task": "sequential", "seen": true}, ...},
@@ -24,6 +27,7 @@
       "audit": [{"check": ..., "status": "pass" | "warn" | "fail", "detail": ...}],
       "lists": {"model/sequential/A1": {"seen_share": .06, "empty_share": 0.0}, ...},
       "tie_orders": null, or the baselines' spread over random orders of ties (`tie_orders`),
+      "remarks": ["..."],                     what a SeqIO mixture could not be scored on, and why
       "oracle": {...} or null,                the generator's own optimum, for generated data
       "notes": ["..."],                       where this departs from the published protocol
       "seconds": 61.2, "created": "2026-01-31T12:00:00+00:00",
@@ -31,7 +35,8 @@
     }
 
 Metrics of a list of n items stop at the cutoff n, so with 10 beams there is no `hr@20`. A run on
-several datasets has one such file a dataset, in `eval/<split>-<step>/<dataset>/`.
+several datasets has one such file a dataset, in `eval/<split>-<step>/<dataset>/`; a sample of N users is
+in `eval/<split>-<step>-sampleN/`.
 """
 
 import dataclasses
@@ -56,7 +61,7 @@ FORMAT_VERSION = 1
 METRICS_FILE = "metrics.json"
 FOOTINGS = ("seen_kept", "seen_excluded")
 PAIRED_METRICS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10")
-INTERVAL_METHOD = "percentile bootstrap over users"
+INTERVAL_METHOD = "percentile bootstrap over {unit}"
 
 SystemRanks = Mapping[str, Int[np.ndarray, " E"]]
 """Ranks (0 is a miss) of the same users under each footing, `seen_kept` and `seen_excluded`."""
@@ -113,9 +118,9 @@ def compare_systems(
     return comparisons
 
 
-def interval_entry(config: intervals.BootstrapConfig) -> dict[str, Any]:
-    """The `interval` entry."""
-    return {"method": INTERVAL_METHOD} | dataclasses.asdict(config)
+def interval_entry(config: intervals.BootstrapConfig, unit: str = "users") -> dict[str, Any]:
+    """The `interval` entry; `unit` is what is resampled."""
+    return {"method": INTERVAL_METHOD.format(unit=unit)} | dataclasses.asdict(config)
 
 
 def conditions() -> dict[str, Any]:

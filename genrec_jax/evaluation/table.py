@@ -5,6 +5,9 @@ from typing import Any
 import rich.table
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr@10")
+BY_IMPORTANCE = ("hr@10", "ndcg@10", "hr@20", "hr@5", "hr@1", "mrr@10")
+INTERVAL_WIDTH = len("0.0000-0.0000")
+FRAME_WIDTH = 3  # of a column: two spaces and a line
 TITLES = {
     "seen_kept": "items of the history kept in the lists",
     "seen_excluded": "items of the history struck from the lists",
@@ -19,22 +22,31 @@ def title(result: dict[str, Any], footing: str) -> str:
         else f"step {result['step']}"
     )
     users, all_users = result["users"], result["dataset"]["users"]
-    of_all = "" if users == all_users else f" of {all_users}"
+    unit = result.get("unit", "users")
+    of_all = "" if users == all_users or unit != "users" else f" of {all_users}"
     return (
-        f"{result['dataset']['name']}, {result['split']}, {measured}, {users}{of_all} users,"
+        f"{result['dataset']['name']}, {result['split']}, {measured}, {users}{of_all} {unit},"
         f" {result['num_beams']} beams: {TITLES[footing]}"
     )
 
 
-def metrics_table(metrics: dict[str, Any], footing: str = "seen_kept") -> rich.table.Table:
+def footings(result: dict[str, Any]) -> list[str]:
+    """The footings that any system has; `result` is a metrics.json or an aggregate."""
+    return [name for name in TITLES if any(name in found for found in result["systems"].values())]
+
+
+def metrics_table(
+    metrics: dict[str, Any], footing: str = "seen_kept", width: int | None = None
+) -> rich.table.Table:
     """The content of a metrics.json as a table.
 
     Args:
         metrics: as `results` lays it out.
         footing: `seen_kept` or `seen_excluded`.
+        width: of the terminal; the less important metrics are left out where they do not fit.
     """
-    systems = metrics["systems"]
-    columns = [name for name in COLUMNS if name in next(iter(systems.values()))[footing]]
+    systems = _on_footing(metrics, footing)
+    columns = _columns_that_fit(systems, footing, width)
     table = rich.table.Table()
     table.add_column("system", no_wrap=True)
     for name in columns:
@@ -78,9 +90,18 @@ def tie_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str]:
     ]
 
 
+def _columns_that_fit(systems: dict[str, Any], footing: str, width: int | None) -> list[str]:
+    measured = next(iter(systems.values()))[footing]
+    wanted = [name for name in BY_IMPORTANCE if name in measured]
+    if width is not None:
+        taken = max(map(len, systems)) + FRAME_WIDTH + 1
+        wanted = wanted[: max(1, (width - taken) // (INTERVAL_WIDTH + FRAME_WIDTH))]
+    return [name for name in COLUMNS if name in wanted]
+
+
 def aggregate_table(combined: dict[str, Any], footing: str = "seen_kept") -> rich.table.Table:
     """The content of an aggregate file as a table: mean, and standard deviation under it."""
-    systems = combined["systems"]
+    systems = _on_footing(combined, footing)
     columns = [name for name in COLUMNS if name in next(iter(systems.values()))[footing]]
     table = rich.table.Table()
     table.add_column("system", no_wrap=True)
@@ -101,8 +122,12 @@ def aggregate_table(combined: dict[str, Any], footing: str = "seen_kept") -> ric
     return table
 
 
+def _on_footing(result: dict[str, Any], footing: str) -> dict[str, Any]:
+    return {name: found for name, found in result["systems"].items() if footing in found}
+
+
 def _label(system: str, metrics: dict[str, Any]) -> str:
     template = metrics["templates"].get(system.rpartition("/")[2])
-    if template is None:
+    if template is None or template["seen"] is None:
         return system
     return f"{system}\n[dim]{'seen' if template['seen'] else 'unseen'} wording[/dim]"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int, Int32
 
 from genrec_jax.errors import UserError
 from genrec_jax.indexing.vocabulary import Vocabulary
@@ -67,19 +68,21 @@ class SeqIOBatches:
             rows_multiple: devices along the batch, over all hosts.
 
         Raises:
-            UserError: the module or the mixture is not there, its features do not fit an
+            UserError: the module, the mixture or the split is not there, its features do not fit an
                 encoder-decoder, or sizes do not divide.
         """
         self._seqio, self._tf = seqio_runtime.import_seqio()
-        if module is not None:
-            _import(module)
-        try:
-            provider = self._seqio.get_mixture_or_task(name)
-        except ValueError as error:
+        provider = open_mixture(name, module)
+        if split not in provider.splits:
             raise UserError(
-                f"SeqIO knows no mixture or task {name!r} after importing {module!r}; wanted a module"
-                " whose import registers it. Set MIXTURE_OR_TASK_MODULE"
-            ) from error
+                f"the SeqIO mixture {name!r} has no {split} split (it has"
+                f" {', '.join(sorted(provider.splits)) or 'none'}). Register a task of it with that split"
+                + (
+                    ""
+                    if split == "train"
+                    else ", or turn validation off with --gin.EVAL_PERIOD=None"
+                )
+            )
         if batch_size % packing_lib.round_up(rows_multiple, num_hosts) or batch_size < 1:
             raise UserError(
                 f"batch_size is {batch_size}; it must be a multiple of {rows_multiple} (devices along the"
@@ -91,7 +94,7 @@ class SeqIOBatches:
                 ' "inputs" and for "targets", such as {"inputs": 512, "targets": 32}'
             )
         self.name = name
-        self.vocabulary = _vocabulary(name, provider)
+        self.vocabulary = vocabulary_of(name, provider)
         self.examples_per_step = batch_size
         self._lengths = {name: length for name, length in feature_lengths.items() if length}
         self._packing = packing
@@ -166,23 +169,50 @@ class SeqIOBatches:
             decoder_segment_ids_BT=decoder_segments_BT.astype(np.int32),
             encoder_positions_BL=encoder_positions_BL.astype(np.int32),
             decoder_positions_BT=decoder_positions_BT.astype(np.int32),
-            encoder_whole_word_ids_BL=self._whole_words(
-                inputs_BL, encoder_segments_BL > 0, encoder_positions_BL
+            encoder_whole_word_ids_BL=whole_words(
+                self.vocabulary, inputs_BL, encoder_segments_BL > 0, encoder_positions_BL
             ),
         )
 
-    def _whole_words(
-        self, tokens_BL: np.ndarray, real_BL: np.ndarray, positions_BL: np.ndarray
-    ) -> np.ndarray:
-        """The index of each token's word within its example, from 1; 0 at end-of-sequence and padding."""
-        starts_BL = (self.vocabulary.word_starts_V[tokens_BL] & real_BL).astype(np.int32)
-        words_BL = np.cumsum(starts_BL, axis=1)
-        begins_BL = real_BL & (positions_BL == 0)
-        before_BL = np.where(begins_BL, words_BL - starts_BL, 0)
-        words_BL -= np.maximum.accumulate(before_BL, axis=1)
-        return np.where(real_BL & (tokens_BL != self.vocabulary.eos_id), words_BL, 0).astype(
-            np.int32
-        )
+
+def whole_words(
+    vocabulary: Vocabulary,
+    tokens_BL: Int[np.ndarray, "B L"],
+    real_BL: Bool[np.ndarray, "B L"],
+    positions_BL: Int[np.ndarray, "B L"],
+) -> Int32[np.ndarray, "B L"]:
+    """The index of each token's word within its example, from 1; 0 at end-of-sequence and padding.
+
+    Args:
+        vocabulary: of the tokens.
+        tokens_BL: inputs, possibly several packed in a row.
+        real_BL: where there is no padding.
+        positions_BL: of each token within its example.
+    """
+    starts_BL = (vocabulary.word_starts_V[tokens_BL] & real_BL).astype(np.int32)
+    words_BL = np.cumsum(starts_BL, axis=1)
+    begins_BL = real_BL & (positions_BL == 0)
+    before_BL = np.where(begins_BL, words_BL - starts_BL, 0)
+    words_BL -= np.maximum.accumulate(before_BL, axis=1)
+    return np.where(real_BL & (tokens_BL != vocabulary.eos_id), words_BL, 0).astype(np.int32)
+
+
+def open_mixture(name: str, module: str | None = None) -> Any:
+    """Imports the module, which registers a mixture or task, and looks it up.
+
+    Raises:
+        UserError: the module fails, or SeqIO does not know the name afterwards.
+    """
+    seqio, _ = seqio_runtime.import_seqio()
+    if module is not None:
+        _import(module)
+    try:
+        return seqio.get_mixture_or_task(name)
+    except ValueError as error:
+        raise UserError(
+            f"SeqIO knows no mixture or task {name!r} after importing {module!r}; wanted a module"
+            " whose import registers it. Set MIXTURE_OR_TASK_MODULE"
+        ) from error
 
 
 def _import(module: str) -> None:
@@ -193,10 +223,22 @@ def _import(module: str) -> None:
             f"MIXTURE_OR_TASK_MODULE is {module!r}, which cannot be imported ({error}); wanted a module on"
             " PYTHONPATH whose import registers the mixture with SeqIO"
         ) from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"importing the module {module!r}, which registers the SeqIO mixture, failed with"
+            f" {type(error).__name__}: {error}. Mend it, or set the environment that it reads; --debug"
+            " shows where"
+        ) from error
 
 
-def _vocabulary(name: str, provider: Any) -> Vocabulary:
-    """The one SentencePiece model of a mixture's inputs and targets."""
+def vocabulary_of(name: str, provider: Any) -> Vocabulary:
+    """The one SentencePiece model of a mixture's inputs and targets.
+
+    Raises:
+        UserError: there is more than one, or none, or it has extra ids.
+    """
     features = provider.output_features
     missing = [sequence for sequence in SEQUENCES if sequence not in features]
     models = {

@@ -53,7 +53,7 @@ class Inputs:
         templates_text: the text of the templates file.
         templates: the same, parsed.
         tables: prompts compiled for each dataset.
-        mixture: where examples come from; with a SeqIO mixture, only those of validation.
+        mixture: where examples come from; with a SeqIO mixture, it only says how items are written.
         tasks: what it trains.
         steps_per_epoch: steps until the largest source has been through once; 0: SeqIO does not say.
         batches: batches by step, on the device.
@@ -228,7 +228,13 @@ def host_batches(
 
 
 def seqio_batches(
-    vocabulary: Vocabulary, config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
+    vocabulary: Vocabulary,
+    config: DataConfig,
+    seed: int,
+    mesh: Mesh,
+    microbatches: int = 1,
+    *,
+    split: str = "train",
 ) -> seqio_reader.SeqIOBatches:
     """Makes the batches of a user's own SeqIO mixture, this host's rows of them.
 
@@ -241,6 +247,8 @@ def seqio_batches(
         config.batch_size,
         module=config.mixture_module,
         feature_lengths=config.feature_lengths,
+        split=split,
+        shuffle=split == "train",
         packing=config.packing,
         seed=seed,
         host=share.index,

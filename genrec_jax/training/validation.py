@@ -26,7 +26,11 @@ def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Me
 
     Returns:
         A function that gives `loss` (cross entropy a target token, in nats, in the first seen template
-        of each task), `hr@10`, `ndcg@10` and each template's own; every host calls it.
+        of each task), `hr@10`, `ndcg@10` and each template's own; every host calls it. A user's own
+        SeqIO mixture is measured on its tasks' validation splits.
+
+    Raises:
+        UserError: a user's own SeqIO mixture has no validation split, or targets that are no items.
     """
     settings = config.validation
     measure_loss = make_loss(config, inputs, mesh)
@@ -73,16 +77,23 @@ def check_metric(settings: ValidationConfig) -> None:
 
 def make_loss(config: TrainConfig, inputs: Inputs, mesh: Mesh) -> Callable[[nnx.State], float]:
     """Makes `parameters -> validation loss` over `validation.loss_batches` batches, spread over all."""
-    share = mesh_lib.row_share(mesh)
-    batches = ValidationBatches(
-        inputs.mixture,
-        inputs.splits,
-        config.data.batch_size,
-        max_examples=config.validation.loss_batches * config.data.batch_size,
-        host=share.index,
-        num_hosts=share.count,
-        rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
-    )
+    count = config.validation.loss_batches
+    if config.data.mixture_module is not None:
+        held_out = inputs_lib.seqio_batches(
+            inputs.vocabulary, config.data, config.seed, mesh, split="validation"
+        )
+        batches = map(held_out.batch, range(count))
+    else:
+        share = mesh_lib.row_share(mesh)
+        batches = ValidationBatches(
+            inputs.mixture,
+            inputs.splits,
+            config.data.batch_size,
+            max_examples=count * config.data.batch_size,
+            host=share.index,
+            num_hosts=share.count,
+            rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+        )
     eval_step = step_lib.jit_eval_step(config.model, config.loss, mesh)
     sharding = rules.batch_sharding(mesh)
     placed: list[Any] = []  # made at the first validation, kept on the devices

@@ -105,8 +105,14 @@ def test_an_interrupted_creation_is_no_run_dir_and_is_made_again(make, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         make("shop", write_trie=fail)
     assert not run_dir.RunDir.exists(tmp_path / "run")
-    with pytest.raises(UserError, match="not found; wanted the description of a run dir"):
+    with pytest.raises(
+        UserError, match=r"holds no run\.json, so it is no run dir; wanted a folder that"
+    ):
         run_dir.RunDir.load(tmp_path / "run")
+    with pytest.raises(
+        UserError, match="nowhere: is not there; wanted a folder that `genrec train`"
+    ):
+        run_dir.RunDir.load(tmp_path / "nowhere")
     assert not list((tmp_path / "run").glob(".*"))
 
 

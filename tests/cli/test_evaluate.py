@@ -58,6 +58,8 @@ def test_evaluates_and_prints_a_table_with_the_baselines(runs, toy, capsys):
 def test_a_sample_of_users_is_called_one(runs, capsys):
     assert run(runs[0], *QUICK, "--max-users", 7, "--split", "validation", "--no-baselines") == 0
     assert "validation, step 10, 7 of 40 users, 6 beams" in capsys.readouterr().out
+    metrics = json.loads((runs[0] / "eval" / "validation-10-sample7" / "metrics.json").read_text())
+    assert (metrics["max_users"], metrics["users"]) == (7, 7)
 
 
 def test_aggregates_seeds(runs, tmp_path, capsys):
@@ -96,7 +98,7 @@ def test_watching_a_finished_run_evaluates_validation_and_ends(runs, capsys):
     ("words", "message"),
     [
         (["--checkpoint", "12"], "no checkpoint to restore"),
-        (["--templates", "C1"], "wanted different ones of A1"),
+        (["--templates", "Z1"], "this run has no template Z1; wanted one or several of A1"),
         (["--num-beams", "0"], "num_beams is 0"),
         (["--watch", "--aggregate", "x.json"], "--watch takes one run dir"),
     ],

@@ -115,8 +115,14 @@ def test_half_a_dataset_is_refused(tmp_path):
     with pytest.raises(UserError, match="has format version 99"):
         dataset.load(folder)
     (folder / "dataset.json").unlink()
-    with pytest.raises(UserError, match=r"not found; wanted the manifest.*genrec prepare"):
+    with pytest.raises(
+        UserError, match=r"holds no dataset.json.*wanted a folder that `genrec prepare`"
+    ):
         dataset.load(folder)
+    with pytest.raises(
+        UserError, match=r"elsewhere: is not there; wanted a folder that `genrec prep"
+    ):
+        dataset.load(folder / "elsewhere")
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,8 @@ def test_references_are_cut_to_the_users_that_were_scored(run_dir, mesh, toy):
     evaluation = checkpoints.RunEvaluation(run_dir, config, mesh=mesh, references=rank_by_name)
     evaluator = evaluation._evaluators["toystore"]
     chosen = ranking.choose_users(toy, evaluator.splits, "test", 7, 3)
-    ranks = evaluation._references["toystore"]["numbered"]["seen_kept"]
+    (group,) = evaluation._references["toystore"]
+    ranks = group.systems["numbered"]["seen_kept"]
     assert ranks.tolist() == (chosen + 1).tolist()
 
 
@@ -225,12 +226,19 @@ def test_an_interrupted_evaluation_leaves_the_old_one(run_dir, mesh, written, mo
         evaluation.evaluate(10)
     assert (written.folder / "metrics.json").read_bytes() == before
     names = {path.name for path in (run_dir.path / "eval").iterdir()}
-    assert names <= {"test-10", "validation-20"}
+    assert names <= {"test-10", "validation-20-sample25"}
 
 
-@pytest.mark.parametrize("templates", [("A99",), ("A1", "A1"), ()])
-def test_unknown_templates_are_refused(run_dir, mesh, templates):
-    with pytest.raises(UserError, match="A1, A2"):
+@pytest.mark.parametrize(
+    ("templates", "said"),
+    [
+        (("A1", "Z1"), "this run has no template Z1; wanted one or several of A1, A2"),
+        (("A1", "A1"), "template A1 is named twice; wanted"),
+        ((), "no template is named; wanted"),
+    ],
+)
+def test_unknown_templates_are_refused(run_dir, mesh, templates, said):
+    with pytest.raises(UserError, match=said):
         from_run.build(run_dir, dataclasses.replace(CONFIG, templates=templates), mesh)
 
 

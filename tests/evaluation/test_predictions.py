@@ -28,6 +28,7 @@ def test_reads_back_what_was_appended(tmp_path):
     assert table.schema.equals(predictions.SCHEMA)
     assert table.to_pylist()[0] == {
         "user": 4,
+        "example": None,
         "template": "A1",
         "target": 14,
         "rank": 0,
@@ -39,6 +40,19 @@ def test_reads_back_what_was_appended(tmp_path):
     assert table["items"].to_pylist()[1:] == [[], [0, 1, 2]]
     assert table["template"].to_pylist() == ["A1", "A1", "A11"]
     assert table["rank"].to_pylist() == [0, 1, 0]
+
+
+def test_examples_of_nobody_have_numbers_and_no_user(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    with predictions.writing(path, ("a", "b")) as writer:
+        _, targets, ranks, _, items, scores = block([4, 2], [[0], [1]])
+        examples = np.array([7, 0], np.int32)
+        scores = scores.astype(np.float32)
+        writer.append("mine", None, targets, ranks, None, items, scores, examples_E=examples)
+    table = pq.read_table(path)
+    assert table.schema.equals(predictions.SCHEMA)
+    assert table["example"].to_pylist() == [7, 0]
+    assert table["user"].to_pylist() == table["rank_seen_excluded"].to_pylist() == [None, None]
 
 
 def test_rows_are_written_in_groups_and_not_held(tmp_path, monkeypatch):

@@ -229,6 +229,17 @@ def test_other_evaluations_are_listed(run, tmp_path):
     assert f"HR@10 {estimate['hr@10']['value']:.4f}" in text
 
 
+def test_a_later_sample_does_not_take_the_place_of_everybody(run, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    sample = shutil.copytree(copy / "eval" / "test-400", copy / "eval" / "test-400-sample5")
+    metrics = json.loads((sample / "metrics.json").read_text())
+    metrics |= {"max_users": 5, "created": "2030-01-01T00:00:00+00:00"}
+    (sample / "metrics.json").write_text(json.dumps(metrics))
+    (view,) = report_data.read_run(copy, name="copy", data={}, num_examples=2).evaluations
+    assert view.folder.name == "test-400"
+    assert "step 400, a sample of 5" in written(tmp_path, [copy]).text
+
+
 def test_settings_are_all_shown(run, tmp_path):
     text = written(tmp_path, [run.path]).text
     assert "model.embed_dim 16" in text
@@ -286,7 +297,7 @@ def test_a_run_without_evaluation_still_has_curves(run, tmp_path):
 
 
 def test_not_a_run_dir(tmp_path):
-    with pytest.raises(UserError, match="description of a run dir"):
+    with pytest.raises(UserError, match="wanted a folder that `genrec train` wrote"):
         report.write_report([tmp_path], tmp_path / "r.html")
     with pytest.raises(UserError, match="no run dir"):
         report.write_report([], tmp_path / "r.html")
@@ -393,6 +404,7 @@ def test_a_really_evaluated_run_is_reported(dataset, tmp_path):
     run = tiny_run.make_run(tmp_path / "real", [dataset.path], tasks=("sequential",))
     config = EvaluateConfig(num_beams=4, max_users=20, templates=("A1",))
     (written_one,) = checkpoints.evaluate_checkpoint(run, "best", config)
+    assert written_one.folder.name == "test-10-sample20"
     value = written_one.metrics["systems"]["model/sequential/A1"]["seen_kept"]["hr@1"]["value"]
     page = written(tmp_path, [run.path])
     assert f"the model's first place for {value:.1%} of 20 users" in page.text

@@ -336,16 +336,35 @@ def test_training_on_the_docs_own_mixture(shop, my_tasks, tmp_path):
             ),
             optimizer=Optimizer(learning_rate=schedules.LearningRate(peak=0.01)),
             train_steps=steps,
-            validation=config.ValidationConfig(period=None),
+            validation=config.ValidationConfig(
+                period=3, metric="loss", users=6, num_beams=4, loss_batches=2
+            ),
             log_period=1,
         )
         mesh = mesh_lib.single_device_mesh()
         assert run.train(settings, mesh=mesh, show_progress=False).step == steps
-    losses = [record["loss"] for record in logging.read_metrics(settings.model_dir)]
+    records = logging.read_metrics(settings.model_dir)
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
     assert len(losses) == 3
     assert all(2 < loss < 10 for loss in losses)
+    (validation,) = (record for record in records if record["kind"] == "validation")
+    assert 2 < validation["loss"] < 10
+    assert validation["hr@4"] == validation["hr@4/seqio/mine_Shop_sequential"]
     with pytest.raises(UserError, match="set TRAIN_STEPS, not TRAIN_EPOCHS"):
         dataclasses.replace(settings, train_steps=None, train_epochs=1.0).steps(0)
+
+
+def test_a_task_that_only_trains_cannot_be_validated_on(shop, my_tasks):
+    options = {"module": my_tasks, "feature_lengths": LENGTHS, "split": "validation"}
+    with pytest.raises(UserError, match=r"no validation split \(it has train\).*EVAL_PERIOD=None"):
+        seqio_reader.SeqIOBatches("what_comes_next", 4, **options)
+
+
+def test_a_module_that_fails_is_named(monkeypatch, tmp_path):
+    (tmp_path / "needs_environment.py").write_text("import os\nos.environ['NO_SUCH_VARIABLE']\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"'needs_environment'.*KeyError: 'NO_SUCH_VARIABLE'"):
+        seqio_reader.open_mixture("any", "needs_environment")
 
 
 def test_a_mixture_on_another_vocabulary_is_refused(shop, my_tasks, shared):
@@ -387,7 +406,8 @@ def test_every_command_of_the_page_runs(seqio, tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "openp5_toystore_straightforward_unseen" in done.stdout
     assert "-> toystore item_" in done.stdout
-    assert (tmp_path / "runs" / "mine" / "run.json").is_file()
+    (metrics,) = (tmp_path / "runs" / "mine").glob("eval/test-*/metrics.json")
+    assert "model/seqio/mine_toystore_sequential" in metrics.read_text()
 
 
 def test_accelerators_are_hidden_from_tensorflow(seqio, monkeypatch):
