@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tie-seed",
         type=int,
         metavar="N",
-        help="order tied times at random with this seed (default: file order)",
+        help="order tied times at random with this seed (default: file order); needs data with times",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a dataset, and its indexes"

@@ -72,7 +72,8 @@ def prepare(
         min_item: interactions an item needs.
         drop_duplicates: drop exact duplicates.
         skip_short_users: drop users that cannot be split.
-        tie_seed: order tied times at random, to see how much a result owes to file order.
+        tie_seed: order tied times at random, to see how much a result owes to file order; refused
+            where there are no times.
         expected_counts: `users`, `items`, `interactions` that must come out (a recipe's published
             counts); keys may be absent.
         overwrite: replace an existing dataset.
@@ -87,6 +88,13 @@ def prepare(
     target = str(output)
     filters = Filters(min_user, min_item, drop_duplicates, skip_short_users, tie_seed)
     steps = steps or prepare_progress.Steps()
+    timed = "timestamp" in raw.interactions.collect_schema() and not raw.order_trusted
+    if tie_seed is not None and not timed:
+        raise UserError(
+            f"--tie-seed {tie_seed} has no effect: this source gives no times, so no two of them tie and"
+            " the order of the rows is taken as it is. Leave the flag out",
+            file=target,
+        )
     log = _with_rows(raw.interactions)
     rejected = dict(raw.rejected)
     dropped = 0
@@ -111,7 +119,6 @@ def prepare(
     if short:
         rejected[SHORT_USER] = rejected.get(SHORT_USER, 0) + short
     with steps.step("sorting"):
-        timed = "timestamp" in kept.columns and not raw.order_trusted
         kept = _sort(kept, timed=timed, tie_seed=tie_seed)
     tables = _number(kept, user_ids, item_ids)
     _check_counts(tables, expected_counts, name=name, path=target)

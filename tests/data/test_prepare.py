@@ -110,6 +110,14 @@ def test_ties_may_be_ordered_at_random(tmp_path):
     assert len(set(orders.values())) == 3
 
 
+@pytest.mark.parametrize("columns", [("user", "item"), ("user", "item", "timestamp")])
+def test_ordering_ties_needs_times(tmp_path, columns):
+    rows = [("u", f"i{number}", 5)[: len(columns)] for number in range(5)]
+    with pytest.raises(UserError, match="--tie-seed 0 has no effect: this source gives no times"):
+        make(tmp_path, log(rows, columns=columns, order_trusted=True), tie_seed=0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_numbering_closes_the_gaps_of_the_filter(tmp_path):
     rows = [(f"u{user}", f"i{item}", item) for user in range(3) for item in range(1, 4)]
     rows += [("lonely", "i0", 1), ("u1", "i0", 9)]
@@ -251,7 +259,7 @@ def test_a_killed_run_leaves_no_dataset(tmp_path):
         if output.exists():  # killed after the last rename: then it must be whole
             dataset.load(output)
         else:
-            with pytest.raises(UserError, match="not found; wanted the manifest"):
+            with pytest.raises(UserError, match="is not there; wanted a folder"):
                 dataset.load(output)
         prepare_run.prepare_from("movielens", source, output, name="Toy", overwrite=True)
         dataset.load(output)
