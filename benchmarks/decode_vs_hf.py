@@ -237,8 +237,8 @@ def measure(arguments, rows: int, config, graphdef, params, trie: Trie, tokens_B
     return row
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table(title="T5-small, Beauty's 12,101 ids")
+def show(rows: list[dict[str, Any]], model: str) -> None:
+    table = Table(title=f"{model}, Beauty's 12,101 ids")
     for column in (
         "batch",
         "HF s",
@@ -314,7 +314,7 @@ def main() -> None:
         ]
         if peer is not None:
             peer.close()
-    show(rows)
+    show(rows, arguments.model)
     names = ("model", "beams", "length", "repeats", "stacked")
     settings = {name: getattr(arguments, name) for name in names}
     settings["huge_pages"] = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")

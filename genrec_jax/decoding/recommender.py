@@ -9,6 +9,7 @@ import pathlib
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from genrec_jax.data import artefacts
 from genrec_jax.decoding import constraints, export
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.catalogue import Catalogue, Match
+from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
@@ -32,8 +34,10 @@ from genrec_jax.prompts.templates import SEARCHED_TASKS
 
 ROWS = (1, 8, 64)
 LENGTHS = (32, 64, 128, 256, 512)
-EXCLUSIONS = 32
 BEAMS_MULTIPLE = 10
+
+_Constrained = tuple[Sequence[ItemList], Sequence[ItemList | None]]
+"""For each request the items it must not get, and the only ones it may get (None for all)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +148,8 @@ class Recommender:
         users: Sequence[int | None] | None = None,
         exclude_seen: bool = False,
         template: str | None = None,
+        exclude: Sequence[ItemList] | None = None,
+        allow: Sequence[ItemList | None] | None = None,
     ) -> list[Recommendations]:
         """The items most likely to come next.
 
@@ -159,15 +165,20 @@ class Recommender:
                 of a catalogue without them.
             template: id of the prompt's template; by default the first that training saw, of the
                 sequential task, or the straightforward one for an empty history.
+            exclude: for each request item numbers (`Recommendation.item`; `catalogue.items_of` finds
+                them) that it must not get, such as what is out of stock.
+            allow: for each request the only item numbers it may get, None for all. With either, and
+                with `exclude_seen`, the search is exactly that of a catalogue of what is left; all
+                three share one compiled search for lists of like lengths.
 
         Returns:
             for each request at most k items, all different, best first; fewer only where the search
-            finds no more (a catalogue, or what exclusions leave of it, of fewer than k items).
+            finds no more (a catalogue, or what constraints leave of it, of fewer than k items).
 
         Raises:
             UserError: an entry like nothing in the catalogue, a text in place of a history, an unknown
-                template, an empty history where the model knows only prompts that show one, or k
-                below 1.
+                template, an empty history where the model knows only prompts that show one, k
+                below 1, as many lists as requests not given, or a number beyond the catalogue.
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise UserError(
@@ -175,7 +186,17 @@ class Recommender:
                 " as [['first', 'second']]"
             )
         matches = [[self.catalogue.find(entry) for entry in history] for history in histories]
-        return self._recommend(matches, k, users, exclude_seen, template)
+        left_out = self._checked("exclude", exclude, len(matches))
+        allowed = self._checked("allow", allow, len(matches))
+        if exclude_seen:
+            seen = [[match.item for match in found] for found in matches]
+            left_out = [
+                [*more, *own] for more, own in zip(left_out or [[]] * len(seen), seen, strict=True)
+            ]
+        constrained = None
+        if left_out is not None or allowed is not None:
+            constrained = left_out or [[]] * len(matches), allowed or [None] * len(matches)
+        return self._recommend(matches, k, users, template, constrained)
 
     def warm_up(
         self,
@@ -204,7 +225,8 @@ class Recommender:
                 tokens_BL[:, 0] = self._trie.eos_id
                 nobody_B = np.full(count, -1, np.int32)
                 batch = PromptBatch(tokens_BL, np.zeros_like(tokens_BL), nobody_B, nobody_B)
-                self._search(batch, [[]] * count if exclude_seen else None, k)
+                nothing = ([[]] * count, [None] * count)
+                self._search(batch, nothing if exclude_seen else None, k)
                 seconds[count, length] = time.perf_counter() - started
         return seconds
 
@@ -282,8 +304,8 @@ class Recommender:
         matches: Sequence[Sequence[Match]],
         k: int,
         users: Sequence[int | None] | None,
-        exclude_seen: bool,
         template: str | None,
+        constrained: _Constrained | None,
     ) -> list[Recommendations]:
         if k < 1:
             raise UserError(f"k is {k}; wanted at least 1")
@@ -304,8 +326,7 @@ class Recommender:
                 prompts = self._assembler.assemble(name, users_E[asked_E], histories)
             # Prompts of like lengths go together.
             order = np.argsort(prompts.inputs.lengths_E, kind="stable")
-            for start in range(0, len(order), ROWS[-1]):
-                part = order[start : start + ROWS[-1]]
+            for part in np.split(order, np.cumsum(batch_sizes(len(order)))[:-1]):
                 batch = dataclasses.replace(
                     prompts,
                     inputs=prompts.inputs.take(part),
@@ -316,27 +337,51 @@ class Recommender:
                     users_E=users_E[asked_E[part]],
                     targets_E=np.full(len(part), NO_TARGET, np.int32),
                 )
-                seen = [histories[e].tolist() for e in part] if exclude_seen else None
-                items_BR, scores_BR = self._search(batch, seen, k)
+                lists = None
+                if constrained is not None:
+                    exclude, allow = constrained
+                    own_E = asked_E[part]
+                    lists = [exclude[e] for e in own_E], [allow[e] for e in own_E]
+                items_BR, scores_BR = self._search(batch, lists, k)
                 for row, e in enumerate(asked_E[part]):
                     found = self._found(items_BR[row, :k], scores_BR[row, :k])
                     results[e] = Recommendations(found, matches[e], name)
         return [result for result in results if result is not None]
 
     def _search(
-        self, batch: PromptBatch, excluded: list[list[int]] | None, k: int
+        self, batch: PromptBatch, constrained: _Constrained | None, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Items and scores of a padded batch; `excluded` may be shorter than it."""
-        exclusions = None
-        if excluded is not None:
-            missing = len(batch.users_B) - len(excluded)
-            width = EXCLUSIONS
-            while width < max(map(len, excluded), default=0):
-                width *= 2
-            lists = [*excluded, *[[]] * missing]
-            exclusions = constraints.constraints_of(self._ranks_I, lists, width=width)
-        result = self._step_for(k)(self._params, batch, self._trie, exclusions)
+        """Items and scores of a padded batch; `constrained` may be shorter than it."""
+        which = None
+        if constrained is not None:
+            missing = len(batch.users_B) - len(constrained[0])
+            exclude = [*constrained[0], *[[]] * missing]
+            allow = [*constrained[1], *[None] * missing]
+            which = constraints.constraints_of(self._ranks_I, exclude, allow)
+        result = self._step_for(k)(self._params, batch, self._trie, which)
         return np.asarray(result.items_BR), np.asarray(result.scores_BR)
+
+    def _checked(self, name: str, lists: Sequence[ItemList | None] | None, requests: int) -> Any:
+        """`exclude` or `allow` as given, once it is one list of known items for each request."""
+        if lists is None:
+            return None
+        if len(lists) != requests:
+            raise UserError(
+                f"{name} has {len(lists)} lists for {requests} requests; wanted one for each"
+            )
+        for listed in lists:
+            if listed is None and name == "allow":
+                continue
+            items = np.asarray(listed if isinstance(listed, np.ndarray) else list(listed or ()))
+            known = len(self.catalogue)
+            if items.size and (
+                items.dtype.kind not in "iu" or items.min() < 0 or items.max() >= known
+            ):
+                raise UserError(
+                    f"{name} has {str(listed)[:80]}; wanted item numbers from 0 to {known - 1}"
+                    " (`catalogue.items_of` gives those of source ids and titles)"
+                )
+        return [None if listed is None else list(listed) for listed in lists]
 
     def _beams_for(self, k: int) -> int:
         return max(self.num_beams, -(-k // BEAMS_MULTIPLE) * BEAMS_MULTIPLE)
@@ -360,6 +405,21 @@ class Recommender:
             for item, score in zip(items_R, scores_R, strict=True)
             if item >= 0
         ]
+
+
+def batch_sizes(requests: int) -> list[int]:
+    """How many requests go into each batch.
+
+    A batch is padded to one of `ROWS`, of which its requests fill half or more: 16 are two batches of
+    8, not one of 64, since every row costs the same whether a request stands in it or not.
+    """
+    sizes = []
+    while requests:
+        rung = _rung(ROWS, min(requests, ROWS[-1]))
+        fills = 2 * requests >= rung
+        sizes.append(min(requests, rung if fills else max(r for r in ROWS if r <= requests)))
+        requests -= sizes[-1]
+    return sizes
 
 
 def _rung(ladder: Sequence[int], size: int) -> int:

@@ -119,6 +119,42 @@ def test_seen_items_are_left_out_exactly(recommender):
     assert [one.item for one in left] == [one.item for one in kept if one.source_id not in seen]
 
 
+def test_exclude_and_allow_leave_exactly_the_rest_in_its_order(recommender):
+    everything = len(recommender.catalogue)
+    source_ids = recommender.catalogue.source_ids
+    histories = [[source_ids[3]], [source_ids[5], source_ids[6]], [source_ids[9]]]
+    whole = items_of(recommender.recommend(histories, k=everything))
+    exclude = [[0, 1, 2], np.arange(10), []]
+    allow = [None, np.arange(5, 15), [4, 7, 9]]
+    left = recommender.recommend(
+        histories, k=everything, exclude=exclude, allow=allow, exclude_seen=True
+    )
+    for row, found in enumerate(items_of(left)):
+        banned = {*exclude[row], *recommender.catalogue.items_of(histories[row])}
+        only = range(everything) if allow[row] is None else allow[row]
+        assert found == [item for item in whole[row] if item not in banned and item in only]
+    assert len(left[1]) == 5 and len(left[2]) == 2
+    # One of the two suffices, and nothing else was compiled for other lists of like lengths.
+    steps = recommender._step_for(everything)
+    before = steps._cache_size()
+    only = recommender.recommend(histories, k=everything, allow=[[1], None, [1, 2]])
+    assert [len(found) for found in only] == [1, everything, 2]
+    assert steps._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"exclude": [[0], [1]]}, "exclude has 2 lists for 1 requests"),
+        ({"allow": [[0, 10**6]]}, r"allow has \[0, 1000000\]; wanted item numbers"),
+        ({"exclude": [["Night Light"]]}, "wanted item numbers"),
+    ],
+)
+def test_lists_that_cannot_be_meant(recommender, options, message):
+    with pytest.raises(UserError, match=message):
+        recommender.recommend([[recommender.catalogue.source_ids[0]]], **options)
+
+
 def test_step_template_and_beams_can_be_chosen(run_dir):
     latest = recommenders.load(run_dir.path, checkpoint="latest", num_beams=5)
     assert latest.step == 20 and recommenders.load(run_dir.path, checkpoint=10).step == 10
@@ -164,15 +200,30 @@ def test_many_requests_come_back_in_their_order(recommender):
         )
 
 
-def test_warm_up_compiles_ahead(run_dir):
+def test_one_compilation_per_bucket_and_warm_up_makes_it_ahead(run_dir):
     fresh = recommenders.load(run_dir.path)
-    fresh.warm_up(rows=(1,), lengths=(20,))
+    seconds = fresh.warm_up(rows=(1, 5, 8), lengths=(20, 32))
+    assert list(seconds) == [(1, 32), (8, 32)] and min(seconds.values()) > 0
     compiled = fresh._step_for(10)._cache_size()
-    assert compiled == 1
+    assert compiled == 2
     prompts = fresh._assembler.assemble("A1", None, [np.asarray([1, 2])])
     assert prompts.inputs.lengths_E[0] <= recommenders.LENGTHS[0]
-    fresh.recommend([[fresh.catalogue.source_ids[i] for i in (1, 2)]])
+    source_ids = fresh.catalogue.source_ids
+    for count in (1, 2, 5, 8, 17):
+        fresh.recommend([[source_ids[i], source_ids[i + 1]] for i in range(count)])
     assert fresh._step_for(10)._cache_size() == compiled
+
+
+def test_batches_are_at_least_half_full():
+    assert recommenders.batch_sizes(0) == []
+    assert recommenders.batch_sizes(3) == [1, 1, 1] and recommenders.batch_sizes(5) == [5]
+    assert recommenders.batch_sizes(16) == [8, 8] and recommenders.batch_sizes(32) == [32]
+    assert recommenders.batch_sizes(149) == [64, 64, 8, 8, 5]
+    for requests in range(1, 200):
+        sizes = recommenders.batch_sizes(requests)
+        assert sum(sizes) == requests
+        for size in sizes:
+            assert 2 * size >= recommenders._rung(recommenders.ROWS, size)
 
 
 def test_threads_get_what_one_thread_gets(run_dir):
