@@ -1,17 +1,20 @@
 """Writing artefacts so that no later stage can mistake half of one for the whole.
 
 Every stage writes to a temporary sibling and renames it into place; an interruption at any point
-leaves the old artefact or the new one, never a mixture. Replacing a folder takes two renames: killed
-between them, a process leaves nothing at the path, and the old folder whole beside it, as `.NAME.old.*`.
+leaves the old artefact or the new one, never a mixture. Where a folder cannot be replaced in one step
+(other systems than Linux, some network file systems) it takes two renames: killed between them, a process
+leaves nothing at the path, and the old folder whole beside it, as `.NAME.old.*`.
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -53,8 +56,7 @@ def atomic_directory(path: PathLike, *, overwrite: bool = False) -> Iterator[pat
 
     Args:
         path: where the finished folder goes; parent folders are made.
-        overwrite: replace an existing folder. The old one is moved aside first and removed only
-            after the new one stands.
+        overwrite: replace an existing folder. The old one is removed only after the new one stands.
 
     Raises:
         UserError: `path` exists and `overwrite` is false, or the disk is full.
@@ -72,17 +74,30 @@ def atomic_directory(path: PathLike, *, overwrite: bool = False) -> Iterator[pat
         temporary.chmod(0o777 & ~_umask())
         try:
             yield temporary
-            if target.exists():
+            if not target.exists():
+                temporary.rename(target)
+            elif target.is_symlink() or not target.is_dir() or not _exchange(temporary, target):
                 aside = pathlib.Path(
                     tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)
                 )
                 target.rename(aside / target.name)
                 temporary.rename(target)
                 shutil.rmtree(aside)
-            else:
-                temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Makes two paths change places in one step; false where the system has no way to."""
+    if sys.platform != "linux":
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:  # a C library older than glibc 2.28
+        return False
+    rename.argtypes = (ctypes.c_int, ctypes.c_char_p) * 2 + (ctypes.c_uint,)
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def check_output(path: PathLike, *, overwrite: bool, ours: bool, kind: str) -> None:

@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import stat
+import sys
+import threading
 
 import pytest
 
@@ -40,6 +42,48 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (temporary / "two").write_text("2")
     assert [path.name for path in target.iterdir()] == ["two"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_replaced_leaves_nothing_behind(tmp_path, monkeypatch, kind, at_once):
+    if not at_once:
+        monkeypatch.setattr(artefacts, "_exchange", lambda one, other: False)
+    target, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "folder":
+        target.mkdir()
+        (target / "old").write_text("x")
+    elif kind == "file":
+        target.write_text("x")
+    else:
+        target.symlink_to(elsewhere)
+    with artefacts.atomic_directory(target, overwrite=True) as temporary:
+        (temporary / "new").write_text("x")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
+    assert not target.is_symlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two folders in one step")
+def test_a_folder_that_is_replaced_is_there_all_the_time(tmp_path):
+    target, done, missing = tmp_path / "out", threading.Event(), []
+
+    def watch():
+        while not done.is_set():
+            if not target.is_dir():
+                missing.append(True)
+
+    with artefacts.atomic_directory(target) as temporary:
+        (temporary / "file").write_text("0")
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for number in range(100):
+        with artefacts.atomic_directory(target, overwrite=True) as temporary:
+            (temporary / "file").write_text(str(number))
+    done.set()
+    watcher.join()
+    assert not missing
 
 
 def test_a_failed_overwrite_keeps_the_old_folder(tmp_path):
