@@ -169,24 +169,6 @@ class OpenP5Task(ExampleTask):
         )
         return begin_E, end_E + 1
 
-    def texts(
-        self, item_texts: tuple[str, ...] | list[str], epoch: int, number: int
-    ) -> tuple[str, str]:
-        """One example as text: for people, and for tests (a cut prompt shows its whole history)."""
-        plan = self.plan(epoch, np.array([number]))
-        template = self.prompts.tables.templates[int(plan.templates_E[0])]
-        _, index_E = self._in_order(epoch, np.array([number]))
-        end = int(self.positions_N[int(index_E[0]) // self._draws])
-        user = int(plan.users_E[0])
-        begin = max(end - self._shown, int(self.dataset.offsets_U1[user]))
-        return rendering.render(
-            template,
-            dataset=self.dataset.name,
-            user_id=rendering.user_id_text(user),
-            history=[item_texts[item] for item in self.dataset.items_X[begin:end].tolist()],
-            target=item_texts[int(plan.items_E[0])],
-        )
-
     def _templates(self, epoch_E, example_E, draw_E) -> Int64[np.ndarray, " E"]:
         count = len(self._numbers_T)
         if count == 1:

@@ -9,6 +9,7 @@ from genrec_jax.data import splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import openp5
 from genrec_jax.pipeline.prompt_tables import PromptTables
+from genrec_jax.prompts import rendering
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +126,20 @@ def test_epochs_tasks_and_seeds_differ_in_order(make_task):
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_texts_are_what_the_tokens_say(shop, texts_of, small_vocabulary, make_task):
-    task = make_task(templates_per_example=3)
+def test_the_tokens_are_those_of_the_rendered_text(shop, texts_of, small_vocabulary, make_task):
+    texts, by_hand = texts_of(shop), list(_seen_by_hand(shop))
+    task = make_task(templates_per_example=3, shuffle=False)
     for number in (0, 50, 99):
+        user, item, history = by_hand[number // 3]
+        template = task.plan(1, np.array([number])).templates_E[0]
+        text, target = rendering.render(
+            task.prompts.tables.templates[int(template)],
+            dataset="Shop",
+            user_id=rendering.user_id_text(user),
+            history=[texts[taken] for taken in history],
+            target=texts[item],
+        )
         block = task.assemble(1, np.array([number]))
-        text, target = task.texts(texts_of(shop), 1, number)
         assert block.inputs.row(0).tolist() == [*small_vocabulary.encode(text), 1]
         assert block.targets.row(0).tolist() == [*small_vocabulary.encode(target), 1]
 
