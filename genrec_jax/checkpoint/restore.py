@@ -1,5 +1,6 @@
 """Parameters from a run dir, for evaluation, recommendation and a new run's start; no optimizer state."""
 
+import pathlib
 from typing import Any, Literal
 
 import jax
@@ -75,10 +76,26 @@ def restore_params(
     """
     opened = run_dir if isinstance(run_dir, RunDir) else RunDir.load(run_dir)
     chosen = choose_step(opened, step)
-    _, abstract = t5.abstract_graph_and_params(model_config or opened.model_config)
-    wanted = with_shardings(abstract, mesh or mesh_lib.single_device_mesh())
-    named = store.name_leaves({store.PARAMS: wanted})
     folder = opened.checkpoint_dir.absolute() / str(chosen)
+    return restore_folder(
+        folder, model_config or opened.model_config, mesh or mesh_lib.single_device_mesh()
+    )
+
+
+def restore_folder(folder: pathlib.Path, model_config: T5Config, mesh: Mesh) -> nnx.State:
+    """The parameters of one checkpoint dir that is known to be valid.
+
+    Args:
+        folder: the checkpoint dir, absolute.
+        model_config: the network that will take them.
+        mesh: where they go.
+
+    Raises:
+        UserError: they do not fit `model_config`.
+    """
+    _, abstract = t5.abstract_graph_and_params(model_config)
+    wanted = with_shardings(abstract, mesh)
+    named = store.name_leaves({store.PARAMS: wanted})
     restored = store.restore_items(folder, {store.PARAMS: named})[store.PARAMS]
     return jax.tree.unflatten(jax.tree.structure(wanted), [restored[name] for name in named])
 

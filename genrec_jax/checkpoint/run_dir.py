@@ -21,6 +21,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.errors import UserError
@@ -43,13 +44,13 @@ class RunDataset:
 
     Attributes:
         name: as prompts name it.
-        path: the dataset dir at training time, absolute.
+        path: the dataset dir at training time, absolute, or its URL.
         fingerprint: of the data; evaluation refuses any other.
         folder: where this dataset's item ids and trie lie in the run dir.
     """
 
     name: str
-    path: pathlib.Path
+    path: artefacts.PathLike
     fingerprint: str
     folder: pathlib.Path
 
@@ -74,7 +75,7 @@ class RunDir:
     @classmethod
     def exists(cls, path: artefacts.PathLike) -> bool:
         """Whether `path` is a complete run dir."""
-        return (pathlib.Path(path) / MANIFEST).is_file()
+        return not storage.is_remote(path) and (pathlib.Path(path) / MANIFEST).is_file()
 
     @classmethod
     def load(cls, path: artefacts.PathLike) -> "RunDir":
@@ -83,6 +84,7 @@ class RunDir:
         Raises:
             UserError: there is none, or one of another format version.
         """
+        storage.refuse_remote(path, "a run dir")
         folder = pathlib.Path(path)
         remedy = "Train with `genrec train`, or name the folder that was its MODEL_DIR"
         if not cls.exists(folder):
@@ -150,7 +152,7 @@ class RunDir:
             entries.append(
                 {
                     "name": dataset.name,
-                    "path": str(dataset.path.absolute()),
+                    "path": dataset.location,
                     "fingerprint": dataset.fingerprint,
                     "item_ids": f"{prefix}{item_ids_lib.TABLE}",
                     "trie": f"{prefix}{TRIE}",
@@ -197,7 +199,7 @@ class RunDir:
         return tuple(
             RunDataset(
                 name=entry["name"],
-                path=pathlib.Path(entry["path"]),
+                path=storage.join(entry["path"]),
                 fingerprint=entry["fingerprint"],
                 folder=(self.path / entry["item_ids"]).parent,
             )

@@ -26,7 +26,14 @@ MACROS: dict[str, tuple[str, str]] = {
     "TASK_FEATURE_LENGTHS": ("tokens of prompts and targets", '{"inputs": 512, "targets": 32}'),
     "TRAIN_STEPS": ("training steps in all", "10000"),
     "TRAIN_EPOCHS": ("passes over the data instead; needs TRAIN_STEPS=None", "20"),
-    "INITIAL_CHECKPOINT_PATH": ("a run dir whose parameters are the start", '"runs/pretrained"'),
+    "INITIAL_CHECKPOINT_PATH": (
+        "whose parameters are the start: a run dir, or what `genrec import-weights` wrote",
+        '"weights/t5_small"',
+    ),
+    "REINITIALISED_TOKENS": (
+        "imported weights: none, or numbers, whose tokens get new embeddings as in OpenP5",
+        '"numbers"',
+    ),
     "BATCH_SIZE": ("examples of one step, over all devices", "256"),
     "PACKING": ("several examples in a row", "True"),
     "LEARNING_RATE": ("the highest, after the warm-up", "0.001"),

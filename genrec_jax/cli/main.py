@@ -22,6 +22,8 @@ COMMANDS = {
     "recommend": "a user or a history -> the next items, by title",
     "plan": "a configuration and a cluster -> memory, time and a mesh that fits",
     "report": "run dirs -> one self-contained HTML page",
+    "import-weights": "Hugging Face or T5X weights -> a start for train",
+    "export": "run dir -> Hugging Face folder or T5X checkpoint",
 }
 
 COMPUTING = ("train", "evaluate", "recommend")
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="genrec",
         description=DESCRIPTION
-        + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
+        + "\n".join(f"  {name:<14} {text}" for name, text in COMMANDS.items()),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if arguments is None and command in COMPUTING:
         huge_pages.start_again()
-    module = importlib.import_module(f"genrec_jax.cli.{command}")
+    module = importlib.import_module(_module_of(command))
     parsed = build_parser(command).parse_args(words[1:])
     try:
         module.run(parsed)
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser(command: str) -> argparse.ArgumentParser:
     """The argument parser of one subcommand; the documentation's commands are checked with it."""
-    module = importlib.import_module(f"genrec_jax.cli.{command}")
+    module = importlib.import_module(_module_of(command))
     parser = argparse.ArgumentParser(
         prog=f"genrec {command}",
         description=module.HELP,
@@ -106,6 +108,10 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _module_of(command: str) -> str:
+    return f"genrec_jax.cli.{command.replace('-', '_')}"
 
 
 if __name__ == "__main__":

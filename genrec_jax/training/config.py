@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from genrec_jax.checkpoint.new_tokens import NewTokens
 from genrec_jax.errors import UserError
 from genrec_jax.model.config import T5Config
 from genrec_jax.pipeline.prompt_tables import Cut
@@ -26,6 +27,7 @@ FREE_ON_RESUME = (
     "data.index_dir",
     "data.templates_file",
     "initial_checkpoint",
+    "new_tokens",
     "validation.batch_size",
 )
 
@@ -202,9 +204,10 @@ class TrainConfig:
         checkpoints: what is saved.
         mesh: how devices are shared out.
         log_period: steps between lines of `metrics.jsonl`.
-        initial_checkpoint: another run dir, whose parameters are the start; step and optimizer
-            begin anew [INITIAL_CHECKPOINT_PATH].
-        initial_step: which of its checkpoints: `best`, `latest` or a step.
+        initial_checkpoint: another run dir, or what `genrec import-weights` wrote, whose parameters are
+            the start; step and optimizer begin anew [INITIAL_CHECKPOINT_PATH].
+        initial_step: which of a run dir's checkpoints: `best`, `latest` or a step.
+        new_tokens: how tokens that imported weights do not know get their embeddings.
     """
 
     model_dir: str
@@ -222,6 +225,7 @@ class TrainConfig:
     log_period: int = 100
     initial_checkpoint: str | None = None
     initial_step: int | Literal["best", "latest"] = "best"
+    new_tokens: NewTokens = dataclasses.field(default_factory=NewTokens)
 
     def __post_init__(self):
         if (self.train_steps is None) == (self.train_epochs is None):

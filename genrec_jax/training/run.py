@@ -9,11 +9,12 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint import initial
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.checkpoint.store import CheckpointStore, print_notice
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
+from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model import t5
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
@@ -119,7 +120,7 @@ def train(
             best_mode=config.validation.mode,
         )
         try:
-            state, step, progress = _start(config, store, mesh)
+            state, step, progress = _start(config, store, mesh, inputs.vocabulary)
             first_host = jax.process_index() == 0
             log = MetricsLog(run_dir.path, after_step=step) if first_host else None
             shown = show_progress and first_host
@@ -267,9 +268,9 @@ def _create_run_dir(
 
 
 def _start(
-    config: TrainConfig, store: CheckpointStore, mesh: Mesh
+    config: TrainConfig, store: CheckpointStore, mesh: Mesh, vocabulary: Vocabulary
 ) -> tuple[TrainState, int, Progress | None]:
-    """The state to start from: the latest checkpoint, another run's parameters, or fresh ones."""
+    """The state to start from: the latest checkpoint, given parameters, or fresh ones."""
     step = store.latest_valid_step()
     damaged = store.steps() if step is None else []
     if damaged:
@@ -285,8 +286,15 @@ def _start(
         return store.restore(step, abstract), step, progress
     state = state_lib.create_state(config.model, config.optimizer, mesh, config.seed)
     if config.initial_checkpoint is not None:
-        params = restore.restore_params(
-            config.initial_checkpoint, config.initial_step, config.model, mesh
+        params = initial.initial_params(
+            config.initial_checkpoint,
+            config.initial_step,
+            state.params,
+            config.model,
+            vocabulary=vocabulary,
+            options=config.new_tokens,
+            seed=config.seed,
+            mesh=mesh,
         )
         state = state_lib.with_params(state, params, config.optimizer)
     return state, 0, None

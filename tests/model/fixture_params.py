@@ -1,14 +1,15 @@
 """Brings the fixtures' models, made by T5X and by Hugging Face, into our parameters and batches."""
 
+import dataclasses
 import json
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import load_file
 
+from genrec_jax.checkpoint import foreign_config, weight_names
+from genrec_jax.checkpoint.import_weights import ForeignWeights
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.pipeline.batch import Batch
@@ -42,144 +43,42 @@ def flatten(params: nnx.State) -> dict[str, np.ndarray]:
     return {"/".join(map(str, path)): np.asarray(leaf.get_value()) for path, leaf in flat}
 
 
-def fill(config: T5Config, flat: dict[str, np.ndarray]) -> tuple[nnx.GraphDef, nnx.State]:
-    """A model whose every parameter is taken from `flat`; no name may be left over or missing."""
-    graphdef, abstract = t5.abstract_graph_and_params(config)
-    paths = {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(abstract)}
-    assert set(paths) == set(flat), set(paths) ^ set(flat)
-    for name, leaf in paths.items():
-        assert leaf.get_value().shape == flat[name].shape, name
-    filled = [
-        (path, leaf.replace(jnp.asarray(flat["/".join(map(str, path))])))
-        for path, leaf in nnx.to_flat_state(abstract)
-    ]
-    return graphdef, nnx.from_flat_state(filled)
+class Arrays:
+    """Arrays in memory, read as the library reads files."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self.arrays = arrays
+        self.shapes = {name: array.shape for name, array in arrays.items()}
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        return self.arrays[name][index]
+
+
+def weights_of(fixture: pathlib.Path) -> ForeignWeights:
+    """The parameters of one fixture folder as the library opens them; `config_of` is not asked."""
+    if fixture.name in HF:
+        return ForeignWeights.open(fixture)
+    source = Arrays(dict(np.load(fixture / "params.npz")))
+    format, config = foreign_config.t5x_config(source.shapes, file=str(fixture))
+    return in_memory(source, format, config)
+
+
+def in_memory(source: Arrays, format: weight_names.Format, config: T5Config) -> ForeignWeights:
+    weight_names.check(format, config, source.shapes, file="memory")
+    lines = {line.ours: line for line in weight_names.table_of(format, config)}
+    return ForeignWeights(pathlib.Path("memory"), format, config, source, lines, None)
 
 
 def load(fixture: pathlib.Path) -> tuple[T5Config, nnx.GraphDef, nnx.State]:
     """Our config, graph and parameters of one fixture folder."""
-    config = config_of(fixture.name)
-    if fixture.name in HF:
-        flat = from_hugging_face(load_file(fixture / "model.safetensors"), config)
-    elif config.relative_bias_per_layer:
-        flat = from_t5x_scanned(dict(np.load(fixture / "params.npz")))
-    else:
-        flat = from_t5x(dict(np.load(fixture / "params.npz")), config)
-    return config, *fill(config, flat)
-
-
-def t5x_names(config: T5Config) -> dict[str, tuple[str, ...]]:
-    """Our name -> T5X's name, or names of the layers to be stacked (minimal network)."""
-    mlp = ("wi_0", "wi_1", "wo") if len(config.mlp_activations) == 2 else ("wi_0", "wo")
-    names: dict[str, tuple[str, ...]] = {"token_embedding": ("token_embedder/embedding",)}
-    if not config.tied_head:
-        names["head"] = ("decoder/logits_dense/kernel",)
-    for stack, layers in (
-        ("encoder", config.num_encoder_layers),
-        ("decoder", config.num_decoder_layers),
-    ):
-        names[f"{stack}/final_norm/scale"] = (f"{stack}/{stack}_norm/scale",)
-        names[f"{stack}/relative_bias/embedding"] = (f"{stack}/relpos_bias/rel_embedding",)
-
-        def stacked(ours, theirs, stack=stack, layers=layers):
-            names[f"{stack}/layers/{ours}"] = tuple(
-                f"{stack}/layers_{n}/{theirs}" for n in range(layers)
-            )
-
-        blocks = {"self_attention": "attention" if stack == "encoder" else "self_attention"}
-        if stack == "decoder":
-            blocks["cross_attention"] = "encoder_decoder_attention"
-        for ours, theirs in blocks.items():
-            for kernel in ("query", "key", "value", "out"):
-                stacked(f"{ours}/{kernel}", f"{theirs}/{kernel}/kernel")
-        norms = {"mlp_norm": "pre_mlp_layer_norm"}
-        if stack == "encoder":
-            norms["self_attention_norm"] = "pre_attention_layer_norm"
-        else:
-            norms["self_attention_norm"] = "pre_self_attention_layer_norm"
-            norms["cross_attention_norm"] = "pre_cross_attention_layer_norm"
-        for ours, theirs in norms.items():
-            stacked(f"{ours}/scale", f"{theirs}/scale")
-        for kernel in mlp:
-            theirs = "wi" if kernel == "wi_0" and len(mlp) == 2 else kernel
-            stacked(f"mlp/{kernel}", f"mlp/{theirs}/kernel")
-    return names
+    config, weights = config_of(fixture.name), weights_of(fixture)
+    assert dataclasses.replace(weights.config, dropout_rate=0.0) == config
+    return config, t5.abstract_graph_and_params(config)[0], weights.params()
 
 
 def from_t5x(theirs: dict[str, np.ndarray], config: T5Config) -> dict[str, np.ndarray]:
-    flat = {}
-    for ours, names in t5x_names(config).items():
-        arrays = [theirs.pop(name) for name in names]
-        flat[ours] = np.stack(arrays) if "/layers/" in ours else arrays[0]
-    assert not theirs, list(theirs)
-    if "head" in flat:
-        flat["head"] = flat["head"].T
-    return flat
-
-
-def from_t5x_scanned(theirs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """T5X's scanned network stacks layers on axis 1 and keeps heads and head width apart."""
-    flat = {
-        "token_embedding": theirs.pop("token_embedder/embedding"),
-        "head": theirs.pop("decoder/logits_dense/kernel").T,
-    }
-    renamed = {
-        "pre_attention_layer_norm": "self_attention_norm",
-        "pre_self_attention_layer_norm": "self_attention_norm",
-        "pre_cross_attention_layer_norm": "cross_attention_norm",
-        "pre_mlp_layer_norm": "mlp_norm",
-        "attention": "self_attention",
-        "encoder_decoder_attention": "cross_attention",
-        "relpos_bias": "relative_bias",
-        "rel_embedding": "embedding",
-    }
-    for name, array in theirs.items():
-        parts = name.split("/")
-        if parts[1] in ("encoder_norm", "decoder_norm"):
-            flat[f"{parts[0]}/final_norm/scale"] = array
-            continue
-        ours = [renamed.get(part, part) for part in parts[2:] if part != "kernel"]
-        array = np.moveaxis(array, 1, 0)
-        if parts[-2] in ("query", "key", "value"):
-            array = array.reshape(array.shape[0], array.shape[1], -1)
-        elif parts[-2] == "out":
-            array = array.reshape(array.shape[0], -1, array.shape[-1])
-        flat["/".join([parts[0], "layers", *ours])] = array
-    return flat
-
-
-def from_hugging_face(theirs: dict[str, np.ndarray], config: T5Config) -> dict[str, np.ndarray]:
-    """Hugging Face keeps linear weights as [out, in] and the bias in block 0, as (buckets, heads)."""
-    flat = {"token_embedding": theirs.pop("shared.weight")}
-    if not config.tied_head:
-        flat["head"] = theirs.pop("lm_head.weight")
-    gated = len(config.mlp_activations) == 2
-    for stack, layers in (
-        ("encoder", config.num_encoder_layers),
-        ("decoder", config.num_decoder_layers),
-    ):
-        flat[f"{stack}/final_norm/scale"] = theirs.pop(f"{stack}.final_layer_norm.weight")
-        blocks = [("self_attention", "SelfAttention"), ("cross_attention", "EncDecAttention")]
-        blocks = blocks if stack == "decoder" else blocks[:1]
-        relative = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        flat[f"{stack}/relative_bias/embedding"] = theirs.pop(relative).T
-        sources = {}
-        for index, (ours, block) in enumerate(blocks):
-            for kernel in ("query", "key", "value", "out"):
-                sources[f"{ours}/{kernel}"] = f"{index}.{block}.{kernel[0]}.weight"
-            sources[f"{ours}_norm/scale"] = f"{index}.layer_norm.weight"
-        index = len(blocks)
-        sources["mlp_norm/scale"] = f"{index}.layer_norm.weight"
-        inner = (
-            {"wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"} if gated else {"wi_0": "wi", "wo": "wo"}
-        )
-        for ours, kernel in inner.items():
-            sources[f"mlp/{ours}"] = f"{index}.DenseReluDense.{kernel}.weight"
-        for ours, source in sources.items():
-            arrays = [theirs.pop(f"{stack}.block.{n}.layer.{source}") for n in range(layers)]
-            flat[f"{stack}/layers/{ours}"] = np.stack([array.T for array in arrays])
-    assert not theirs, list(theirs)
-    return flat
+    """T5X's arrays (minimal network) as our parameters, by "/"-joined path."""
+    return flatten(in_memory(Arrays(theirs), "t5x", config).params())
 
 
 def batch_of(features: dict[str, np.ndarray], prefix: str = "") -> Batch:

@@ -1,0 +1,213 @@
+"""What network a folder of weights holds: Hugging Face says it in `config.json`, T5X's shapes tell it."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from genrec_jax.checkpoint.tensor_files import TensorSource
+from genrec_jax.checkpoint.weight_names import Format
+from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
+from genrec_jax.model.config import T5Config
+
+HF_CONFIG = "config.json"
+ACTIVATIONS: dict[str, tuple[str, ...]] = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
+ROWS_COMPARED = 1024
+
+
+def hugging_face_config(folder: pathlib.Path, source: TensorSource) -> T5Config:
+    """The network that a Hugging Face folder describes, in the words of transformers 4 or 5.
+
+    transformers 5 writes `tie_word_embeddings: true` for every T5 and keeps the old meaning in
+    `scale_decoder_outputs`. So the head's input is scaled if that says so, or, where it is absent, if
+    `tie_word_embeddings` does (absent: true); and the head is tied if the file has no `lm_head.weight`,
+    or one that equals `shared.weight`.
+
+    Raises:
+        UserError: no T5, or a kind of T5 that is not built here.
+    """
+    file = folder / HF_CONFIG
+    found = artefacts.read_json(
+        file,
+        wanted="the configuration of a Hugging Face model",
+        remedy="Download it beside the weights",
+    )
+    if found.get("model_type") != "t5":
+        raise UserError(
+            f"describes a model of type {found.get('model_type')!r}; wanted 't5' (T5 1.0, 1.1 or FLAN-T5)",
+            file=str(file),
+        )
+    kind = found.get("feed_forward_proj", "relu")
+    if kind not in ACTIVATIONS:
+        raise UserError(
+            f"has feed_forward_proj {kind!r}; wanted one of {', '.join(ACTIVATIONS)}",
+            file=str(file),
+        )
+    scaled = found.get("scale_decoder_outputs", found.get("tie_word_embeddings", True))
+    sizes = {}
+    for ours, theirs in _SIZES.items():
+        if theirs not in found:
+            raise UserError(f"does not say {theirs}; wanted it, a whole number", file=str(file))
+        sizes[ours] = int(found[theirs])
+    return T5Config(
+        **sizes,
+        num_decoder_layers=int(found.get("num_decoder_layers") or found["num_layers"]),
+        mlp_activations=ACTIVATIONS[kind],
+        tied_head=head_is_tied(source),
+        scale_head_input=bool(scaled),
+        relative_buckets=int(found.get("relative_attention_num_buckets", 32)),
+        relative_max_distance=int(found.get("relative_attention_max_distance", 128)),
+        norm_epsilon=float(found.get("layer_norm_epsilon", 1e-6)),
+        dropout_rate=float(found.get("dropout_rate", 0.1)),
+        whole_word_embedding=False,
+    )
+
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "embed_dim": "d_model",
+    "num_heads": "num_heads",
+    "head_dim": "d_kv",
+    "mlp_dim": "d_ff",
+    "num_encoder_layers": "num_layers",
+}
+
+
+def head_is_tied(source: TensorSource) -> bool:
+    """Whether a Hugging Face file's head is its embedding: absent, or equal to it."""
+    if "lm_head.weight" not in source.shapes or "shared.weight" not in source.shapes:
+        return "lm_head.weight" not in source.shapes
+    shape = source.shapes["shared.weight"]
+    if source.shapes["lm_head.weight"] != shape:
+        return False
+    for start in range(0, shape[0], ROWS_COMPARED):
+        rows = (slice(start, start + ROWS_COMPARED), slice(None))
+        if not np.array_equal(
+            source.read("lm_head.weight", rows), source.read("shared.weight", rows)
+        ):
+            return False
+    return True
+
+
+def to_hugging_face(config: T5Config) -> dict[str, Any]:
+    """`config.json` of a network, in the form that transformers 4 and 5 read alike.
+
+    It is the form of the time before transformers 5: `tie_word_embeddings` says both whether the head
+    is tied and whether its input is scaled.
+
+    Raises:
+        UserError: the network is none that transformers can build.
+    """
+    if config.relative_bias_per_layer:
+        raise UserError(
+            "this network has a relative position bias for every layer, and Hugging Face's T5 one for each"
+            " stack; it can only be exported for T5X (--to t5x)"
+        )
+    if config.scale_head_input and not config.tied_head:
+        raise UserError(
+            "this network scales the input of a head that is not tied, which Hugging Face's T5 cannot"
+            " before transformers 5; wanted tied_head and scale_head_input both on or both off"
+        )
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "d_ff": config.mlp_dim,
+        "d_kv": config.head_dim,
+        "d_model": config.embed_dim,
+        "decoder_start_token_id": 0,
+        "dropout_rate": config.dropout_rate,
+        "eos_token_id": 1,
+        "feed_forward_proj": {v: k for k, v in ACTIVATIONS.items()}[config.mlp_activations],
+        "is_encoder_decoder": True,
+        "layer_norm_epsilon": config.norm_epsilon,
+        "model_type": "t5",
+        "n_positions": 512,
+        "num_decoder_layers": config.num_decoder_layers,
+        "num_heads": config.num_heads,
+        "num_layers": config.num_encoder_layers,
+        "pad_token_id": 0,
+        "relative_attention_max_distance": config.relative_max_distance,
+        "relative_attention_num_buckets": config.relative_buckets,
+        "tie_word_embeddings": config.scale_head_input,
+        "use_cache": True,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def t5x_config(shapes: Mapping[str, tuple[int, ...]], *, file: str) -> tuple[Format, T5Config]:
+    """The network of a T5X checkpoint, which has no description: from the shapes of its arrays.
+
+    T5X fixes the rest in its source: 128 positions at most, epsilon 1e-6, a tied head scaled.
+
+    Raises:
+        UserError: the arrays that tell it are missing; it lists those there are.
+    """
+    scanned = any(name.startswith("encoder/encoder/") for name in shapes)
+    encoder = "encoder/encoder" if scanned else "encoder/layers_0"
+    bias = "encoder/encoder/relpos_bias" if scanned else "encoder/relpos_bias"
+    gated = f"{encoder}/mlp/wi_0/kernel" in shapes
+    inner = f"{encoder}/mlp/{'wi_0' if gated else 'wi'}/kernel"
+    query = f"{encoder}/attention/query/kernel"
+    telling = ("token_embedder/embedding", query, inner, f"{bias}/rel_embedding")
+    missing = [name for name in telling if name not in shapes]
+    if missing:
+        raise UserError(
+            f"does not hold the arrays that tell a T5's sizes: {', '.join(missing)} (it holds"
+            f" {', '.join(sorted(shapes)[:8]) or 'none'}, ...). Wanted a T5X checkpoint of T5's minimal or"
+            " scanned network",
+            file=file,
+        )
+    vocab, embed = shapes["token_embedder/embedding"]
+    heads, buckets = shapes[f"{bias}/rel_embedding"][0], shapes[f"{bias}/rel_embedding"][-1]
+    if scanned:
+        layers = shapes[query][1], shapes["decoder/decoder/self_attention/query/kernel"][1]
+        head_dim = shapes[query][-1]
+    else:
+        layers = _count_layers(shapes, "encoder"), _count_layers(shapes, "decoder")
+        head_dim = shapes[query][-1] // heads
+    tied = "decoder/logits_dense/kernel" not in shapes
+    config = T5Config(
+        vocab_size=vocab,
+        embed_dim=embed,
+        num_heads=heads,
+        head_dim=head_dim,
+        mlp_dim=shapes[inner][-1],
+        num_encoder_layers=layers[0],
+        num_decoder_layers=layers[1],
+        mlp_activations=("gelu", "linear") if gated else ("relu",),
+        tied_head=tied,
+        scale_head_input=tied,
+        relative_buckets=buckets,
+        relative_bias_per_layer=scanned,
+        whole_word_embedding=False,
+    )
+    return "t5x_scanned" if scanned else "t5x", config
+
+
+def _count_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:
+    found = (re.match(rf"{stack}/layers_(\d+)/", name) for name in shapes)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+# What a run may choose for itself: not what its parameters are.
+FREE = (
+    "vocab_size",
+    "dropout_rate",
+    "whole_word_embedding",
+    "max_whole_words",
+    "dtype",
+    "remat",
+    "scan_layers",
+)
+
+
+def differences(ours: T5Config, theirs: T5Config) -> list[str]:
+    """In what two networks differ whose parameters should fit each other, as text."""
+    return [
+        f"{field.name} is {getattr(ours, field.name)!r}, the weights have {getattr(theirs, field.name)!r}"
+        for field in dataclasses.fields(T5Config)
+        if field.name not in FREE and getattr(ours, field.name) != getattr(theirs, field.name)
+    ]

@@ -1,0 +1,280 @@
+"""Weights of Hugging Face and T5X -> parameters of ours, array by array, each device its own part only.
+
+A host reads no more of the files than its devices' parts. A part is filled straight from the mapped file,
+one layer at a time; on a CPU the filled memory becomes the parameter without another copy.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from genrec_jax.checkpoint import foreign_config, imported, tensor_files, weight_names
+from genrec_jax.checkpoint.imported import ImportedWeights
+from genrec_jax.checkpoint.tensor_files import T5XCheckpoint, TensorSource
+from genrec_jax.checkpoint.weight_names import Format, Index, Line
+from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
+from genrec_jax.indexing import t5_vocabulary
+from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.model import t5
+from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.parallel import rules
+
+SPIECE = "spiece.model"
+ADDED_TOKENS, TOKENIZER_CONFIG = "added_tokens.json", "tokenizer_config.json"
+WHOLE_WORDS_FILE = "whole_word_embedding.safetensors"
+WHOLE_WORDS = "whole_word_embedding"
+ALIGNMENT = 64  # bytes; XLA takes memory that is so aligned as it is
+
+Fill = Callable[[str, Index, np.ndarray], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignWeights:
+    """An opened folder of another framework's weights, checked against the table of names.
+
+    Attributes:
+        folder: the folder.
+        format: whose names it has.
+        config: the network.
+        source: its arrays.
+        lines: parameter of ours -> line of the table.
+        whole_words: the whole-word embedding, where our own export put one beside the weights.
+    """
+
+    folder: pathlib.Path
+    format: Format
+    config: T5Config
+    source: TensorSource
+    lines: dict[str, Line]
+    whole_words: np.ndarray | None
+
+    @classmethod
+    def open(cls, folder: artefacts.PathLike) -> "ForeignWeights":
+        """Opens a folder; no array is read yet.
+
+        Args:
+            folder: a Hugging Face folder (safetensors, in one file or sharded) or a T5X checkpoint
+                (`checkpoint_<step>`, native or Orbax).
+
+        Raises:
+            UserError: it is neither, is damaged, or its arrays are not exactly those of a T5; the message
+                lists every array too many, too few or of another shape.
+        """
+        path = pathlib.Path(folder)
+        if not path.is_dir():
+            raise UserError(
+                "is not a folder; wanted a Hugging Face folder or a T5X checkpoint", file=str(path)
+            )
+        if T5XCheckpoint.is_one(path):
+            source: TensorSource = T5XCheckpoint(path)
+            format, config = foreign_config.t5x_config(source.shapes, file=str(path))
+        else:
+            source = tensor_files.open_hugging_face(path)
+            format, config = "hugging_face", foreign_config.hugging_face_config(path, source)
+        found = dict(source.shapes)
+        if format == "hugging_face" and config.tied_head:
+            found.pop("lm_head.weight", None)  # a copy of the embedding
+        weight_names.check(format, config, found, file=str(path))
+        whole_words = None
+        if (path / WHOLE_WORDS_FILE).is_file():
+            whole_words = tensor_files.read_one(path / WHOLE_WORDS_FILE)[WHOLE_WORDS]
+            config = dataclasses.replace(
+                config, whole_word_embedding=True, max_whole_words=len(whole_words)
+            )
+        lines = {line.ours: line for line in weight_names.table_of(format, config)}
+        return cls(path, format, config, source, lines, whole_words)
+
+    def fill(self, name: str, index: Index, out: np.ndarray) -> None:
+        """Fills a part of one parameter; rows beyond the real tokens are zero.
+
+        Args:
+            name: the parameter.
+            index: which part, every slice with start and stop.
+            out: where to; float32 of the part's shape.
+        """
+        if name == WHOLE_WORDS:
+            assert self.whole_words is not None
+            out[...] = self.whole_words[index]
+            return
+        line = self.lines[name]
+        if line.our_axes[0] == "V":
+            rows = slice(index[0].start, min(index[0].stop, self.config.vocab_size))
+            out[max(0, rows.stop - rows.start) :] = 0
+            if rows.stop > rows.start:
+                self._copy(line, line.theirs, (rows, *index[1:]), out[: rows.stop - rows.start])
+        elif line.per_layer:
+            for place, layer in enumerate(range(index[0].start, index[0].stop)):
+                self._copy(line, line.theirs.format(n=layer), index[1:], out[place])
+        else:
+            self._copy(line, line.theirs, index, out)
+
+    def _copy(self, line: Line, theirs: str, index: Index, out: np.ndarray) -> None:
+        part, joined = weight_names.their_index(line, index, self.config.head_dim)
+        np.copyto(out, weight_names.to_ours(line, self.source.read(theirs, part), joined=joined))
+
+    def params(self, mesh: Mesh | None = None) -> nnx.State:
+        """The parameters, born sharded; this host's first device when no mesh is given."""
+        return make_params(self.config, mesh or mesh_lib.single_device_mesh(), self.fill)
+
+
+def make_params(config: T5Config, mesh: Mesh, fill: Fill) -> nnx.State:
+    """Parameters whose every part is filled where it lives.
+
+    Args:
+        config: the network.
+        mesh: where they live.
+        fill: given a parameter's name, a part of it and memory, writes that part.
+
+    Raises:
+        UserError: the mesh does not divide the network's dimensions.
+    """
+    _, abstract = t5.abstract_graph_and_params(config)
+    rules.check_mesh(abstract, mesh)
+    filled = []
+    for path, variable in nnx.to_flat_state(abstract):
+        name, shape = "/".join(map(str, path)), tuple(variable.get_value().shape)
+        sharding = rules.sharding_of(mesh, rules.axes_of(variable), shape)
+        parts, first = [], {}
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            assert index is not None
+            bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+            memory = _aligned(tuple(stop - start for start, stop in bounds))
+            if bounds in first:  # the same part on another device
+                np.copyto(memory, first[bounds])
+            else:
+                fill(name, tuple(slice(*one) for one in bounds), memory)
+                first[bounds] = memory
+            parts.append(jax.device_put(memory, device))
+        array = jax.make_array_from_single_device_arrays(shape, sharding, parts)
+        if jax.default_backend() != "cpu":
+            array.block_until_ready()  # one array at a time in this host's memory
+        filled.append((path, variable.replace(array)))
+    return nnx.from_flat_state(filled)
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Unset float32 memory that XLA's CPU client takes over without copying it."""
+    size = 4 * int(np.prod(shape))
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def find_vocabulary(folder: pathlib.Path) -> Vocabulary | None:
+    """The vocabulary beside some weights: `spiece.model`, with T5's sentinels and what was added to it.
+
+    Raises:
+        UserError: tokens were added at numbers that do not follow on.
+    """
+    file = folder / SPIECE
+    if not file.is_file():
+        return None
+    base = Vocabulary(file)
+    return extend_vocabulary(base, added_tokens(folder), file=str(folder))
+
+
+def extend_vocabulary(
+    base: Vocabulary, added: dict[int, str], *, file: str | None = None
+) -> Vocabulary:
+    """T5's bare pieces with the sentinels and with tokens added at the numbers that they say."""
+    extended = t5_vocabulary.extend(base, ()) if base.size == t5_vocabulary.PIECES else base
+    new = {number: token for number, token in sorted(added.items()) if number >= extended.size}
+    if not new:
+        return extended
+    wanted = list(range(extended.size, extended.size + len(new)))
+    if list(new) != wanted:
+        raise UserError(
+            f"adds tokens at the numbers {list(new)[:4]}...; wanted them to follow on the {extended.size}"
+            " pieces of its spiece.model without a gap",
+            file=file,
+        )
+    return t5_vocabulary.extend(extended, list(new.values()))
+
+
+def added_tokens(folder: pathlib.Path) -> dict[int, str]:
+    """Number -> token of the tokens that a Hugging Face folder adds to its `spiece.model`."""
+    found: dict[int, str] = {}
+    remedy = "Download it again, or remove it"
+    if (folder / ADDED_TOKENS).is_file():
+        content = artefacts.read_json(
+            folder / ADDED_TOKENS, wanted="the added tokens", remedy=remedy
+        )
+        found |= {int(number): token for token, number in content.items()}
+    if (folder / TOKENIZER_CONFIG).is_file():
+        content = artefacts.read_json(
+            folder / TOKENIZER_CONFIG, wanted="the tokenizer's settings", remedy=remedy
+        )
+        decoder = content.get("added_tokens_decoder", {})
+        found |= {int(number): entry["content"] for number, entry in decoder.items()}
+    return found
+
+
+def import_weights(
+    folder: artefacts.PathLike,
+    output: artefacts.PathLike,
+    *,
+    vocabulary: artefacts.PathLike | None = None,
+    mesh: Mesh | None = None,
+) -> ImportedWeights:
+    """Turns a folder of weights into one that `INITIAL_CHECKPOINT_PATH` takes.
+
+    On several hosts each of them calls it, and each reads only what its devices hold.
+
+    Args:
+        folder: a Hugging Face folder or a T5X checkpoint.
+        output: the folder to write; it must not exist.
+        vocabulary: the `spiece.model` that the weights were trained with; the one in `folder` when not
+            given.
+        mesh: devices that hold the parameters meanwhile; all of this job's, sharing each parameter
+            among them, when not given.
+
+    Raises:
+        UserError: as `ForeignWeights.open`; `output` exists or cannot be written; the vocabulary has more
+            tokens than the embedding has rows.
+    """
+    target = pathlib.Path(output).absolute()
+    artefacts.check_output(target, overwrite=False, ours=False, kind="imported weights")
+    weights = ForeignWeights.open(folder)
+    words = find_vocabulary(weights.folder)
+    if vocabulary is not None:
+        words = extend_vocabulary(Vocabulary(vocabulary), added_tokens(weights.folder))
+    if words is not None and words.size > weights.config.vocab_size:
+        raise UserError(
+            f"the vocabulary has {words.size} tokens and the embedding {weights.config.vocab_size} rows;"
+            " wanted the vocabulary that the weights were trained with",
+            file=str(words.path or weights.folder),
+        )
+    if mesh is None:
+        mesh = mesh_lib.make_mesh(1, jax.device_count(), 1)
+    params = weights.params(mesh)
+    temporary = target.with_name(f".{target.name}.importing")
+    first = jax.process_index() == 0
+    with artefacts.disk_errors(target):
+        if first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        _wait("genrec_import_begin")
+        try:
+            about = {"folder": weights.folder.name, "format": weights.format}
+            imported.write(temporary, params, weights.config, vocabulary=words, source=about)
+            if first:
+                temporary.rename(target)
+        finally:
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
+    _wait("genrec_import_end")
+    return ImportedWeights.load(target)
+
+
+def _wait(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,125 @@
+"""The parameters that a run starts from: another run's, or imported weights fitted to its vocabulary."""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from genrec_jax.checkpoint import foreign_config, new_tokens, restore, store
+from genrec_jax.checkpoint.imported import ImportedWeights
+from genrec_jax.checkpoint.new_tokens import NewTokens
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
+from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.model.config import T5Config
+
+WHOLE_WORDS = ("whole_word_embedding",)
+
+
+def initial_params(
+    path: artefacts.PathLike,
+    step: restore.Which,
+    fresh: nnx.State,
+    config: T5Config,
+    *,
+    vocabulary: Vocabulary,
+    options: NewTokens,
+    seed: int,
+    mesh: Mesh,
+    notify: Callable[[str], None] = store.print_notice,
+) -> nnx.State:
+    """The parameters of a run dir or of a folder of imported weights, for the run's network.
+
+    Args:
+        path: a run dir, whose network must have these shapes, or a folder that `genrec import-weights`
+            wrote, whose vocabulary this run's begins with.
+        step: which checkpoint of a run dir.
+        fresh: the run's parameters as drawn, which give what imported weights lack.
+        config: the run's network.
+        vocabulary: the run's.
+        options: how tokens that imported weights do not know get their rows.
+        seed: of these rows.
+        mesh: where the parameters go.
+        notify: called with a line for the user.
+
+    Raises:
+        UserError: there is no such folder, or its network or vocabulary does not fit the run's.
+    """
+    if not ImportedWeights.exists(path):
+        if not RunDir.exists(path):
+            raise UserError(
+                "is neither a run dir nor imported weights; wanted the MODEL_DIR of another run, or what"
+                " `genrec import-weights` wrote. It also turns a Hugging Face folder or a T5X checkpoint"
+                " into one",
+                file=str(path),
+            )
+        return restore.restore_params(path, step, config, mesh)
+    weights = ImportedWeights.load(path)
+    theirs = weights.model_config
+    problems = foreign_config.differences(config, theirs)
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise UserError(
+            f"holds another network than the run's:{listed}\nInclude the gin file in gin_configs/models/"
+            " that fits the weights",
+            file=str(path),
+        )
+    known = _known_tokens(weights, vocabulary)
+    params = weights.restore_params(mesh)
+    grown = new_tokens.grow(
+        params,
+        config,
+        known=known,
+        vocabulary=vocabulary,
+        new_tokens=options,
+        seed=seed,
+        mesh=mesh,
+    )
+    added = vocabulary.size - known
+    if added:
+        how = options.rows.replace("_", " ")
+        notify(f"{path}: {added} tokens are new to the weights; their rows are drawn ({how})")
+    flat = dict(nnx.to_flat_state(grown))
+    if config.whole_word_embedding:
+        own = dict(nnx.to_flat_state(fresh))[WHOLE_WORDS]
+        if not theirs.whole_word_embedding:
+            notify(f"{path}: the weights have no whole-word embedding; it starts as drawn")
+            flat[WHOLE_WORDS] = own
+        elif theirs.max_whole_words != config.max_whole_words:
+            raise UserError(
+                f"has a whole-word embedding of {theirs.max_whole_words} rows; the run wants"
+                f" {config.max_whole_words}. Set T5Config.max_whole_words to the former",
+                file=str(path),
+            )
+    elif theirs.whole_word_embedding:
+        notify(f"{path}: the run has no whole-word embedding; that of the weights is left out")
+        del flat[WHOLE_WORDS]
+    leaves = nnx.from_flat_state([(path, flat[path]) for path, _ in nnx.to_flat_state(fresh)])
+    return jax.tree.unflatten(jax.tree.structure(fresh), jax.tree.leaves(leaves))
+
+
+def _known_tokens(weights: ImportedWeights, vocabulary: Vocabulary) -> int:
+    """How many of the run's tokens, from the first, the weights know."""
+    theirs = weights.vocabulary
+    if theirs is None:
+        raise UserError(
+            "was imported without a vocabulary, so nothing says which token a row of the embedding is for."
+            " Import it again with --vocabulary spiece.model",
+            file=str(weights.path),
+        )
+    ours, known = vocabulary.pieces(range(vocabulary.size)), theirs.pieces(range(theirs.size))
+    if ours[: len(known)] != known:
+        at = next(
+            (n for n, pair in enumerate(zip(ours, known, strict=False)) if pair[0] != pair[1]),
+            len(ours),
+        )
+        there = ours[at] if at < len(ours) else "no token"
+        raise UserError(
+            f"has other tokens than the run's vocabulary: number {at} is {known[at]!r} here and {there!r}"
+            " there. Make the item ids on the weights' own pieces: `genrec index ... --vocabulary"
+            f" {weights.path / 'vocabulary.model'}`",
+            file=str(weights.path),
+        )
+    return len(known)
