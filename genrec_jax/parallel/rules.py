@@ -100,7 +100,7 @@ def bytes_on_a_device(tree: Any, sizes: meshes.Sizes) -> int:
 
     def of(leaf: Any) -> float:
         if not isinstance(leaf, nnx.Variable):
-            return leaf.size * leaf.dtype.itemsize
+            return float(leaf.size * leaf.dtype.itemsize)
         value = leaf.get_value()
         split = [named[mesh_axis] for axis in axes_of(leaf) for mesh_axis in MESH_AXES_OF[axis]]
         return value.size * value.dtype.itemsize / math.prod(split)

@@ -306,7 +306,8 @@ def _step_plan(
 
 def _fixed(config: TrainConfig, choice: Choice) -> int:
     """Bytes of parameters, their gradients and the optimizer's state on a device."""
-    state = state_lib.state_shapes(config.model, config.optimizer)
+    model = dataclasses.replace(config.model, remat="none")
+    state = plan_memory.state_shapes(model, config.optimizer)
     params = rules.bytes_on_a_device(state.params, choice.mesh)
     return 2 * params + rules.bytes_on_a_device(state.opt_state, choice.mesh)
 

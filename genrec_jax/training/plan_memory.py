@@ -6,6 +6,7 @@ judge: it fuses, reuses buffers and schedules.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from genrec_jax.training import state as state_lib
 from genrec_jax.training import step as step_lib
 from genrec_jax.training.losses import LossConfig
 from genrec_jax.training.optimizers import Optimizer
+from genrec_jax.training.state import TrainState
 
 FLOAT32 = 4
 
@@ -69,6 +71,12 @@ def abstract_batch(rows: int, input_length: int, target_length: int) -> Batch:
     return jax.eval_shape(make)
 
 
+@functools.lru_cache(maxsize=8)
+def state_shapes(model: T5Config, optimizer: Optimizer) -> TrainState:
+    """`state.state_shapes`, kept: a search over meshes asks for the same ones again and again."""
+    return state_lib.state_shapes(model, optimizer)
+
+
 def share_of_device(model: T5Config, tensor: int) -> T5Config:
     """The network as wide as the part of it that one of `tensor` devices works on."""
     return dataclasses.replace(
@@ -102,11 +110,13 @@ def of_training(
         target_length: tokens of a target row.
         microbatches: parts that the rows are worked on in.
     """
-    shapes = state_lib.state_shapes(model, optimizer)
+    shapes = state_shapes(dataclasses.replace(model, remat="none"), optimizer)
     params = rules.bytes_on_a_device(shapes.params, sizes)
     own_rows = max(1, rows // (sizes.data * sizes.fsdp * microbatches))
     share = share_of_device(model, sizes.tensor)
-    kept = _kept_for_backward(share, loss, own_rows, input_length, target_length)
+    lengths = input_length, target_length
+    one, two = (_kept_for_backward(share, loss, count, *lengths) for count in (1, 2))
+    kept = one + (own_rows - 1) * (two - one)
     width = 2 if model.dtype == "bfloat16" else FLOAT32
     scores = own_rows * share.num_heads * input_length * (input_length + target_length) * FLOAT32
     hidden = own_rows * input_length * (share.mlp_dim * 2 + share.embed_dim * 4) * width
@@ -163,6 +173,7 @@ def of_recommending(
     )
 
 
+@functools.lru_cache(maxsize=256)
 def _kept_for_backward(
     share: T5Config, loss: LossConfig, rows: int, input_length: int, target_length: int
 ) -> int:

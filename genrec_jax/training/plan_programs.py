@@ -105,8 +105,8 @@ def lower_recommend_step(model: T5Config, shapes: Shapes, mesh: Mesh) -> jax.sta
     return step.lower(placed, prompts, trie)
 
 
-def compile_program(lowered: jax.stages.Lowered, mesh: Mesh) -> Compiled | TooLarge:
-    """Compiles a traced program and reads what XLA makes of it."""
+def compile_program(lowered: Any, mesh: Mesh) -> Compiled | TooLarge:
+    """Compiles a traced program (`jax.stages.Lowered`) and reads what XLA makes of it."""
     try:
         compiled = lowered.compile()
     except Exception as error:  # XLA's own error has no public type of its own

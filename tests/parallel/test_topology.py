@@ -1,0 +1,55 @@
+"""Clusters by name."""
+
+import math
+
+import pytest
+
+from genrec_jax.errors import UserError
+from genrec_jax.parallel import topology
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "shape"),
+    [
+        ("v5e-16", 16, (4, 4)),
+        ("v6e-256", 256, (16, 16)),
+        ("v4-32", 16, (2, 2, 4)),
+        ("v5p-64", 32, (2, 4, 4)),
+        ("h100-8", 8, None),
+        ("cpu-8", 8, None),
+    ],
+)
+def test_names(name, devices, shape):
+    """v4 and v5p are counted in cores, of which a chip has two; JAX sees one device a chip."""
+    found = topology.parse(name)
+    assert (found.num_devices, found.shape) == (devices, shape)
+    assert shape is None or math.prod(shape) == devices
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("v5e", "wanted a chip of v4, v5e"),
+        ("v9-8", "wanted a chip of v4, v5e"),
+        ("v5e-12", "wanted a number of chips of v5e-1, v5e-4, v5e-8, v5e-16"),
+        ("v4-16", None),
+        ("v4-12", "wanted a number of cores, two a chip of v4-8, v4-16"),
+        ("h100-0", "wanted at least 1 device"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(name, wanted):
+    if wanted is None:
+        assert topology.parse(name).num_devices == 8
+        return
+    with pytest.raises(UserError, match=wanted):
+        topology.parse(name)
+
+
+def test_devices_are_those_that_can_be_compiled_for(monkeypatch):
+    assert topology.devices_of(topology.parse("h100-8")) is None
+    assert len(topology.devices_of(topology.parse("cpu-4"))) == 4
+    with pytest.raises(UserError, match=r"JAX sees 8 CPU devices; cpu-16 needs 16. Set XLA_FLAGS"):
+        topology.devices_of(topology.parse("cpu-16"))
+    monkeypatch.setattr(topology, "has_libtpu", lambda: False)
+    with pytest.raises(UserError, match=r"needs libtpu.*genrec-jax\[tpu-plan\].*--count-only"):
+        topology.devices_of(topology.parse("v5e-4"))
