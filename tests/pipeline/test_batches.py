@@ -131,6 +131,23 @@ def test_packing_changes_nothing_but_the_places(mixture):
         assert sorted(_examples_of(packed.batch(step))) == sorted(_examples_of(plain.batch(step)))
 
 
+@pytest.mark.parametrize("batch_size", [12, 32])
+def test_examples_lie_in_the_same_rows_on_every_mesh(mixture, batch_size):
+    """A larger mesh adds empty rows at the end alone, so that a run may go on with another one."""
+    alone = TrainBatches(mixture, batch_size, packing=True, row_length=512)
+    for multiple in (2, 4, 8):
+        spread = TrainBatches(
+            mixture, batch_size, packing=True, row_length=512, rows_multiple=multiple
+        )
+        for step in range(5):
+            few, many = alone.batch(step), spread.batch(step)
+            rows = min(len(few.encoder_input_tokens_BL), len(many.encoder_input_tokens_BL))
+            for field in FIELDS:
+                one, other = getattr(few, field), getattr(many, field)
+                assert np.array_equal(one[:rows], other[:rows]), field
+                assert not one[rows:].any() and not other[rows:].any(), field
+
+
 def test_the_worst_case_fits(make_mixture, make_dataset):
     """Steps unlike all the sampled ones: a dataset of which one late user has long histories."""
     sequences = [[0, 1, 2, 3]] * 400 + [list(range(40)) * 2]

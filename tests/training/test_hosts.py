@@ -22,7 +22,8 @@ from tests.training import test_step
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
-# Arguments of both: port, processes, this process, mesh sizes, then the script's own.
+# Arguments of both: port, processes, this process, mesh sizes, then the script's own. `RUN` takes dataset,
+# run dir, steps between checkpoints (0: none), whether to validate, and the steps of each start.
 JOIN = """
 import json, sys
 import jax
@@ -69,8 +70,8 @@ import dataclasses
 from genrec_jax.training import config, run, schedules
 from genrec_jax.training.optimizers import Optimizer
 from tests.training.tiny import TINY
-data, folder, *steps = rest
-saves = int(steps[0]) < 100
+data, folder, period, validates, *steps = rest
+period = int(period) or None
 settings = config.TrainConfig(
     model_dir=folder,
     train_steps=1,
@@ -82,9 +83,9 @@ settings = config.TrainConfig(
     optimizer=Optimizer(learning_rate=schedules.LearningRate(peak=0.01)),
     mesh=config.MeshConfig(*sizes),
     validation=config.ValidationConfig(
-        period=2 if saves else None, loss_batches=1, users=8, num_beams=10
+        period=period if int(validates) else None, loss_batches=1, users=8, num_beams=10
     ),
-    checkpoints=config.CheckpointConfig(period=2 if saves else None),
+    checkpoints=config.CheckpointConfig(period=period),
     log_period=1,
 )
 for count in steps:
@@ -156,14 +157,14 @@ def test_checkpoints_of_four_hosts_resume_on_four_two_and_one(toy_dataset, tmp_p
     """On four bit for bit, elsewhere to 1e-5 over ten steps, with dropout and packed rows."""
     whole, begun = tmp_path / "whole", tmp_path / "begun"
     four = (1, 2, 2)
-    finish(start(RUN, four, toy_dataset, whole, 12))
-    finish(start(RUN, four, toy_dataset, begun, 2))
+    finish(start(RUN, four, toy_dataset, whole, 2, 0, 12))
+    finish(start(RUN, four, toy_dataset, begun, 2, 0, 2))
     expected = losses_of(whole)
     assert list(expected) == list(range(1, 13))
     for sizes in [four, (1, 2, 1), (1, 1, 1)]:
         resumed = tmp_path / f"on{np.prod(sizes)}"
         shutil.copytree(begun, resumed)
-        outputs = finish(start(RUN, sizes, toy_dataset, resumed, 12))
+        outputs = finish(start(RUN, sizes, toy_dataset, resumed, 2, 0, 12))
         assert all("trained 12 steps, 192 examples" in output for output in outputs)
         seen = losses_of(resumed)
         assert list(seen) == list(expected)
@@ -181,8 +182,8 @@ def test_checkpoints_of_four_hosts_resume_on_four_two_and_one(toy_dataset, tmp_p
 @pytest.mark.long
 def test_two_hosts_save_resume_and_agree(toy_dataset, tmp_path):
     sizes = (1, 2, 1)
-    finish(start(RUN, sizes, toy_dataset, tmp_path / "whole", 6))
-    finish(start(RUN, sizes, toy_dataset, tmp_path / "halves", 3, 6))
+    finish(start(RUN, sizes, toy_dataset, tmp_path / "whole", 2, 1, 6))
+    finish(start(RUN, sizes, toy_dataset, tmp_path / "halves", 2, 1, 3, 6))
     runs = [tmp_path / "whole", tmp_path / "halves"]
     params = [jax.tree.leaves(restore.restore_params(folder, "latest")) for folder in runs]
     for whole, halves in zip(*params, strict=True):
@@ -196,7 +197,7 @@ def test_two_hosts_save_resume_and_agree(toy_dataset, tmp_path):
 
 @pytest.mark.long
 def test_a_signal_to_one_host_stops_both_at_one_step(toy_dataset, tmp_path):
-    processes = start(RUN, (1, 2, 1), toy_dataset, tmp_path / "run", 100_000)
+    processes = start(RUN, (1, 2, 1), toy_dataset, tmp_path / "run", 0, 0, 100_000)
     while not logging.read_metrics(tmp_path / "run") and processes[0].poll() is None:
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
