@@ -27,6 +27,7 @@ examples:
   genrec evaluate runs/quickstart
   genrec evaluate runs/quickstart --split validation --templates A1 --num-beams 10
   genrec evaluate runs/seed0 runs/seed1 runs/seed2 --aggregate runs/seeds.json
+  genrec evaluate runs/quickstart --exact --max-users 100
   genrec evaluate runs/quickstart --watch
   genrec evaluate --gin_file=gin_configs/runs/evaluate.gin --gin.MODEL_DIR=\\"runs/quickstart\\" \\
     --gin.NUM_BEAMS=10
@@ -71,6 +72,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="search twice: the seen-excluded figures get full lists too",
+    )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        default=None,
+        help="score the whole catalogue too: true ranks, full MRR, and what the beams missed",
+    )
+    parser.add_argument(
+        "--exact-block",
+        type=int,
+        metavar="N",
+        help="with --exact: id prefixes scored at once for each user; memory is in proportion (128)",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="users searched at once (64)")
     parser.add_argument(
@@ -189,6 +202,8 @@ def _configure(arguments: argparse.Namespace) -> "tuple[EvaluateConfig, list[str
         "length_penalty": arguments.length_penalty,
         "finish_within_beams": arguments.finish_within_beams,
         "exact_exclusion": arguments.exact_exclusion,
+        "exact": arguments.exact,
+        "exact_block": arguments.exact_block,
         "batch_size": arguments.batch_size,
         "max_users": arguments.max_users,
         "seed": arguments.seed,
@@ -216,6 +231,7 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
         for line in [
             *evaluation.metrics["remarks"],
             *table.comparison_lines(evaluation.metrics),
+            *table.exact_lines(evaluation.metrics),
             *table.tie_lines(evaluation.metrics),
         ]:
             console.print(line, highlight=False, soft_wrap=True)

@@ -23,6 +23,7 @@ from genrec_jax.data.prepare_progress import Steps
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation import from_run, predictions, ranking, results, tie_orders
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
+from genrec_jax.evaluation.exact import ExactRanks
 from genrec_jax.evaluation.results import References, SystemRanks
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.parallel import mesh as meshes
@@ -139,7 +140,7 @@ class RunEvaluation:
                 place = folder if len(self._evaluators) == 1 else folder / name
                 place.mkdir(exist_ok=True)
                 began = time.monotonic()
-                ranks, lists = self._score(name, params, place, steps)
+                ranks, lists, exact = self._score(name, params, place, steps)
                 metrics = {
                     "format_version": results.FORMAT_VERSION,
                     "run_dir": str(self.run.path),
@@ -148,8 +149,9 @@ class RunEvaluation:
                     "split": self._config.split,
                     "max_users": self._config.max_users,
                     **_describe(self.run, evaluator, self._config, name, ranks),
-                    **_systems(evaluator, ranks, self._config, self._references[name]),
+                    **_systems(evaluator, ranks, exact, self._config, self._references[name]),
                     "lists": lists,
+                    "exact": {name: found.summary() for name, found in exact.items()} or None,
                     "tie_orders": self._tie_orders[name],
                     "notes": _notes(self._config),
                     "seconds": time.monotonic() - began,
@@ -162,11 +164,11 @@ class RunEvaluation:
 
     def _score(
         self, dataset_name: str, params: Any, folder: pathlib.Path, steps: Steps
-    ) -> tuple[dict[str, ranking.UserRanks], dict[str, Any]]:
-        """Ranks under every template, written to predictions.parquet on the way."""
+    ) -> tuple[dict[str, ranking.UserRanks], dict[str, Any], dict[str, ExactRanks]]:
+        """Ranks under every template, written to predictions.parquet on the way; true ones, if asked."""
         evaluator = self._evaluators[dataset_name]
         texts = self.run.item_ids(dataset_name).texts
-        ranks, lists = {}, {}
+        ranks, lists, exact = {}, {}, {}
         with predictions.writing(folder / predictions.PREDICTIONS_FILE, texts) as writer:
             for template in evaluator.templates:
                 name = evaluators.system_name(template)
@@ -177,7 +179,10 @@ class RunEvaluation:
                     found = evaluator.rank(params, template, write)
                 ranks[name] = found
                 lists[name] = {"seen_share": found.seen_share, "empty_share": found.empty_share}
-        return ranks, lists
+                if evaluator.exact is not None:
+                    known = evaluator.users_of(template) is not None
+                    exact[name] = evaluator.exact.take(known)
+        return ranks, lists, exact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,10 +201,15 @@ class _Group:
 def _systems(
     evaluator: Evaluator,
     ranks: Mapping[str, ranking.UserRanks],
+    exact: Mapping[str, ExactRanks],
     config: EvaluateConfig,
     references: Sequence[_Group],
 ) -> dict[str, Any]:
-    systems: dict[str, SystemRanks] = {name: f.footings() for name, f in ranks.items()}
+    systems: dict[str, SystemRanks] = {}
+    for name, found in ranks.items():
+        systems[name] = found.footings()
+        if name in exact:
+            systems[name.replace("model/", "exact/", 1)] = exact[name].footings()
     for group in references:
         systems |= group.systems
     settings = {"max_rank": evaluator.max_rank, "config": config.intervals}
@@ -264,6 +274,7 @@ def _describe(
         "length_penalty": config.length_penalty,
         "finish_within_beams": config.finish_within_beams,
         "exact_exclusion": config.exact_exclusion,
+        "exact_block": config.exact_block if config.exact else None,
         "history": run.mixture["history"],
         "dataset": {
             "name": dataset.name,
@@ -332,6 +343,11 @@ def _notes(config: EvaluateConfig) -> list[str]:
             "Without items of the history: they are struck from the model's list, which is then"
             " shorter, while the baselines rank all that is left. This understates the model at large"
             " cutoffs; `--exact-exclusion` searches a second time instead."
+        )
+    if config.exact:
+        notes.append(
+            "Rows `exact/...` rank every item of the catalogue by its score, without beams; like the"
+            " other rows they are cut before HR, NDCG and MRR are taken, and their full MRR is apart."
         )
     if config.max_users is not None:
         notes.append(

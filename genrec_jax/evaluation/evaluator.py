@@ -15,9 +15,11 @@ from jaxtyping import Int32
 
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
+from genrec_jax.decoding.exact import BLOCK_SIZE
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import ranking
+from genrec_jax.evaluation.exact import ExactComparison
 from genrec_jax.evaluation.intervals import BootstrapConfig
 from genrec_jax.evaluation.ranking import OnLists, UserRanks
 from genrec_jax.pipeline.batch import PromptBatch
@@ -66,6 +68,8 @@ class EvaluateConfig:
         exact_exclusion: search a second time for the figures with seen items excluded, in a
             catalogue without the user's history. Otherwise the history is struck from the one list,
             which leaves it shorter and understates these figures at large cutoffs.
+        exact: score every item of the catalogue too, for true ranks and for what the beams missed.
+        exact_block: prefixes scored at once for each user; memory is in proportion.
         batch_size: users searched at once.
         max_users: score a seeded sample of this many users only; None scores everybody.
         seed: of that sample.
@@ -78,6 +82,8 @@ class EvaluateConfig:
     length_penalty: float = 0.0
     finish_within_beams: bool = False
     exact_exclusion: bool = False
+    exact: bool = False
+    exact_block: int = BLOCK_SIZE
     batch_size: int = 64
     max_users: int | None = None
     seed: int = 0
@@ -90,12 +96,18 @@ class EvaluateConfig:
             object.__setattr__(self, "templates", tuple(self.templates))
         if self.split not in ("validation", "test"):
             raise UserError(f"split is {self.split!r}; wanted validation or test")
-        for field in ("num_beams", "batch_size"):
+        for field in ("num_beams", "batch_size", "exact_block"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}; wanted at least 1")
         if self.max_users is not None and self.max_users < 1:
             raise UserError(
                 f"max_users is {self.max_users}; wanted at least 1, or None for all users"
+            )
+
+        if self.exact and self.length_penalty:
+            raise UserError(
+                f"length_penalty is {self.length_penalty} and exact is asked for; wanted 0, for true ranks"
+                " are by log-probability, without which beams cannot be compared with them"
             )
 
     def folder(self, step: int) -> str:
@@ -177,6 +189,7 @@ class Evaluator:
         unit: what is scored, in the plural.
         protocol: how inputs and targets were chosen.
         remarks: what could not be scored, a sentence each.
+        exact: what compares the search with the whole catalogue's scores, if anything does.
     """
 
     unit = "users"
@@ -194,6 +207,7 @@ class Evaluator:
         search_unseen: Search | None = None,
         max_rank: int,
         keep_prompts: bool = False,
+        exact: ExactComparison | None = None,
     ):
         """Binds everything but the parameters.
 
@@ -209,6 +223,7 @@ class Evaluator:
                 to be struck from the first list.
             max_rank: length of the lists.
             keep_prompts: hold the prompts in memory, for scoring the same users again and again.
+            exact: scores the whole catalogue beside the search; it then holds the last `rank`'s.
         """
         self.dataset, self.splits = dataset, splits
         self.split: SplitName = split
@@ -219,6 +234,7 @@ class Evaluator:
         self._prompts_of, self._keep = prompts_of, keep_prompts
         self._kept: dict[str, list[PromptBatch]] = {}
         self._search, self._search_unseen = search, search_unseen
+        self.exact = exact
 
     @property
     def num_users(self) -> int:
@@ -244,7 +260,7 @@ class Evaluator:
         unseen = self._search_unseen
         return ranking.rank_users(
             self._prompts(template.id),
-            functools.partial(self._search, params),
+            self._recommend(params, known=True),
             self.dataset,
             self.splits,
             self.split,
@@ -270,6 +286,11 @@ class Evaluator:
                 values[f"{kind}@{cutoff}/{template.task}/{template.id}"] = value
                 values[f"{kind}@{cutoff}"] += value / len(self.templates)
         return values
+
+    def _recommend(self, params: Params, known: bool) -> ranking.Recommend:
+        """The search with its parameters, and what is to be done beside it."""
+        search = functools.partial(self._search, params)
+        return search if self.exact is None else self.exact.beside(search, params, known)
 
     def _prompts(self, template_id: str) -> Iterator[PromptBatch]:
         if not self._keep:

@@ -19,20 +19,22 @@ from genrec_jax.data import dataset as datasets
 from genrec_jax.data import splits as splitting
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits
-from genrec_jax.decoding import constraints
+from genrec_jax.decoding import constraints, exact
 from genrec_jax.decoding import recommend as recommending
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import evaluator as evaluators
-from genrec_jax.evaluation import ranking
+from genrec_jax.evaluation import metrics, ranking
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
+from genrec_jax.evaluation.exact import ExactComparison
 from genrec_jax.evaluation.task_evaluator import ScoredTask, TaskEvaluator
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline import prompt_batches, seqio_examples
 from genrec_jax.pipeline.batch import PromptBatch
+from genrec_jax.pipeline.token_runs import TokenRuns
 
 USERS_AT_A_TIME = 32_768
 """Prompts are tokenised for this many users at a time, which bounds their memory."""
@@ -117,7 +119,11 @@ def build(
         "search_unseen": searches.without_histories if config.exact_exclusion else None,
         "max_rank": config.num_beams,
         "keep_prompts": keep_prompts,
+        "exact": None,
     }
+    if config.exact:
+        targets = _assembler(run_dir, entry).target_runs()
+        common["exact"] = searches.exact(run_dir.model_config, targets, config)
 
     def ready(batches: Iterable[PromptBatch]) -> Iterator[PromptBatch]:
         for batch in batches:
@@ -210,8 +216,9 @@ class _Searches:
         self._step = _recommend_step(run_dir.model_config, config.beams, mesh)
         self._trie = jax.device_put(trie, rules.replicated(mesh))
         self._rows = rules.batch_sharding(mesh)
+        self._mesh, self._eos_id = mesh, trie.eos_id
         self._dataset, self._ends_U = dataset, ends_U
-        if config.exact_exclusion:
+        if config.exact_exclusion or config.exact:
             self._item_ranks_I = tries.item_ranks(trie)
             longest = int((ends_U - dataset.offsets_U1[:-1]).max())
             self._width = 1 << longest.bit_length()
@@ -222,13 +229,48 @@ class _Searches:
 
     def without_histories(self, params: Any, batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
         """Over what each user has not taken before the target."""
-        starts_U = self._dataset.offsets_U1
-        histories = [
-            self._dataset.items_X[starts_U[user] : self._ends_U[user]].tolist() if user >= 0 else []
-            for user in np.asarray(batch.users_B).tolist()
-        ]
+        histories = self._histories(np.asarray(batch.users_B))
         left_out = constraints.constraints_of(self._item_ranks_I, histories, width=self._width)
         return self._run(params, batch, left_out)
+
+    def exact(
+        self, model_config: T5Config, targets: TokenRuns, config: EvaluateConfig
+    ) -> ExactComparison:
+        """What compares these searches with the scores of every item."""
+        graphdef, _ = t5.abstract_graph_and_params(model_config)
+        scorer = exact.CatalogueScorer(
+            graphdef,
+            targets,
+            self._item_ranks_I,
+            eos_id=self._eos_id,
+            block_size=config.exact_block,
+            mesh=self._mesh,
+        )
+
+        def padded_histories(users_B: np.ndarray) -> np.ndarray:
+            items_BW = np.full((len(users_B), self._width), -1, np.int32)
+            for row, listed in enumerate(self._histories(users_B)):
+                distinct = np.unique(listed)
+                items_BW[row, : len(distinct)] = distinct
+            return items_BW
+
+        return ExactComparison(
+            scorer,
+            padded_histories,
+            [k for k in metrics.CUTOFFS if k <= config.num_beams],
+            place=lambda tree: jax.tree.map(lambda array: _lay_out(array, self._rows), tree),
+            fetch=_fetch,
+        )
+
+    def _histories(self, users_B: np.ndarray) -> list[np.ndarray]:
+        """What each user had before the target; nothing for padding."""
+        starts_U = self._dataset.offsets_U1
+        return [
+            self._dataset.items_X[starts_U[user] : self._ends_U[user]]
+            if user >= 0
+            else np.zeros(0, np.int32)
+            for user in users_B.tolist()
+        ]
 
     def _run(self, params: Any, batch: PromptBatch, left_out: constraints.Constraints | None):
         placed = jax.tree.map(lambda array: _lay_out(array, self._rows), (batch, left_out))

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import report_compare, report_papers, report_sections, report_training
+from genrec_jax.evaluation import (
+    report_compare,
+    report_exact,
+    report_papers,
+    report_sections,
+    report_training,
+)
 from genrec_jax.evaluation.report_data import EvaluationView, RunView, read_run
 from genrec_jax.evaluation.report_html import Markup, element, escape, join, section
 
@@ -130,6 +136,7 @@ def _evaluation(
         report_sections.headline(view, salt=salt),
         report_sections.facts(view),
         report_sections.results_tables(view, level=level),
+        report_exact.exact_section(view, level=level),
         report_papers.beside_papers(view, figures, level=level),
         report_sections.comparisons(view, level=level),
         report_sections.examples_section(view, level=level),

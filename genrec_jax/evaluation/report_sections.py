@@ -41,13 +41,14 @@ def metric_title(metric: str) -> str:
 
 def system_title(system: str, metrics: dict[str, Any]) -> str:
     """A system's name as people read it, such as `Model, sequential, A1 (seen wording)`."""
-    if not system.startswith("model/"):
+    if not system.startswith(("model/", "exact/")):
         name, _, task = system.partition("/")
         return SYSTEM_NAMES.get(name, name) + (f", users of {task}" if task else "")
-    _, *task, template_id = system.split("/")
+    kind, *task, template_id = system.split("/")
+    first = "Model" if kind == "model" else "Model without beams"
     seen = metrics.get("templates", {}).get(template_id, {}).get("seen")
     wording = "" if seen is None else f" ({'seen' if seen else 'unseen'} wording)"
-    return ", ".join(["Model", *task, template_id]) + wording
+    return ", ".join([first, *task, template_id]) + wording
 
 
 def unit(metrics: dict[str, Any]) -> str:

@@ -26,6 +26,16 @@
       "interval": {"method": ..., "level": 0.95, "resamples": 10000, "seed": 0},
       "audit": [{"check": ..., "status": "pass" | "warn" | "fail", "detail": ...}],
       "lists": {"model/sequential/A1": {"seen_share": .06, "empty_share": 0.0}, ...},
+      "exact": null, or with --exact for each of the model's rows what it is without beams (a row
+        "exact/sequential/A1" stands among the systems too) {
+        "model/sequential/A1": {
+          "ranks": {"seen_kept": {"mrr": .03, "mean_rank": 812.0, "median_rank": 240.0, "count": 22363},
+                    "seen_excluded": {...}},  over the whole catalogue; a target in the history counts as
+                                              0 in the MRR, and not in mean and median
+          "beam": {"10": {"miss_rate": .02,   share of the truly best 10 that the beam's 10 lack
+                          "target_miss_rate": .01, "targets": 1200}, ...}}},  of the targets truly among
+                                              the best 10 (so many), the share that the beam's 10 lack
+      "exact_block": null, or prefixes scored at once,
       "tie_orders": null, or the baselines' spread over random orders of ties (`tie_orders`),
       "remarks": ["..."],                     what a SeqIO mixture could not be scored on, and why
       "oracle": {...} or null,                the generator's own optimum, for generated data

@@ -74,6 +74,20 @@ def comparison_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str
     ]
 
 
+def exact_lines(metrics: dict[str, Any]) -> list[str]:
+    """What the whole catalogue's scores say of ranks and beams, as sentences; nothing without them."""
+    lines = []
+    for system, found in (metrics.get("exact") or {}).items():
+        whole = found["ranks"]["seen_kept"]
+        missed = ", ".join(f"{beam['miss_rate']:.1%} at {k}" for k, beam in found["beam"].items())
+        lines.append(
+            f"{system} over the whole catalogue: MRR {whole['mrr']:.4f}, median rank"
+            f" {whole['median_rank']:g}, mean {whole['mean_rank']:.1f};"
+            f" {metrics['num_beams']} beams miss of the truly best items {missed}"
+        )
+    return lines
+
+
 def tie_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str]:
     """How ties in time move the baselines, as sentences; nothing where they hardly do."""
     spread = metrics["tie_orders"]

@@ -5,7 +5,6 @@ is scored like a prompt template: with baselines, and with seen items excluded. 
 known only what is to be found, so it has neither, and the results say why.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -131,7 +130,7 @@ class TaskEvaluator(Evaluator):
             return super().rank(params, template, _with_examples(on_lists, task))
         return ranking.rank_rows(
             self._prompts(template.id),
-            functools.partial(self._search, params),
+            self._recommend(params, known=False),
             len(task.examples),
             on_lists=_with_examples(on_lists, task),
         )
