@@ -153,7 +153,7 @@ class RunEvaluation:
                     "lists": lists,
                     "exact": {name: found.summary() for name, found in exact.items()} or None,
                     "tie_orders": self._tie_orders[name],
-                    "notes": _notes(self._config),
+                    "notes": _notes(self._config, evaluator),
                     "seconds": time.monotonic() - began,
                     "created": results.now(),
                     "conditions": results.conditions(),
@@ -328,19 +328,17 @@ def _audit(
     ]
 
 
-def _notes(config: EvaluateConfig) -> list[str]:
+def _notes(config: EvaluateConfig, evaluator: Evaluator) -> list[str]:
     notes = [
         f"Every system's list is cut at {config.num_beams} items, the number of beams, before anything"
         " is measured."
     ]
-    if config.exact_exclusion:
+    if _has_users(evaluator):
         notes.append(
             "Without items of the history: the model searched a second time, in a catalogue that lacks"
             " them."
-        )
-    else:
-        notes.append(
-            "Without items of the history: they are struck from the model's list, which is then"
+            if config.exact_exclusion
+            else "Without items of the history: they are struck from the model's list, which is then"
             " shorter, while the baselines rank all that is left. This understates the model at large"
             " cutoffs; `--exact-exclusion` searches a second time instead."
         )
@@ -351,7 +349,8 @@ def _notes(config: EvaluateConfig) -> list[str]:
         )
     if config.max_users is not None:
         notes.append(
-            f"Only a random sample of at most {config.max_users} users was scored (seed {config.seed})."
+            f"Only a random sample of at most {config.max_users} {evaluator.unit} was scored for each row"
+            f" (seed {config.seed})."
         )
     if (config.num_beams, config.length_penalty, config.finish_within_beams) != (10, 1.0, True):
         notes.append(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -110,6 +111,8 @@ def test_metrics_say_how_they_were_made(written, toy):
     }
     assert "hr@10" not in metrics["systems"]["model/sequential/A1"]["seen_kept"]
     assert metrics["oracle"] == toy.manifest["oracle"]
+    assert "cut at 6 items" in metrics["notes"][0]
+    assert not re.search(r"[a-z]_[a-z]", " ".join(metrics["notes"])), "names of the code's own"
     checks = {entry["check"]: entry["status"] for entry in metrics["audit"]}
     assert checks["targets_are_held_out"] == "pass"
     assert "order_in_time" in checks
