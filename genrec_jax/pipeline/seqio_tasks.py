@@ -8,25 +8,17 @@ every pass over a task (or its cache) sees the same draw of templates.
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import numpy as np
 
 from genrec_jax.data import artefacts, splits
 from genrec_jax.data import dataset as dataset_lib
-from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids, vocabulary
-from genrec_jax.pipeline import hashing, openp5, seqio_runtime
+from genrec_jax.pipeline import openp5, seqio_runtime, seqio_source
 from genrec_jax.pipeline.openp5 import MAX_INPUT_LENGTH, OpenP5Task
 from genrec_jax.pipeline.prompt_tables import BoundPrompts, PromptTables
-from genrec_jax.pipeline.token_runs import TokenRuns
+from genrec_jax.pipeline.seqio_source import ranking_metrics
 from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.prompts.templates import TASKS, Task
 
-CUTOFFS = (1, 5, 10, 20)
-_BLOCK = 1024
-_SHUFFLE = 4
 _EVALUATED = ("validation", "test")
 
 
@@ -70,17 +62,13 @@ def register(
     Raises:
         UserError: no dataset or item ids there, SeqIO is absent, or a name is taken.
     """
-    seqio, tf = seqio_runtime.import_seqio()
+    seqio_runtime.import_seqio()
     manifest = artefacts.read_json(
         pathlib.Path(dataset_dir) / dataset_lib.MANIFEST,
         wanted="the manifest of a dataset that `genrec prepare` wrote",
         remedy="Run `genrec prepare` first",
     )
-    words = item_ids.load_vocabulary(index_dir)
-    assert words.path is not None
-    feature = seqio.Feature(
-        vocabulary=seqio.SentencePieceVocabulary(str(words.path), extra_ids=0), add_eos=True
-    )
+    feature = seqio_source.feature_of(item_ids.load_vocabulary(index_dir))
     templates = templates_lib.load_templates(templates_file)
     counts = manifest["counts"]
     mixture = f"{name_prefix}_{manifest['name']}".replace("-", "_")
@@ -108,28 +96,14 @@ def register(
         sizes: dict[str, int] = dict.fromkeys(_EVALUATED, counts["users"])
         if seen:
             sizes["train"] = (counts["interactions"] - 3 * counts["users"]) * draws
-        _check_free(seqio, name)
-        seqio.TaskRegistry.add(
-            name,
-            source=seqio.FunctionDataSource(
-                dataset_fn=_dataset_fn(tf, build), splits=tuple(sizes), num_input_examples=sizes
-            ),
-            preprocessors=[
-                seqio.CacheDatasetPlaceholder(),
-                seqio.preprocessors.append_eos_after_trim,
-            ],
-            output_features={"inputs": feature, "targets": feature},
-            postprocess_fn=_postprocess,
-            metric_fns=[ranking_metrics],
-        )
+        seqio_source.add_task(name, build, sizes, feature, [ranking_metrics])
         names.append(name)
 
     for task in TASKS:
         for seen, suffix in ((True, ""), (False, "_unseen")):
             add(f"{mixture}_{task}{suffix}", task, seen)
-    _check_free(seqio, mixture)
     trained = [name for name in names if not name.endswith("_unseen")]
-    seqio.MixtureRegistry.add(mixture, trained, default_rate=1.0)
+    seqio_source.add_mixture(mixture, dict.fromkeys(trained, 1.0))
     return (*names, mixture)
 
 
@@ -144,110 +118,13 @@ def register_from_environment(value: str, *, name_prefix: str = "openp5") -> tup
     Raises:
         UserError: the value is not of that form, or as `register`.
     """
-    names: list[str] = []
-    mixtures = []
-    for entry in value.split(","):
-        dataset_dir, equals, index_dir = entry.partition("=")
-        if not equals or not dataset_dir or not index_dir:
-            raise UserError(
-                f"got {entry!r}; wanted DATASET_DIR=INDEX_DIR, several separated by commas, such as"
-                " data/lastfm=data/lastfm/index/random"
-            )
-        names += register(dataset_dir, index_dir, name_prefix=name_prefix)
-        mixtures.append(names[-1])
-    if len(mixtures) > 1:
-        seqio, _ = seqio_runtime.import_seqio()
+    listed = seqio_source.register_listed(value, register, name_prefix=name_prefix)
+    names = [name for registered in listed for name in registered]
+    if len(listed) > 1:
         trained = [name for name in names if name.endswith(TASKS)]
-        seqio.MixtureRegistry.add(name_prefix, trained, default_rate=1.0)
+        seqio_source.add_mixture(name_prefix, dict.fromkeys(trained, 1.0))
         names.append(name_prefix)
     return tuple(names)
-
-
-def ranking_metrics(targets: list[str], predictions: list[Any]) -> dict[str, float]:
-    """HR, NDCG and MRR from texts: SeqIO's metric function.
-
-    Args:
-        targets: for each example the right text.
-        predictions: for each example one text, or several, the best first. Cutoffs beyond the number
-            of predictions are left out, for they would say nothing of what lies there.
-    """
-    lists = [[guess] if isinstance(guess, str) else list(guess) for guess in predictions]
-    deepest = min((len(guesses) for guesses in lists), default=0)
-    ranks = np.array(
-        [
-            guesses.index(target) + 1 if target in guesses else np.inf
-            for target, guesses in zip(targets, lists, strict=True)
-        ]
-    )
-    metrics = {}
-    for k in CUTOFFS:
-        if k > deepest:
-            continue
-        found = ranks <= k
-        metrics[f"hr@{k}"] = float(np.mean(found))
-        metrics[f"ndcg@{k}"] = float(np.mean(np.where(found, 1 / np.log2(ranks + 1), 0)))
-        metrics[f"mrr@{k}"] = float(np.mean(np.where(found, 1 / ranks, 0)))
-    return metrics
-
-
-def _postprocess(output: Any, **_: Any) -> Any:
-    if isinstance(output, str):
-        return output.strip()
-    return [text.strip() for text in output]
-
-
-def _dataset_fn(tf: Any, build: Callable[[str], OpenP5Task]) -> Callable[..., Any]:
-    """SeqIO's source function: one epoch of a split; every call gives the same examples."""
-
-    def dataset_fn(split: str, shuffle_files: bool, seed: int | None = None) -> Any:
-        def blocks() -> Iterator[dict[str, Any]]:
-            return _blocks(build(split), shuffle_files, seed)
-
-        def kinds(*names: str, dtype: Any) -> dict[str, Any]:
-            return dict.fromkeys(names, tf.TensorSpec((None,), dtype))
-
-        signature = {
-            **kinds("inputs", "targets", "user", "item", dtype=tf.int32),
-            **kinds("inputs_offsets", "targets_offsets", dtype=tf.int64),
-            **kinds("inputs_pretokenized", "targets_pretokenized", dtype=tf.string),
-        }
-        dataset = tf.data.Dataset.from_generator(blocks, output_signature=signature)
-        as_it_stands = tf.autograph.experimental.do_not_convert
-        return dataset.flat_map(as_it_stands(functools.partial(_split_block, tf)))
-
-    return dataset_fn
-
-
-def _blocks(task: OpenP5Task, shuffle: bool, seed: int | None) -> Iterator[dict[str, Any]]:
-    """One epoch in blocks, without end-of-sequence, which SeqIO appends after it has trimmed."""
-    key = hashing.hash_numbers(int(seed or 0), _SHUFFLE)
-    words = task.prompts.tables.vocabulary
-    for first in range(0, task.num_examples, _BLOCK):
-        numbers_E = np.arange(first, min(first + _BLOCK, task.num_examples))
-        if shuffle:
-            numbers_E = hashing.permute(numbers_E, task.num_examples, key)
-        block = task.assemble(0, numbers_E)
-        features: dict[str, Any] = {"user": block.users_E, "item": block.items_E}
-        for name, runs in (("inputs", block.inputs), ("targets", block.targets)):
-            rows = [row[:-1] for row in runs.to_lists()]
-            shorn = TokenRuns.from_lists(rows)
-            features[name], features[f"{name}_offsets"] = shorn.values_P, shorn.offsets_E1
-            features[f"{name}_pretokenized"] = [words.decode(row) for row in rows]
-        yield features
-
-
-def _split_block(tf: Any, block: dict[str, Any]) -> Any:
-    """A dataset of a block's examples: a generator that yields them singly is many times slower."""
-
-    def example(number: Any) -> dict[str, Any]:
-        one = {name: block[name][number] for name in ("user", "item")}
-        for name in ("inputs", "targets"):
-            offsets = block[f"{name}_offsets"]
-            one[name] = block[name][offsets[number] : offsets[number + 1]]
-            one[f"{name}_pretokenized"] = block[f"{name}_pretokenized"][number]
-        return one
-
-    return tf.data.Dataset.range(tf.size(block["user"], out_type=tf.int64)).map(example)
 
 
 @functools.lru_cache(maxsize=4)
@@ -296,8 +173,3 @@ def _build_task(
         shuffle=False,
         max_input_length=max_input_length,
     )
-
-
-def _check_free(seqio: Any, name: str) -> None:
-    if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
-        raise UserError(f"SeqIO has a {name!r} already; give this index its own name_prefix")
