@@ -47,12 +47,14 @@ _SLOT_WORD = re.compile(r"\S*\{[^}]*\}\S*")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec index`."""
-    parser.add_argument("datasets", nargs="+", metavar="DATASET_DIR", help="what `prepare` wrote")
+    parser.add_argument(
+        "datasets", nargs="+", metavar="DATASET_DIR", help="what `prepare` wrote, or its URL"
+    )
     parser.add_argument("--method", required=True, choices=build.METHODS)
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="folder to write (default: DATASET_DIR/index/METHOD); required for several datasets",
+        help="folder or URL to write (default: DATASET_DIR/index/METHOD); needed for several datasets",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing index")
     parser.add_argument(

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box, console, table, text
 
+from genrec_jax import storage
 from genrec_jax.data import dataset, download, prepare_run, recipes
 from genrec_jax.errors import UserError
 
@@ -69,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--input", metavar="PATH", help="the log: a file, a folder or a .zip")
     parser.add_argument(
-        "--output", type=pathlib.Path, metavar="DIR", required=True, help="the dataset dir to write"
+        "--output",
+        type=storage.argument,
+        metavar="DIR",
+        required=True,
+        help="the dataset dir to write: a path or a URL (gs://BUCKET/DIR)",
     )
     parser.add_argument(
         "--name",
@@ -206,7 +211,9 @@ def show(written: dataset.Dataset) -> None:
     """Prints counts, duplicates, ties, rejected rows and the audit."""
     manifest = written.manifest
     rows, ties = manifest["rows"], manifest["ties"]
-    title = text.Text(f"{written.name}: {written.path}")  # a path may look like markup
+    title = text.Text(
+        f"{written.name}: {written.url or written.path}"
+    )  # a path may look like markup
     facts = table.Table(title=title, box=box.SIMPLE, show_header=False)
     for key, value in manifest["counts"].items():
         facts.add_row(key, f"{value:,}")
@@ -241,7 +248,7 @@ def show(written: dataset.Dataset) -> None:
     out = console.Console(soft_wrap=False)
     out.print(facts)
     out.print(audit)
-    out.print(f"next: genrec index {written.path}", markup=False, highlight=False)
+    out.print(f"next: genrec index {written.url or written.path}", markup=False, highlight=False)
 
 
 def _run_recipe(

@@ -1,8 +1,8 @@
 """Flags that several subcommands on run dirs share."""
 
 import argparse
-import pathlib
 
+from genrec_jax import storage
 from genrec_jax.data import dataset as datasets
 
 
@@ -22,13 +22,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--data",
         action="append",
         default=[],
-        type=pathlib.Path,
+        type=storage.argument,
         metavar="DIR",
         help="the dataset dir, where it has moved since training; once for each dataset",
     )
 
 
-def data_paths(arguments: argparse.Namespace) -> dict[str, pathlib.Path]:
+def data_paths(arguments: argparse.Namespace) -> dict[str, storage.PathLike]:
     """Where the dataset of each name is, as far as `--data` says it."""
     return {datasets.load(path, verify=False).name: path for path in arguments.data}
 

@@ -3,7 +3,8 @@
 Every stage writes to a temporary sibling and renames it into place; an interruption at any point
 leaves the old artefact or the new one, never a mixture. Where a folder cannot be replaced in one step
 (other systems than Linux, some network file systems) it takes two renames: killed between them, a process
-leaves nothing at the path, and the old folder whole beside it, as `.NAME.old.*`.
+leaves nothing at the path, and the old folder whole beside it, as `.NAME.old.*`. On object stores, which
+cannot rename, the manifest is what makes a folder whole: see `storage`.
 """
 
 import contextlib
@@ -16,12 +17,12 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from genrec_jax import storage
 from genrec_jax.errors import UserError
-
-PathLike = str | os.PathLike[str]
+from genrec_jax.storage import PathLike
 
 
 @contextlib.contextmanager
@@ -34,6 +35,7 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
     Raises:
         UserError: the disk is full or the folder cannot be written; nothing is left behind.
     """
+    storage.refuse_remote(path, "this file")
     target = pathlib.Path(path)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,23 +53,33 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def atomic_directory(
+    path: PathLike, *, overwrite: bool = False, manifests: Collection[str] = ()
+) -> Iterator[pathlib.Path]:
     """Yields an empty temporary folder beside `path`; on success it is renamed to `path`.
 
     Args:
-        path: where the finished folder goes; parent folders are made.
+        path: where the finished folder goes; parent folders are made. Where `manifests` are given it
+            may be a URL: the folder is then filled here and uploaded.
         overwrite: replace an existing folder. The old one is removed only after the new one stands.
+        manifests: the files without which nobody reads such a folder.
 
     Raises:
         UserError: `path` exists and `overwrite` is false, or the disk is full.
     """
-    target = pathlib.Path(path)
-    if target.exists() and not overwrite:
+    if storage.exists(path) and not overwrite:
         raise UserError(
             "already exists; wanted a path that does not. Choose another output folder, or pass"
             " --overwrite to replace this one",
-            file=str(target),
+            file=str(path),
         )
+    if storage.is_remote(path):
+        if not manifests:
+            storage.refuse_remote(path, "this output")
+        with storage.publishing(path, manifests=manifests) as folder:
+            yield folder
+        return
+    target = pathlib.Path(path)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -113,20 +125,19 @@ def check_output(path: PathLike, *, overwrite: bool, ours: bool, kind: str) -> N
     Raises:
         UserError: it must not be replaced.
     """
-    target = pathlib.Path(path)
-    if not target.exists():
+    if not storage.exists(path):
         return
     if not overwrite:
         raise UserError(
             "already exists; wanted a path that does not. Choose another --output, or pass"
             " --overwrite to replace this one",
-            file=str(target),
+            file=str(path),
         )
-    if not ours and not (target.is_dir() and not any(target.iterdir())):
+    if not ours and not storage.is_empty(path):
         raise UserError(
             f"exists and is not {kind}; wanted one to overwrite, or a path that does not exist."
             " Choose another --output",
-            file=str(target),
+            file=str(path),
         )
 
 
@@ -138,30 +149,30 @@ def write_json(path: PathLike, value: Any) -> None:
         )
 
 
-def read_json(path: PathLike, *, wanted: str, remedy: str) -> Any:
+def read_json(path: PathLike, *, wanted: str, remedy: str, shown: PathLike | None = None) -> Any:
     """Reads a JSON file.
 
     Args:
         path: the file.
         wanted: what the file is, for the error ("the manifest of a prepared dataset").
         remedy: what to do when it is missing or broken ("run `genrec prepare`").
+        shown: what errors call it, where the file is a copy.
 
     Raises:
         UserError: the file is missing, cannot be read or is not JSON.
     """
+    place = str(path if shown is None else shown)
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"not found; wanted {wanted}. {remedy}", file=str(path)) from error
+        raise UserError(f"not found; wanted {wanted}. {remedy}", file=place) from error
     except OSError as error:
         raise UserError(
             f"cannot be read ({error.strerror}); wanted {wanted}. Check its permissions",
-            file=str(path),
+            file=place,
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"is not JSON ({error}); wanted {wanted}. {remedy}", file=str(path)
-        ) from error
+        raise UserError(f"is not JSON ({error}); wanted {wanted}. {remedy}", file=place) from error
 
 
 def sha256_of_file(path: PathLike) -> str:

@@ -13,6 +13,7 @@ Reading needs pyarrow alone, so that training boxes need no Polars.
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
@@ -66,6 +68,7 @@ class Dataset:
         items_X: item number of each interaction.
         timestamps_X: seconds since 1970, or None where the source has no times.
         ratings_X: ratings on the source's own scale, or None where it has none.
+        url: of the remote dataset dir, where `path` is a copy of one.
     """
 
     path: pathlib.Path
@@ -74,6 +77,12 @@ class Dataset:
     items_X: Int32[np.ndarray, " X"]
     timestamps_X: Int64[np.ndarray, " X"] | None
     ratings_X: Float32[np.ndarray, " X"] | None
+    url: str | None = None
+
+    @property
+    def location(self) -> str:
+        """Where to find the dataset again: its URL, or the absolute path of its folder."""
+        return self.url or str(self.path.absolute())
 
     @property
     def name(self) -> str:
@@ -138,39 +147,44 @@ def load(path: artefacts.PathLike, *, verify: bool = True) -> Dataset:
     """Reads a dataset dir.
 
     Args:
-        path: the folder that `genrec prepare` wrote.
+        path: the folder that `genrec prepare` wrote, or the URL of one.
         verify: check the tables against the manifest's checksums.
 
     Raises:
         UserError: no dataset there, another format version, or a table that is damaged.
     """
-    folder = pathlib.Path(path)
+    folder = storage.local_copy(path, (MANIFEST, *TABLES))
     remedy = "Run `genrec prepare` again"
     if not (folder / MANIFEST).is_file():
-        found = (
-            f"holds no {MANIFEST}, so it is no dataset dir" if folder.is_dir() else "is not there"
-        )
+        there = storage.exists(path)
+        found = f"holds no {MANIFEST}, so it is no dataset dir" if there else "is not there"
         raise UserError(
             f"{found}; wanted a folder that `genrec prepare` wrote. Check the path, or make it with"
-            f" `genrec prepare READER --output {folder}` (`genrec prepare --help` lists the readers)",
-            file=str(folder),
+            f" `genrec prepare READER --output {path}` (`genrec prepare --help` lists the readers)",
+            file=str(path),
         )
     manifest = artefacts.read_json(
         folder / MANIFEST,
         wanted="the manifest of a dataset that `genrec prepare` wrote",
         remedy=remedy,
+        shown=storage.join(path, MANIFEST),
     )
     artefacts.check_version(
-        manifest.get("format_version"), FORMAT_VERSION, path=folder / MANIFEST, remedy=remedy
+        manifest.get("format_version"),
+        FORMAT_VERSION,
+        path=storage.join(path, MANIFEST),
+        remedy=remedy,
     )
     for name in TABLES:
         table = folder / name
         if not table.exists():
-            raise UserError(f"missing from the dataset. {remedy}", file=str(table))
+            raise UserError(
+                f"missing from the dataset. {remedy}", file=str(storage.join(path, name))
+            )
         if verify and artefacts.sha256_of_file(table) != manifest["files"][name]:
             raise UserError(
                 f"its checksum is not the manifest's: the file changed after it was written. {remedy}",
-                file=str(table),
+                file=str(storage.join(path, name)),
             )
     columns = pq.read_table(
         folder / "interactions.parquet", columns=["user", "item", "timestamp", "rating"]
@@ -185,6 +199,7 @@ def load(path: artefacts.PathLike, *, verify: bool = True) -> Dataset:
         items_X=np.ascontiguousarray(columns["item"].to_numpy(), np.int32),
         timestamps_X=_optional(columns["timestamp"], np.int64),
         ratings_X=_optional(columns["rating"], np.float32),
+        url=os.fspath(path) if storage.is_remote(path) else None,
     )
 
 
@@ -202,7 +217,7 @@ def write(
     """Writes a dataset dir atomically, and returns it as `load` would.
 
     Args:
-        path: the folder to make.
+        path: the folder to make, or its URL.
         name: the dataset's name in prompts; letters, digits, `_` and `-`.
         interactions: columns of INTERACTION_SCHEMA (absent ones become null), already sorted by
             user, then time.
@@ -234,7 +249,7 @@ def write(
         or item_X.max() >= items.num_rows
     ):
         raise ValueError("interactions name a user or an item that the tables lack")
-    with artefacts.atomic_directory(path, overwrite=overwrite) as folder:
+    with artefacts.atomic_directory(path, overwrite=overwrite, manifests=(MANIFEST,)) as folder:
         for file, table in zip(TABLES, (interactions, items, users), strict=True):
             pq.write_table(table, folder / file, compression="zstd")
         checksums = {file: artefacts.sha256_of_file(folder / file) for file in TABLES}

@@ -7,6 +7,7 @@ import tempfile
 from types import ModuleType
 from typing import Any
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts, dataset, download, prepare, prepare_progress
 from genrec_jax.data.readers import staging
 from genrec_jax.errors import UserError
@@ -70,16 +71,15 @@ def prepare_from(
         raise UserError(f"the reader `{reader}` needs data; pass --input PATH")
     if not needs_input(module) and source is not None:
         raise UserError(f"the reader `{reader}` reads nothing; leave --input out")
-    target = pathlib.Path(output)
     artefacts.check_output(
-        target,
+        output,
         overwrite=overwrite,
-        ours=(target / dataset.MANIFEST).exists(),
+        ours=storage.exists(storage.join(output, dataset.MANIFEST)),
         kind="a dataset dir",
     )
     steps = prepare_progress.Steps(enabled=show_progress)
     with (
-        artefacts.disk_errors(target),
+        artefacts.disk_errors(output),
         tempfile.TemporaryDirectory(prefix="genrec-prepare-") as workspace,
         steps.running(),
     ):
@@ -87,8 +87,8 @@ def prepare_from(
         raw = module.read(source, options, **own)
         return prepare.prepare(
             raw,
-            target,
-            name=name or target.name,
+            output,
+            name=name or storage.last_name(output),
             min_user=min_user,
             min_item=min_item,
             drop_duplicates=drop_duplicates,

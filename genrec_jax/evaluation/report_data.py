@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from genrec_jax import storage
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts, audit, splits
 from genrec_jax.data import dataset as datasets
@@ -203,7 +204,7 @@ def _view(
 ) -> EvaluationView:
     stored = EvaluationView(folder, metrics, metrics.get("audit", []), False, (), None)
     name = metrics["dataset"]["name"]
-    place = pathlib.Path(data.get(name, metrics["dataset"]["path"]))
+    place = storage.join(data.get(name, metrics["dataset"]["path"]))
     file = folder / predictions.PREDICTIONS_FILE
     try:
         dataset = datasets.load(place)

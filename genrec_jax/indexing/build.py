@@ -1,11 +1,11 @@
 """`genrec index` as a function: dataset dirs in, item ids and one vocabulary out."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts, audit, dataset, splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import (
@@ -55,7 +55,7 @@ class BuiltIndex:
     """One dataset's part of what was written.
 
     Attributes:
-        path: the folder of its `item_ids.parquet`.
+        path: the folder of its `item_ids.parquet`, or its URL.
         item_ids: the ids.
         tokens: how many tokens they take.
         cold_items: items that no training sequence has.
@@ -64,7 +64,7 @@ class BuiltIndex:
         titles: of the items, for showing examples; the source id where there is no title.
     """
 
-    path: pathlib.Path
+    path: artefacts.PathLike
     item_ids: item_ids.ItemIds
     tokens: token_checks.TokenCounts
     cold_items: int
@@ -86,9 +86,9 @@ def build_index(
     """Makes item ids for one or several datasets, and the one vocabulary that they share.
 
     Args:
-        datasets: dataset dirs.
+        datasets: dataset dirs, or their URLs.
         config: the method and its settings.
-        output: the folder to write; by default `<dataset dir>/index/<method>`. Several datasets
+        output: the folder to write, or its URL; by default `<dataset dir>/index/<method>`. Several datasets
             share `<output>/vocabulary.model` and each has `<output>/<dataset name>/`.
         vocabulary: T5's `spiece.model`, or one extended before, to add tokens to. Without it a small
             vocabulary is trained on `prompt_lines`.
@@ -115,10 +115,9 @@ def build_index(
             raise UserError(
                 "several datasets share one index, so it must be said where: pass --output DIR"
             )
-        output = loaded[0].path / "index" / config.method
-    target = pathlib.Path(output)
+        output = storage.join(loaded[0].url or loaded[0].path, "index", config.method)
     artefacts.check_output(
-        target, overwrite=overwrite, ours=_is_index(target), kind="an index that was made here"
+        output, overwrite=overwrite, ours=_is_index(output), kind="an index that was made here"
     )
     lines = list(prompt_lines)
 
@@ -139,7 +138,9 @@ def build_index(
     _check_names(names, made)
     audits = _audit(loaded, partitions, ids, made, split, config, words)
     built = []
-    with artefacts.atomic_directory(target, overwrite=overwrite) as folder:
+    with artefacts.atomic_directory(
+        output, overwrite=overwrite, manifests=(item_ids.MANIFEST,)
+    ) as folder:
         made.save(folder / item_ids.VOCABULARY)
         for one, part, own, verdicts in zip(loaded, partitions, ids, audits, strict=True):
             alone = len(loaded) == 1
@@ -159,16 +160,16 @@ def build_index(
                     "split": part.protocol,
                 },
             )
-            titles = zip(one.item_titles, one.item_source_ids, strict=True)
+            named = zip(one.item_titles, one.item_source_ids, strict=True)
             built.append(
                 BuiltIndex(
-                    path=target if alone else target / one.name,
+                    path=storage.join(output) if alone else storage.join(output, one.name),
                     item_ids=own,
                     tokens=tokens,
                     cold_items=cold,
                     vocabulary=made,
                     audit=tuple(verdicts),
-                    titles=[title or source for title, source in titles],
+                    titles=[title or source for title, source in named],
                 )
             )
     return built
@@ -284,8 +285,9 @@ def _audit(
     return verdicts
 
 
-def _is_index(folder: pathlib.Path) -> bool:
+def _is_index(path: artefacts.PathLike) -> bool:
     """Whether a folder is an index, of one dataset or of several."""
+    folder = storage.local_copy(path)
     several = (folder / item_ids.VOCABULARY).exists() and any(folder.glob(f"*/{item_ids.MANIFEST}"))
     return several or (folder / item_ids.MANIFEST).exists()
 

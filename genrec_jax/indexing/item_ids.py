@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.errors import UserError
@@ -66,7 +67,7 @@ class ItemIds:
                 f"the item ids were made from another version of {self.dataset_name!r} (fingerprint"
                 f" {self.dataset_fingerprint[:12]}, this one's is {dataset.fingerprint[:12]})."
                 f" {_REMEDY} on this dataset",
-                file=str(dataset.path),
+                file=dataset.location,
             )
 
 
@@ -134,13 +135,13 @@ def load(index_dir: artefacts.PathLike, *, verify: bool = True) -> ItemIds:
     """Reads the item ids of one dataset.
 
     Args:
-        index_dir: a folder with `item_ids.parquet` and `index.json`.
+        index_dir: a folder with `item_ids.parquet` and `index.json`, or the URL of one.
         verify: check the table against the manifest's checksum.
 
     Raises:
         UserError: no item ids there, another format version, or a damaged table.
     """
-    folder = pathlib.Path(index_dir)
+    folder = storage.local_copy(index_dir)
     manifest = read_manifest(folder)
     table_path = folder / TABLE
     if not table_path.exists():
@@ -169,7 +170,7 @@ def load_vocabulary(index_dir: artefacts.PathLike) -> Vocabulary:
     Raises:
         UserError: it is missing, or is not the one the ids were checked with.
     """
-    folder = pathlib.Path(index_dir)
+    folder = storage.local_copy(index_dir)
     entry = read_manifest(folder)["vocabulary"]
     vocabulary = Vocabulary(folder / entry["file"])
     if vocabulary.sha256 != entry["sha256"]:
@@ -182,7 +183,7 @@ def load_vocabulary(index_dir: artefacts.PathLike) -> Vocabulary:
 
 def read_manifest(index_dir: artefacts.PathLike) -> dict[str, Any]:
     """The parsed `index.json`, its format version checked."""
-    path = pathlib.Path(index_dir) / MANIFEST
+    path = storage.local_copy(index_dir) / MANIFEST
     manifest = artefacts.read_json(
         path, wanted="the manifest of item ids that `genrec index` wrote", remedy=_REMEDY
     )

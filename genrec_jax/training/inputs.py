@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import splits as splits_lib
@@ -271,7 +272,7 @@ def find_index_dirs(
     Raises:
         UserError: nowhere; it says which command makes them.
     """
-    root = None if config.index_dir is None else pathlib.Path(config.index_dir)
+    root = None if config.index_dir is None else storage.local_copy(config.index_dir)
     if root is None and len(datasets) > 1:
         raise UserError(
             "several datasets share one vocabulary, so INDEX_DIR must name the folder that `genrec index"
@@ -279,13 +280,14 @@ def find_index_dirs(
         )
     folders = []
     for path, dataset in zip(config.datasets, datasets, strict=True):
-        own = pathlib.Path(path) / "index" / config.index_method if root is None else root
+        place = config.index_dir or storage.join(path, "index", config.index_method)
+        own = storage.local_copy(place) if root is None else root
         folder = own if (own / item_ids_lib.MANIFEST).is_file() else own / dataset.name
         if not (folder / item_ids_lib.MANIFEST).is_file():
             raise UserError(
                 f"holds no item ids for {dataset.name}. Make them with `genrec index {path} --method"
                 f" {config.index_method}`, or set INDEX_DIR to where they are",
-                file=str(own),
+                file=str(place),
             )
         folders.append(folder)
     return tuple(folders)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import socket
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
@@ -23,6 +24,7 @@ class RunLock:
         Raises:
             UserError: another process has it, or the folder cannot be written.
         """
+        storage.refuse_remote(folder, "a run dir")
         path = pathlib.Path(folder).absolute() / FILE
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
