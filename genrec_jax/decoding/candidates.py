@@ -1,9 +1,13 @@
-"""One step of the search over the trie: read the beams' children in chunks and keep the best.
+"""One step of the search over the trie: read the beams' children and keep the best.
 
-A node may have any number of children; they are read `width` at a time by a loop that merges a
-running top-k, so that neither a wide node nor a changed catalogue changes a shape.
+A node may have any number of children, so they are read in chunks, of a width that the step chooses
+from a short ladder: one child a beam inside tails, a handful deep in the trie. Where even the widest
+rung is too narrow, a loop merges a running top-k. So neither a wide node nor a changed catalogue
+changes a shape, and narrow steps do not pay for wide ones. Every child gets a score; its token and
+where it leads are read for those that are kept.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,8 +16,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from genrec_jax.decoding import constraints as constraints_lib
+from genrec_jax.decoding import selection
 from genrec_jax.decoding.constraints import LAST_ITEM, Constraints
 from genrec_jax.decoding.trie import Trie
+
+WIDTHS = (1, 8, 64)
+SMALLEST_READ = 64
+"""Rungs at which all beams of an example together read fewer children save no time."""
 
 
 class Beams(NamedTuple):
@@ -41,15 +50,34 @@ class Children(NamedTuple):
     finished_items_BM: Int[Array, "B M"]
 
 
-class _Read(NamedTuple):
-    """A chunk of children: their tokens, where they lead, and which are real."""
+class _Spans(NamedTuple):
+    """The children of each beam: arcs that are neighbours, or the one next token of a tail.
 
-    tokens_BMC: Int[Array, "B M C"]
-    places_BMC: Int[Array, "B M C"]
-    valid_BMC: Bool[Array, "B M C"]
+    Attributes:
+        firsts_BM: the first arc.
+        counts_BM: how many there are; none for an empty beam.
+        in_tail_BM: whether the beam is inside a tail.
+        tail_tokens_BM: its next token there, end-of-sequence after the last.
+    """
+
+    firsts_BM: Int[Array, "B M"]
+    counts_BM: Int[Array, "B M"]
+    in_tail_BM: Bool[Array, "B M"]
+    tail_tokens_BM: Int[Array, "B M"]
+
+
+class _Kept(NamedTuple):
+    """Children kept: scores, beam, place among the beam's children; `lost` as in `selection.Top`."""
+
+    scores_BR: Float[Array, "B R"]
+    parents_BR: Int[Array, "B R"]
+    offsets_BR: Int[Array, "B R"]
+    lost_B: Float[Array, " B"]
 
 
 LogitsOf = Callable[[Int[Array, "B M C"]], Float[Array, "B M C"]]
+ScoresOf = Callable[[Int[Array, ""], int], Float[Array, "B C"]]
+"""From the number and the width of a chunk to the scores of its running children, beam by beam."""
 
 
 def best_children(
@@ -69,54 +97,53 @@ def best_children(
         logits_of: the network's logits of asked-for tokens.
         normaliser_BM: what to subtract from logits to get log-probabilities.
         keep: how many unfinished children to keep.
-        width: children of a beam read at a time.
+        width: children of a beam read at a time at most.
         constraints: which items an example may get.
     """
-    batch, num_beams = beams.places_BM.shape
-    num_chunks = _num_chunks(beams, trie, width)
-    finished_BM, finished_items_BM = _finished(beams, trie, logits_of, normaliser_BM, constraints)
-
-    def has_chunk(carry):
-        chunk, _ = carry
-        return chunk < num_chunks
-
-    def merge_chunk(carry):
-        chunk, kept = carry
-        read = _read_chunk(beams, trie, chunk, width, constraints)
-        scores_BMC = logits_of(read.tokens_BMC) - normaliser_BM[:, :, None]
-        scores_BMC = beams.scores_BM[:, :, None] + scores_BMC
-        running_BMC = read.valid_BMC & (read.tokens_BMC != trie.eos_id)
-        scores_BMC = jnp.where(running_BMC, scores_BMC, -jnp.inf)
-        parents_BMC = jnp.broadcast_to(
-            jnp.arange(num_beams, dtype=jnp.int32)[None, :, None], scores_BMC.shape
-        )
-        fields = (scores_BMC, parents_BMC, read.tokens_BMC, read.places_BMC)
-        merged = tuple(
-            jnp.concatenate([old, new.reshape(batch, -1)], axis=1)
-            for old, new in zip(kept, fields, strict=True)
-        )
-        best_BR = best_indices(merged[0], merged[3], trie, keep)
-        return chunk + 1, tuple(jnp.take_along_axis(field, best_BR, axis=1) for field in merged)
-
-    zeros_BM = jnp.zeros((batch, keep), jnp.int32)
-    nothing = jnp.full((batch, keep), -jnp.inf, jnp.float32)
-    start = (jnp.zeros((), jnp.int32), (nothing, zeros_BM, zeros_BM, zeros_BM))
-    _, kept = jax.lax.while_loop(has_chunk, merge_chunk, start)
-    scores_BM, parents_BM, tokens_BM, places_BM = kept
-    items_BM = smallest_items(places_BM, trie)
-    was_in_tail_BM = jnp.take_along_axis(beams.places_BM, parents_BM, axis=1) < 0
-    tails_BM = jnp.where(
-        was_in_tail_BM,
-        jnp.take_along_axis(beams.tails_BM, parents_BM, axis=1) + 1,
-        trie.tail_starts_I[jnp.where(places_BM < 0, items_BM, 0)],
+    spans = _spans(beams, trie)
+    finished_BM, finished_items_BM = _finished(
+        beams, spans, trie, logits_of, normaliser_BM, constraints
     )
+    # End-of-sequence is a node's first arc; finished children do not run on.
+    starts_BM = (_tokens(spans, spans.firsts_BM[:, :, None], trie) == trie.eos_id)[:, :, 0]
+
+    def scores_of(chunk: Array, width: int) -> Float[Array, "B C"]:
+        offsets_C = chunk * width + jnp.arange(width, dtype=jnp.int32)
+        arcs_BMC = spans.firsts_BM[:, :, None] + offsets_C[None, None, :]
+        scores_BMC = logits_of(_tokens(spans, arcs_BMC, trie)) - normaliser_BM[:, :, None]
+        scores_BMC = beams.scores_BM[:, :, None] + scores_BMC
+        running_BMC = (offsets_C[None, None, :] >= starts_BM[:, :, None]) & _valid(
+            beams, spans, trie, offsets_C, constraints
+        )
+        scores_BMC = jnp.where(running_BMC, scores_BMC, -jnp.inf)
+        return scores_BMC.reshape(scores_BMC.shape[0], -1)
+
+    kept = _highest(spans, scores_of, keep, width)
+    # Equal scores on both sides of the cut: by smallest item, which takes a second reading.
+    straddles = jnp.any((kept.lost_B >= kept.scores_BR[:, -1]) & (kept.lost_B > -jnp.inf))
+    kept = jax.lax.cond(
+        straddles,
+        lambda: _highest_by_item(beams, spans, trie, scores_of, keep, width),
+        lambda: kept,
+    )
+    kept = _in_order(kept, beams, spans, trie)
+    places_BM = _places(kept, beams, spans, trie)
+    items_BM = smallest_items(places_BM, trie)
+    chosen = lambda column_BM: jnp.take_along_axis(column_BM, kept.parents_BR, axis=1)  # noqa: E731
+    arcs_BM = chosen(spans.firsts_BM) + kept.offsets_BR
+    tokens_BM = trie.arc_tokens_A.at[arcs_BM].get(mode="clip").astype(jnp.int32)
+    was_in_tail_BM = chosen(spans.in_tail_BM)
     return Children(
-        scores_BM=scores_BM,
+        scores_BM=kept.scores_BR,
         items_BM=items_BM,
-        parents_BM=parents_BM,
-        tokens_BM=tokens_BM,
+        parents_BM=kept.parents_BR,
+        tokens_BM=jnp.where(was_in_tail_BM, chosen(spans.tail_tokens_BM), tokens_BM),
         places_BM=places_BM,
-        tails_BM=tails_BM,
+        tails_BM=jnp.where(
+            was_in_tail_BM,
+            chosen(beams.tails_BM) + 1,
+            trie.tail_starts_I[jnp.where(places_BM < 0, items_BM, 0)],
+        ),
         finished_BM=finished_BM,
         finished_items_BM=finished_items_BM,
     )
@@ -130,22 +157,17 @@ def normaliser_of_children(
     constraints: Constraints | None,
 ) -> Float[Array, "B M"]:
     """Logsumexp of the logits of each beam's children, read in chunks; 0 where there are none."""
-    num_chunks = _num_chunks(beams, trie, width)
+    spans = _spans(beams, trie)
 
-    def has_chunk(carry):
-        chunk, _ = carry
-        return chunk < num_chunks
-
-    def add_chunk(carry):
-        chunk, total_BM = carry
-        read = _read_chunk(beams, trie, chunk, width, constraints)
-        logits_BMC = jnp.where(read.valid_BMC, logits_of(read.tokens_BMC), -jnp.inf)
-        chunk_BM = jax.nn.logsumexp(logits_BMC, axis=2)
-        return chunk + 1, jnp.logaddexp(total_BM, chunk_BM)
+    def add_chunk(chunk: Array, total_BM: Array) -> Array:
+        offsets_C = chunk * width + jnp.arange(width, dtype=jnp.int32)
+        arcs_BMC = spans.firsts_BM[:, :, None] + offsets_C[None, None, :]
+        valid_BMC = _valid(beams, spans, trie, offsets_C, constraints)
+        logits_BMC = jnp.where(valid_BMC, logits_of(_tokens(spans, arcs_BMC, trie)), -jnp.inf)
+        return jnp.logaddexp(total_BM, jax.nn.logsumexp(logits_BMC, axis=2))
 
     nothing_BM = jnp.full(beams.scores_BM.shape, -jnp.inf, jnp.float32)
-    start = (jnp.zeros((), jnp.int32), nothing_BM)
-    _, total_BM = jax.lax.while_loop(has_chunk, add_chunk, start)
+    total_BM = jax.lax.fori_loop(0, _num_chunks(spans, width), add_chunk, nothing_BM)
     return jnp.where(total_BM > -jnp.inf, total_BM, 0.0)
 
 
@@ -154,95 +176,154 @@ def smallest_items(places: Int[Array, "*N"], trie: Trie) -> Int[Array, "*N"]:
     return jnp.where(places < 0, -1 - places, trie.node_items_J[jnp.maximum(places, 0)])
 
 
-def best_indices(
-    scores_BC: Float[Array, "B C"], places_BC: Int[Array, "B C"], trie: Trie, keep: int
-) -> Int[Array, "B R"]:
-    """Indices of the `keep` best candidates, best first: by score, then by smallest item.
+def _highest(spans: _Spans, scores_of: ScoresOf, keep: int, width: int) -> _Kept:
+    """The highest scores, read at the narrowest width that serves; of equal ones at the cut, any."""
+    first = jnp.zeros((), jnp.int32)
 
-    A plain top-k breaks ties by index. So ties that straddle the cut send it to a sort by both keys;
-    they are rare, and cost a comparison while absent.
-    """
-    count = scores_BC.shape[1]
-    indices_BC = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), scores_BC.shape)
+    def read(chunk: Array, width: int) -> _Kept:
+        scores_BC = scores_of(chunk, width)
+        best = selection.top(scores_BC, keep)
+        indices_BR = jnp.minimum(best.indices_BR, scores_BC.shape[1] - 1)
+        offsets_BR = chunk * width + indices_BR % width
+        return _Kept(best.scores_BR, indices_BR // width, offsets_BR, best.lost_B)
 
-    def by_both(scores: Array, places: Array, indices: Array) -> Int[Array, "B R"]:
-        columns = (-scores, smallest_items(places, trie), indices)
-        return jax.lax.sort(columns, dimension=1, num_keys=2)[2][:, :keep]
+    def merge(chunk: Array, kept: _Kept) -> _Kept:
+        new = read(chunk, width)
+        best = selection.top(jnp.concatenate([kept.scores_BR, new.scores_BR], axis=1), keep)
+        lost_B = jnp.maximum(jnp.maximum(kept.lost_B, new.lost_B), best.lost_B)
+        return _joined(kept, new, best.scores_BR, best.indices_BR)._replace(lost_B=lost_B)
 
-    if keep >= count:
-        return by_both(scores_BC, places_BC, indices_BC)
-    top_BR, indices_BR = jax.lax.top_k(scores_BC, keep)
-    cut_B1 = top_BR[:, -1:]
-    straddles_B = (jnp.sum(scores_BC >= cut_B1, axis=1) > keep) & (cut_B1[:, 0] > -jnp.inf)
-    return jax.lax.cond(
-        jnp.any(straddles_B),
-        lambda: by_both(scores_BC, places_BC, indices_BC),
-        lambda: by_both(top_BR, jnp.take_along_axis(places_BC, indices_BR, axis=1), indices_BR),
+    def read_all() -> _Kept:
+        return jax.lax.fori_loop(1, _num_chunks(spans, width), merge, read(first, width))
+
+    num_beams = spans.counts_BM.shape[1]
+    rungs = [rung for rung in WIDTHS if rung < width and rung * num_beams >= SMALLEST_READ]
+    once = [functools.partial(read, first, rung) for rung in rungs]
+    above = jnp.max(spans.counts_BM) > jnp.asarray(rungs, jnp.int32)
+    return jax.lax.switch(jnp.sum(above, dtype=jnp.int32), [*once, read_all])
+
+
+def _highest_by_item(
+    beams: Beams, spans: _Spans, trie: Trie, scores_of: ScoresOf, keep: int, width: int
+) -> _Kept:
+    """The highest scores, and of equal ones at the cut those with the smallest items."""
+    batch, num_beams = spans.counts_BM.shape
+    nothing_BR = jnp.full((batch, keep), -jnp.inf, jnp.float32)
+    zeros_BR = jnp.zeros((batch, keep), jnp.int32)
+    offsets_C = jnp.arange(width, dtype=jnp.int32)
+    parents_BC, offsets_BC = (
+        jnp.broadcast_to(column.reshape(-1), (batch, num_beams * width))
+        for column in jnp.meshgrid(jnp.arange(num_beams, dtype=jnp.int32), offsets_C, indexing="ij")
     )
 
+    def merge(chunk: Array, kept: _Kept) -> _Kept:
+        new = _Kept(
+            scores_of(chunk, width), parents_BC, chunk * width + offsets_BC, nothing_BR[:, 0]
+        )
+        both = _Kept(*map(_side_by_side, kept, new))
+        items_BC = smallest_items(_places(both, beams, spans, trie), trie)
+        scores_BR, best_BR = selection.top_of_ties(both.scores_BR, items_BC, keep)
+        return _joined(kept, new, scores_BR, best_BR)
 
-def best_pairs(
-    scores_BC: Float[Array, "B C"], items_BC: Int[Array, "B C"], keep: int
-) -> tuple[Float[Array, "B R"], Int[Array, "B R"]]:
-    """The `keep` best pairs by score, then by smallest item, best first."""
-    scores_BC, items_BC = jax.lax.sort((-scores_BC, items_BC), dimension=1, num_keys=2)
-    return -scores_BC[:, :keep], items_BC[:, :keep]
+    nothing = _Kept(nothing_BR, zeros_BR, zeros_BR, nothing_BR[:, 0])
+    return jax.lax.fori_loop(0, _num_chunks(spans, width), merge, nothing)
 
 
-def _num_children(beams: Beams, trie: Trie) -> Int[Array, "B M"]:
-    """Children to read: the node's arcs, or the one next token of a tail; none for an empty beam."""
+def _in_order(kept: _Kept, beams: Beams, spans: _Spans, trie: Trie) -> _Kept:
+    """By score, then by smallest item; top-k leaves them so unless some are equal."""
+    ascends = kept.scores_BR[:, 1:] >= kept.scores_BR[:, :-1]
+    unordered = jnp.any(ascends & (kept.scores_BR[:, 1:] > -jnp.inf))
+
+    def ordered() -> _Kept:
+        items_BR = smallest_items(_places(kept, beams, spans, trie), trie)
+        columns = (-kept.scores_BR, items_BR, kept.parents_BR, kept.offsets_BR)
+        scores_BR, _, parents_BR, offsets_BR = jax.lax.sort(columns, dimension=1, num_keys=2)
+        return _Kept(-scores_BR, parents_BR, offsets_BR, kept.lost_B)
+
+    return jax.lax.cond(unordered, ordered, lambda: kept)
+
+
+def _side_by_side(left: Array, right: Array) -> Array:
+    return jnp.concatenate([left, right], axis=1) if left.ndim == 2 else left
+
+
+def _joined(left: _Kept, right: _Kept, scores_BR: Array, indices_BR: Array) -> _Kept:
+    """Those of two side by side that the indices choose."""
+    parents_BR, offsets_BR = (
+        jnp.take_along_axis(_side_by_side(*columns), indices_BR, axis=1)
+        for columns in (
+            (left.parents_BR, right.parents_BR),
+            (left.offsets_BR, right.offsets_BR),
+        )
+    )
+    return _Kept(scores_BR, parents_BR, offsets_BR, left.lost_B)
+
+
+def _num_chunks(spans: _Spans, width: int) -> Int[Array, ""]:
+    return -(-jnp.max(spans.counts_BM) // width)
+
+
+def _places(kept: _Kept, beams: Beams, spans: _Spans, trie: Trie) -> Int[Array, "B R"]:
+    """Where the children kept stand in the trie."""
+    arcs_BR = jnp.take_along_axis(spans.firsts_BM, kept.parents_BR, axis=1) + kept.offsets_BR
+    places_BR = jnp.take_along_axis(beams.places_BM, kept.parents_BR, axis=1)
+    return jnp.where(places_BR < 0, places_BR, trie.arc_nexts_A.at[arcs_BR].get(mode="clip"))
+
+
+def _spans(beams: Beams, trie: Trie) -> _Spans:
+    in_tail_BM = beams.places_BM < 0
     nodes_BM = jnp.maximum(beams.places_BM, 0)
-    arcs_BM = trie.node_arcs_J[nodes_BM + 1] - trie.node_arcs_J[nodes_BM]
-    children_BM = jnp.where(beams.places_BM < 0, 1, arcs_BM)
-    return jnp.where(beams.scores_BM > -jnp.inf, children_BM, 0)
-
-
-def _num_chunks(beams: Beams, trie: Trie, width: int) -> Int[Array, ""]:
-    return -(-jnp.max(_num_children(beams, trie)) // width)
-
-
-def _read_chunk(
-    beams: Beams,
-    trie: Trie,
-    chunk: Int[Array, ""],
-    width: int,
-    constraints: Constraints | None,
-) -> _Read:
-    """Children `chunk * width ...` of each beam; a beam in a tail has one, its next token."""
-    offsets_C = chunk * width + jnp.arange(width, dtype=jnp.int32)
-    valid_BMC = offsets_C[None, None, :] < _num_children(beams, trie)[:, :, None]
-    in_tail_BM1 = (beams.places_BM < 0)[:, :, None]
-    firsts_BM = trie.node_arcs_J[jnp.maximum(beams.places_BM, 0)]
-    arcs_BMC = firsts_BM[:, :, None] + offsets_C[None, None, :]
-    arc_nexts_BMC = trie.arc_nexts_A.at[arcs_BMC].get(mode="clip")
-    arc_tokens_BMC = trie.arc_tokens_A.at[arcs_BMC].get(mode="clip").astype(jnp.int32)
-    tail_tokens_BM1 = _tail_tokens(beams, trie)[:, :, None]
-    tokens_BMC = jnp.where(in_tail_BM1, tail_tokens_BM1, arc_tokens_BMC)
-    places_BMC = jnp.where(in_tail_BM1, beams.places_BM[:, :, None], arc_nexts_BMC)
-    if constraints is not None:
-        valid_BMC &= constraints_lib.alive(places_BMC, trie, constraints)
-    return _Read(tokens_BMC, places_BMC, valid_BMC)
-
-
-def _tail_tokens(beams: Beams, trie: Trie) -> Int[Array, "B M"]:
-    """The next token of beams inside a tail: end-of-sequence after its last."""
+    firsts_BM = trie.node_arcs_J[nodes_BM]
+    counts_BM = jnp.where(in_tail_BM, 1, trie.node_arcs_J[nodes_BM + 1] - firsts_BM)
     items_BM = jnp.maximum(-1 - beams.places_BM, 0)
     ended_BM = beams.tails_BM >= trie.tail_starts_I[items_BM + 1]
     tokens_BM = trie.tail_tokens_Y.at[beams.tails_BM].get(mode="clip").astype(jnp.int32)
-    return jnp.where(ended_BM, trie.eos_id, tokens_BM)
+    return _Spans(
+        firsts_BM=firsts_BM,
+        counts_BM=jnp.where(beams.scores_BM > -jnp.inf, counts_BM, 0),
+        in_tail_BM=in_tail_BM,
+        tail_tokens_BM=jnp.where(ended_BM, trie.eos_id, tokens_BM),
+    )
+
+
+def _tokens(spans: _Spans, arcs_BMC: Int[Array, "B M C"], trie: Trie) -> Int[Array, "B M C"]:
+    """The tokens of arcs, or of the tail where the beam is in one."""
+    tokens_BMC = trie.arc_tokens_A.at[arcs_BMC].get(mode="clip").astype(jnp.int32)
+    return jnp.where(spans.in_tail_BM[:, :, None], spans.tail_tokens_BM[:, :, None], tokens_BMC)
+
+
+def _valid(
+    beams: Beams,
+    spans: _Spans,
+    trie: Trie,
+    offsets_C: Int[Array, " C"],
+    constraints: Constraints | None,
+) -> Bool[Array, "B M C"]:
+    """Whether a beam has a child at each offset, and the example may get an item under it."""
+    valid_BMC = offsets_C[None, None, :] < spans.counts_BM[:, :, None]
+    if constraints is None:
+        return valid_BMC
+    nexts_BMC = trie.arc_nexts_A.at[spans.firsts_BM[:, :, None] + offsets_C[None, None, :]].get(
+        mode="clip"
+    )
+    places_BMC = jnp.where(spans.in_tail_BM[:, :, None], beams.places_BM[:, :, None], nexts_BMC)
+    return valid_BMC & constraints_lib.alive(places_BMC, trie, constraints)
 
 
 def _finished(
     beams: Beams,
+    spans: _Spans,
     trie: Trie,
     logits_of: LogitsOf,
     normaliser_BM: Float[Array, "B M"],
     constraints: Constraints | None,
 ) -> tuple[Float[Array, "B M"], Int[Array, "B M"]]:
     """Scores and items of the children that end an id: always the first child of a beam."""
-    read = _read_chunk(beams, trie, jnp.zeros((), jnp.int32), 1, constraints)
-    ends_BM = (read.valid_BMC & (read.tokens_BMC == trie.eos_id))[:, :, 0]
-    logits_BM = logits_of(read.tokens_BMC)[:, :, 0]
-    scores_BM = beams.scores_BM + (logits_BM - normaliser_BM)
-    items_BM = jnp.where(ends_BM, -1 - read.places_BMC[:, :, 0], LAST_ITEM)
+    tokens_BMC = _tokens(spans, spans.firsts_BM[:, :, None], trie)
+    valid_BMC = _valid(beams, spans, trie, jnp.zeros(1, jnp.int32), constraints)
+    ends_BM = (valid_BMC & (tokens_BMC == trie.eos_id))[:, :, 0]
+    scores_BM = beams.scores_BM + (logits_of(tokens_BMC)[:, :, 0] - normaliser_BM)
+    nexts_BM = trie.arc_nexts_A.at[spans.firsts_BM].get(mode="clip")
+    places_BM = jnp.where(spans.in_tail_BM, beams.places_BM, nexts_BM)
+    items_BM = jnp.where(ends_BM, -1 - places_BM, LAST_ITEM)
     return jnp.where(ends_BM, scores_BM, -jnp.inf), items_BM

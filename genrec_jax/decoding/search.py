@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genrec_jax.decoding import candidates
+from genrec_jax.decoding import candidates, selection
 from genrec_jax.decoding.constraints import Constraints
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass
 
 DECODER_START = 0
+ROOT_WIDTHS = 8
+"""Chunks that the root reads at a time, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class BeamConfig:
     length_penalty: float = 0.0
     finish_within_beams: bool = False
     renormalise: bool = False
-    chunk_width: int = 64
+    chunk_width: int = 256
 
     def __post_init__(self):
         for field in ("num_beams", "num_results", "chunk_width"):
@@ -212,8 +214,9 @@ def _extend(
 ) -> SearchState:
     """Replaces the running beams by their best children, and lets finished children into the pool."""
     beams = candidates.Beams(state.places_BM, state.tails_BM, state.scores_BM)
-    # With one beam, at the root, as many children fit in memory as all beams have elsewhere.
-    width = config.chunk_width * (config.num_beams if state.scores_BM.shape[1] == 1 else 1)
+    # One beam, at the root, reads more children at a time; as many fit in memory.
+    alone = state.scores_BM.shape[1] == 1
+    width = config.chunk_width * (min(config.num_beams, ROOT_WIDTHS) if alone else 1)
     logits_of = lambda tokens_BMC: network.asked_logits(view_BM, tokens_BMC)  # noqa: E731
     if config.renormalise:
         normaliser_BM = candidates.normaliser_of_children(
@@ -229,12 +232,18 @@ def _extend(
         finished_BM = _only_first_candidates(children, config.num_beams)
     # Once its bound is met, an example's pool is closed.
     finished_BM = jnp.where(state.active_B[:, None], finished_BM, -jnp.inf)
-    pool_scores, pool_items = candidates.best_pairs(
-        jnp.concatenate([state.finished_BR, _penalised(finished_BM, length, config)], axis=1),
-        jnp.concatenate([state.items_BR, children.finished_items_BM], axis=1),
-        config.num_results,
+
+    def let_in() -> tuple[Array, Array]:
+        pool_scores, pool_items = selection.best_pairs(
+            jnp.concatenate([state.finished_BR, _penalised(finished_BM, length, config)], axis=1),
+            jnp.concatenate([state.items_BR, children.finished_items_BM], axis=1),
+            config.num_results,
+        )
+        return pool_scores, jnp.where(pool_scores > -jnp.inf, pool_items, -1)
+
+    pool_scores, pool_items = jax.lax.cond(
+        jnp.any(finished_BM > -jnp.inf), let_in, lambda: (state.finished_BR, state.items_BR)
     )
-    pool_items = jnp.where(pool_scores > -jnp.inf, pool_items, -1)
     best_B, worst_B = children.scores_BM[:, 0], pool_scores[:, -1]
     if config.finish_within_beams:
         going_B = _penalised(best_B, length, config) > worst_B
