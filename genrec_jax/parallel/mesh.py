@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ def make_mesh(
     data: int = -1,
     fsdp: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     divisions: Divisions | None = None,
 ) -> Mesh:
     """A mesh with axes `data`, `fsdp` and `tensor`.
@@ -157,7 +157,7 @@ def meshes_of(devices: int) -> list[Sizes]:
     ]
 
 
-def _grid(devices: Sequence[jax.Device], sizes: Sizes) -> np.ndarray:
+def _grid(devices: Sequence[Any], sizes: Sizes) -> np.ndarray:
     """Devices in the order of their wiring on a TPU, where hosts then still hold whole parts of rows."""
     plain = np.asarray(devices).reshape(sizes)
     if devices[0].platform == "tpu" and len(devices) > 1:

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -133,7 +133,7 @@ def has_libtpu() -> bool:
     return importlib.util.find_spec("libtpu") is not None
 
 
-def devices_of(topology: Topology) -> Sequence[jax.Device] | None:
+def devices_of(topology: Topology) -> Sequence[Any] | None:
     """The devices to compile for; None where that needs the real ones (GPUs).
 
     Raises:
@@ -152,7 +152,7 @@ def devices_of(topology: Topology) -> Sequence[jax.Device] | None:
     return devices[: topology.num_devices]
 
 
-def _tpu_devices(topology: Topology) -> Sequence[jax.Device]:
+def _tpu_devices(topology: Topology) -> Sequence[Any]:
     from jax.experimental import topologies
 
     if not has_libtpu():

@@ -5,8 +5,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-
 from genrec_jax.decoding import network
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
@@ -183,7 +181,7 @@ def plan(
     topology: Topology,
     shapes: Shapes,
     choice: Choice,
-    devices: Sequence[jax.Device] | None,
+    devices: Sequence[Any] | None,
 ) -> Plan:
     """Plans a training and a recommend step.
 
@@ -235,7 +233,7 @@ def best_suggestion(
     config: TrainConfig,
     topology: Topology,
     shapes: Shapes,
-    devices: Sequence[jax.Device] | None,
+    devices: Sequence[Any] | None,
 ) -> Plan | None:
     """The first suggestion that XLA finds to fit too (of a few), or that fits by count without XLA."""
     for number, choice in enumerate(suggestions(config, topology, shapes)):
