@@ -24,10 +24,11 @@ test: $(VENV)/.developer ## The test suite
 test-all: $(VENV)/.developer ## The test suite and the long tests (a hundred kills, every documented command)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.developer ## Linter, formatter check, type check
+lint: $(VENV)/.developer ## Linter, formatter check, type check, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/shellcheck --external-sources --source-path=. launch/*.sh .ci/run
 
 format: $(VENV)/.developer ## Formats the code
 	$(BIN)/ruff check --fix .

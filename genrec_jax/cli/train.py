@@ -1,14 +1,15 @@
 """`genrec train`: dataset and item IDs -> run dir with checkpoints."""
 
 import argparse
+import os
 
 from genrec_jax.cli import gin_flags, gin_setup, multihost
 
 HELP = f"""Trains a T5 on a prepared and indexed dataset, with the configuration in .gin files.
 
 Started again with the same MODEL_DIR it resumes from the last complete checkpoint, bit for bit; SIGTERM
-or Ctrl-C makes it save and exit 0. Macros, set with --gin.NAME=VALUE (strings need quotes that survive
-the shell):
+or Ctrl-C makes it save and exit 0, or with --stopped-code. Macros, set with --gin.NAME=VALUE (strings
+need quotes that survive the shell):
 
 {gin_flags.macro_help()}
 
@@ -23,6 +24,8 @@ examples:
     --gin.BATCH_SIZE=64 --gin.MIXTURE_OR_TASK_NAME=\\"openp5\\"
 """
 
+STOPPED_CODE = "GENREC_STOPPED_CODE"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec train`."""
@@ -30,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--profile",
         action="store_true",
         help="write a trace of 5 steps to MODEL_DIR/tensorboard, for TensorBoard or Perfetto",
+    )
+    parser.add_argument(
+        "--stopped-code",
+        type=int,
+        default=os.environ.get(STOPPED_CODE, "0"),
+        metavar="N",
+        help="exit code when SIGTERM or Ctrl-C stopped the run before its end, so that a scheduler can"
+        f" tell and start it again (default: ${STOPPED_CODE}, which the scripts of launch/ set, else 0)",
     )
     multihost.add_argument(parser)
     gin_flags.add_arguments(parser)
@@ -58,3 +69,5 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if jax.process_index() == 0:
         print(summary.text(), flush=True)
+    if summary.stopped == "preempted" and arguments.stopped_code:
+        raise SystemExit(arguments.stopped_code)

@@ -20,7 +20,7 @@ def trained(monkeypatch):
     """What `training.run.train` was called with, instead of training."""
     calls = []
 
-    def train(settings, *, operative_config):
+    def train(settings, *, operative_config, profile):
         calls.append((settings, operative_config))
         return run.Summary(
             pathlib.Path(settings.model_dir), 5, "finished", 60.0, 40, "hr@10", 5, 0.25
@@ -50,6 +50,22 @@ def test_files_and_bindings_make_the_configuration(trained, capsys):
     assert "RANDOM_SEED = 3" in text
     assert "genrec evaluate runs/a" in capsys.readouterr().out
     json.dumps(settings.to_json())
+
+
+@pytest.mark.parametrize(("stopped", "code"), [("preempted", 75), ("finished", 0)])
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_scheduler_can_tell_a_stopped_run(monkeypatch, trained, stopped, code, how):
+    def train(settings, *, operative_config, profile):
+        return run.Summary(pathlib.Path("a"), 5, stopped, 60.0, 40, "hr@10", None, None)
+
+    monkeypatch.setattr(run, "train", train)
+    flags = ["--stopped-code", "75"] if how == "flag" else []
+    monkeypatch.setenv("GENREC_STOPPED_CODE", "75" if how == "environment" else "3")
+    try:
+        found = main.main(["train", *FILES, *NEEDED, *flags])
+    except SystemExit as ended:
+        found = ended.code
+    assert found == code
 
 
 def test_the_saved_configuration_makes_the_same_run(trained, tmp_path):

@@ -1,0 +1,231 @@
+"""Launchers print exactly what they run, refuse what cannot work, and write YAML that the API takes.
+
+`gcloud`, `xpk`, `kubectl`, `docker` and `git` are stubs here that write down how they were called.
+"""
+
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+LAUNCH = ROOT / "launch"
+SCHEMA = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
+SCRIPTS = ("local", "slurm", "tpu_vm", "gke_xpk", "gke_jobset")
+COMMAND = ["genrec", "train", "--multihost", '--gin.MODEL_DIR="runs/a b"', "--gin.X='it''s'"]
+STUB = """#!/usr/bin/env bash
+words=$(printf ' %q' "$(basename "$0")" "$@")
+printf '%s\\n' "${words# }" >>"$LOG"
+case "$*" in *describe*) state=$(head -n 1 "$STATES"); sed -i 1d "$STATES"; echo "$state" ;; esac
+case "$*" in *genrec\\ train*) code=$(head -n 1 "$CODES"); sed -i 1d "$CODES"; exit "${code:-0}" ;; esac
+case "$*" in *'apply --filename=-') cat >>"$LOG" ;; esac
+"""
+
+
+@pytest.fixture
+def stubs(tmp_path):
+    """Runs a launcher with stubs for the cloud's tools: `stubs(words, states, codes)` -> (run, log)."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("gcloud", "xpk", "kubectl", "docker", "git"):
+        (folder / name).write_text(STUB)
+        (folder / name).chmod(0o755)
+
+    def run(*words: str, states: str = "", codes: str = ""):
+        files = {name: tmp_path / name for name in ("LOG", "STATES", "CODES")}
+        for name, text in (("LOG", ""), ("STATES", states), ("CODES", codes)):
+            files[name].write_text(text.replace(" ", "\n"))
+        environment = {
+            **os.environ,
+            **{name: str(path) for name, path in files.items()},
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "GENREC_POLL_SECONDS": "0",
+        }
+        ran = launch(*words, env=environment)
+        return ran, files["LOG"].read_text()
+
+    return run
+
+
+def launch(script: str, *words: str, env=None) -> subprocess.CompletedProcess:
+    command = ["bash", str(LAUNCH / f"{script}.sh"), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_an_example(script):
+    ran = launch(script, "--help")
+    assert ran.returncode == 0
+    assert ran.stdout.count(f"launch/{script}.sh ") >= 2, "the usage, and an example"
+    assert "--dry-run" in ran.stdout
+    assert "genrec train --multihost" in ran.stdout
+    assert "set -euo" not in ran.stdout
+
+
+ZONE = ["--zone", "us-west4-a"]
+TPU = [*ZONE, "--type", "v5litepod-16"]
+ON_TPUS = ["--type", "v5litepod-16", "--image", "here/genrec:1"]
+WHOLE = {
+    "tpu create": ["tpu_vm", "create", "pod", *TPU, "--spot"],
+    "tpu install": ["tpu_vm", "install", "pod", *ZONE, "--nfs", "10.0.0.2:/a b"],
+    "tpu run": ["tpu_vm", "run", "pod", *ZONE, "--project", "p", "--", *COMMAND],
+    "tpu delete": ["tpu_vm", "delete", "pod", *ZONE],
+    "tpu resume": ["tpu_vm", "resume", "pod", *TPU, "--", *COMMAND],
+    "xpk cluster": ["gke_xpk", "cluster", "--cluster", "c", "--type", "v6e-8", "--slices", "2"],
+    "xpk image": ["gke_xpk", "image", "--image", "here/genrec:1"],
+    "xpk run": ["gke_xpk", "run", "job", "--cluster", "c", *ON_TPUS, "--", *COMMAND],
+    "xpk delete": ["gke_xpk", "delete", "job", "--cluster", "c"],
+    "xpk delete-cluster": ["gke_xpk", "delete-cluster", "--cluster", "c"],
+    "jobset run": ["gke_jobset", "run", "job", *ON_TPUS, "--", *COMMAND],
+    "jobset delete": ["gke_jobset", "delete", "job"],
+}
+
+
+@pytest.mark.parametrize("words", WHOLE.values(), ids=WHOLE)
+def test_dry_run_prints_exactly_what_runs(stubs, words):
+    end = words.index("--") if "--" in words else len(words)
+    dry, log = stubs(*words[:end], "--dry-run", *words[end:])
+    assert dry.returncode == 0, dry.stderr
+    assert log == "", "a dry run must run nothing"
+    states = "PREEMPTED READY" if words[1] == "resume" else ""
+    real, log = stubs(*words, states=states)
+    assert real.returncode == 0, real.stderr
+    lines = log.splitlines()
+    if words[1] == "resume":  # asks once more whether the new TPU is ready
+        assert lines.pop(-2) == lines[0]
+    assert dry.stdout.splitlines() == lines
+    assert lines
+
+
+def test_a_remote_command_keeps_its_quotes(stubs):
+    _, log = stubs(*WHOLE["tpu run"])
+    (words,) = [shlex.split(line) for line in log.splitlines()]
+    assert words[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod"]
+    (remote,) = [word for word in words if word.startswith("--command=")]
+    assert shlex.split(remote.split("GENREC_STOPPED_CODE=75 ")[1]) == COMMAND
+    assert "--worker=all" in words
+
+
+def test_resume_gives_up_when_the_command_fails_on_a_tpu_that_stands(stubs):
+    ran, log = stubs(*WHOLE["tpu resume"], states="READY " * 6, codes="1 1 1")
+    assert ran.returncode == 1
+    assert "failed 3 times while the TPU stood" in ran.stderr
+    assert log.count("ssh") == 3
+    assert "delete" not in log
+
+
+def test_resume_makes_a_new_tpu_for_every_preemption(stubs):
+    states = "READY PREEMPTED PREEMPTED READY ABSENT ABSENT READY"
+    ran, log = stubs(*WHOLE["tpu resume"], states=states, codes="255 255 0")
+    assert ran.returncode == 0, ran.stderr
+    assert log.count("tpu-vm create") == 2
+    assert log.count("tpu-vm delete") == 1
+    assert log.count("genrec\\ train") == 3
+
+
+def jobset(*words: str, name: str = "job") -> dict:
+    ran = launch("gke_jobset", "show", name, *words)
+    assert ran.returncode == 0, ran.stderr
+    return yaml.safe_load(ran.stdout)
+
+
+TOPOLOGIES = {
+    "v5litepod-4": ("tpu-v5-lite-podslice", "2x2"),
+    "v5litepod-16": ("tpu-v5-lite-podslice", "4x4"),
+    "v5litepod-256": ("tpu-v5-lite-podslice", "16x16"),
+    "v6e-32": ("tpu-v6e-slice", "4x8"),
+    "v5p-64": ("tpu-v5p-slice", "2x4x4"),
+    "v4-32": ("tpu-v4-podslice", "2x2x4"),
+}
+
+
+@pytest.mark.parametrize("claim", [[], ["--claim", "runs"]], ids=["no claim", "claim"])
+@pytest.mark.parametrize("kind", TOPOLOGIES)
+def test_jobset_fits_the_api(kind, claim):
+    job = jobset("--type", kind, "--image", "a:b", "--slices", "2", *claim, "--", *COMMAND)
+    jsonschema.validate(job, SCHEMA)
+    (replicated,) = job["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 2
+    spec = replicated["template"]["spec"]
+    pod = spec["template"]["spec"]
+    accelerator, topology = TOPOLOGIES[kind]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": accelerator,
+        "cloud.google.com/gke-tpu-topology": topology,
+    }
+    (container,) = pod["containers"]
+    chips = 1
+    for side in topology.split("x"):
+        chips *= int(side)
+    assert spec["completions"] == spec["parallelism"]
+    assert spec["completions"] * container["resources"]["limits"]["google.com/tpu"] == chips
+    assert container["command"] == COMMAND
+    assert container["env"] == [{"name": "GENREC_STOPPED_CODE", "value": "75"}]
+    assert ("volumes" in pod) == ("volumeMounts" in container) == bool(claim)
+
+
+def test_the_schema_refuses_what_the_api_would():
+    job = jobset("--type", "v6e-8", "--image", "a:b", "--", "genrec")
+    for path, wrong in [
+        (("apiVersion",), "v1"),
+        (("metadata", "name"), "Upper_Case"),
+        (("spec", "failurePolicy", "maxRestarts"), "many"),
+        (("spec", "replicatedJobs", 0, "replicas"), -1),
+        (("spec", "replicatedJobs", 0, "template", "spec", "completionMode"), "Sometimes"),
+        (("spec", "replicatedJobs", 0, "template", "spec", "template", "spec", "containers"), []),
+        (("spec", "surprise"), 1),
+    ]:
+        broken = json.loads(json.dumps(job))
+        inner = broken
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = wrong
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(broken, SCHEMA)
+
+
+def test_the_jobset_that_is_applied_is_the_one_shown(stubs):
+    words = ["gke_jobset", "run", "job", *ON_TPUS, "--", *COMMAND]
+    _, log = stubs(*words)
+    shown = launch("gke_jobset", "show", "job", *words[3:]).stdout
+    assert log == f"kubectl apply --filename=-\n{shown}"
+
+
+WRONG = {
+    "local without a command": (["local"], "no command"),
+    "local with no processes": (["local", "--processes", "0", "--", "true"], "--processes is '0'"),
+    "local with an unknown option": (["local", "--gpu", "--", "true"], "unknown option '--gpu'"),
+    "local without a value": (["local", "--processes"], "--processes wants a value"),
+    "slurm without a command": (["slurm", "--nodes", "2"], "no command"),
+    "slurm nodes": (["slurm", "--nodes", "two", "--", "true"], "--nodes is 'two'"),
+    "tpu without a zone": (["tpu_vm", "delete", "pod"], "no --zone"),
+    "tpu without a name": (["tpu_vm", "delete"], "wanted an action and the TPU's name"),
+    "tpu action": (["tpu_vm", "make", "pod", *ZONE], "unknown action 'make'"),
+    "tpu type": (["tpu_vm", "create", "pod", *ZONE, "--type", "v9-8"], "no runtime is known"),
+    "tpu without a command": (["tpu_vm", "run", "pod", *ZONE], "no command"),
+    "xpk without a cluster": (["gke_xpk", "run", "job"], "run wants --cluster"),
+    "xpk without an image": (["gke_xpk", "image"], "image wants --image"),
+    "jobset name": (["gke_jobset", "run", "A_b", *ON_TPUS, "--", "x"], "the name is 'A_b'"),
+    "jobset type": (
+        ["gke_jobset", "run", "a", "--type", "h100-8", "--image", "i", "--", "x"],
+        "v4-*",
+    ),
+    "jobset hosts": (
+        ["gke_jobset", "run", "a", "--type", "v6e-1", "--image", "i", "--", "x"],
+        "v6e-1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG)
+def test_mistakes_are_told_in_one_line(words, message):
+    ran = launch(*words)
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+    assert ran.stdout == ""
