@@ -101,9 +101,22 @@ def logits_of_tokens(
         own_BMC = jnp.einsum("bmd,bmcd->bmc", hidden_BMD, head_VD.at[rows_BMC].get(mode="clip"))
         return jax.lax.psum(jnp.where(mine_BMC, own_BMC, 0.0), VOCAB)
 
-    if rules.ways_of("vocab") == 1:
-        return jnp.einsum("bmd,bmcd->bmc", hidden_BMD, model.head_VD()[tokens_BMC])
-    return _over_parts(joined, model.head_VD(), hidden_BMD, tokens_BMC)
+    def logits_of(tokens_BMC: Array) -> Array:
+        if rules.ways_of("vocab") == 1:
+            return jnp.einsum("bmd,bmcd->bmc", hidden_BMD, model.head_VD()[tokens_BMC])
+        return _over_parts(joined, model.head_VD(), hidden_BMD, tokens_BMC)
+
+    # A row of the head for each token asked for: in parts, where together they take too much memory.
+    count, parts = tokens_BMC.shape[2], 1
+    bytes_each = hidden_BMD.size * 4 // rules.ways_of("batch")
+    while bytes_each * count // parts > MAX_LOGITS_BYTES and count % (2 * parts) == 0:
+        parts *= 2
+    if parts == 1:
+        return logits_of(tokens_BMC)
+    batch, beams = tokens_BMC.shape[:2]
+    tokens_BMPC = tokens_BMC.reshape(batch, beams, parts, count // parts)
+    logits_PBMC = jax.lax.map(logits_of, jnp.moveaxis(tokens_BMPC, 2, 0))
+    return jnp.moveaxis(logits_PBMC, 0, 2).reshape(tokens_BMC.shape)
 
 
 def normaliser_in_chunks(
