@@ -9,6 +9,7 @@ that item, and the rest of its id is a run of *tail* tokens, not nodes. End-of-s
 
 import dataclasses
 import hashlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from genrec_jax.data import artefacts
+from genrec_jax.decoding import id_order
 from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass, static_field
 
@@ -48,7 +50,7 @@ class Trie:
         node_counts_J: how many items are under the node.
         tail_starts_I: where the tail tokens of each item start; one entry more than items.
         tail_tokens_Y: the tails, end-of-sequence left out, in item order.
-        num_items: items in the catalogue, scalar int32.
+        num_items: item numbers are below this, scalar int32. Not every number need be an item.
         max_steps: tokens after the prefix of the longest id, end-of-sequence included, rounded up to
             a multiple of 4: the slots that a search needs.
         eos_id: the end-of-sequence token.
@@ -81,6 +83,9 @@ def build_trie(
     vocab_size: int,
     eos_id: int = 1,
     name_of: Callable[[int], str] = "item number {}".format,
+    numbers_I: Int[np.ndarray, " I"] | None = None,
+    order_I: Int[np.ndarray, " I"] | None = None,
+    room: Trie | None = None,
 ) -> Trie:
     """Builds the trie of a catalogue, vectorised over items.
 
@@ -90,7 +95,11 @@ def build_trie(
         offsets_I: item i's tokens are `values[offsets[i]:offsets[i + 1]]`; one entry more than items.
         vocab_size: tokens are below it (at most 2**31); it chooses the width they are stored in.
         eos_id: end-of-sequence, which no id may contain.
-        name_of: what to call an item in an error.
+        name_of: what to call a row of `offsets_I` in an error.
+        numbers_I: the item number of each row, ascending; without it, row i is item i.
+        order_I: rows in about the order of their ids, which sorts faster.
+        room: a trie whose shapes and static fields the new one gets wherever it fits into them, so
+            that both share one compiled search.
 
     Raises:
         UserError: two items with one id (both are named), an empty id or catalogue, a token outside
@@ -102,68 +111,85 @@ def build_trie(
     ended = lengths_I > 0
     ended[ended] = values_P[offsets_I[1:][ended] - 1] == eos_id
     lengths_I -= ended
-    num_items = len(lengths_I)
-    _check_tokens(values_P, offsets_I, lengths_I, vocab_size, eos_id, name_of)
-    order_I = _sorted_items(values_P, offsets_I, lengths_I, name_of)
-    prefix_Q = _common_prefix(values_P, offsets_I, lengths_I, order_I)
+    num_rows = len(lengths_I)
+    if numbers_I is None:
+        numbers_I = np.arange(num_rows, dtype=np.int32)
+    id_order.check_tokens(values_P, offsets_I, lengths_I, vocab_size, eos_id, name_of)
+    order_I = id_order.sorted_rows(values_P, offsets_I, lengths_I, name_of, order_I)
+    prefix_Q = id_order.common_prefix(values_P, offsets_I, lengths_I, order_I)
+    if room is not None:
+        prefix_Q = prefix_Q[: len(room.prefix_Q)]
     depth = len(prefix_Q)
     max_steps = int(lengths_I.max()) - depth + 1
-    tail_depths_I = np.zeros(num_items, np.int64)
+    tail_depths_I = np.zeros(num_rows, np.int64)
     arc_tokens, arc_nexts, node_arcs, node_items, node_starts, node_counts = ([] for _ in range(6))
     num_arcs, num_nodes = 0, 1
     # `ranks` are the sorted places of the items still under a node of this level; `fresh` says which
     # of them is the first of its node.
-    ranks_X = np.arange(num_items)
+    ranks_X = np.arange(num_rows)
     fresh_X = ranks_X == 0
     while ranks_X.size:
-        items_X = order_I[ranks_X]
-        more_X = lengths_I[items_X] > depth
-        tokens_X = np.full(len(items_X), -1, np.int64)
-        tokens_X[more_X] = values_P[offsets_I[items_X[more_X]] + depth]
+        rows_X = order_I[ranks_X]
+        more_X = lengths_I[rows_X] > depth
+        tokens_X = np.full(len(rows_X), -1, np.int64)
+        tokens_X[more_X] = values_P[offsets_I[rows_X[more_X]] + depth]
         is_arc_X = fresh_X.copy()
         is_arc_X[1:] |= tokens_X[1:] != tokens_X[:-1]
         arc_heads = np.flatnonzero(is_arc_X)
         arc_sizes = np.diff(arc_heads, append=len(ranks_X))
         node_heads = np.flatnonzero(fresh_X)
         node_arcs.append(num_arcs + np.cumsum(is_arc_X)[node_heads] - 1)
-        node_items.append(np.minimum.reduceat(items_X, node_heads))
+        node_items.append(np.minimum.reduceat(numbers_I[rows_X], node_heads))
         node_starts.append(ranks_X[node_heads])
         node_counts.append(np.diff(node_heads, append=len(ranks_X)))
         lone = arc_sizes == 1
-        nexts = np.where(lone, -1 - items_X[arc_heads], num_nodes + np.cumsum(~lone) - 1)
+        lone_rows = rows_X[arc_heads]
+        nexts = np.where(lone, -1 - numbers_I[lone_rows], num_nodes + np.cumsum(~lone) - 1)
         tokens = tokens_X[arc_heads]
         arc_tokens.append(np.where(tokens < 0, eos_id, tokens))
         arc_nexts.append(nexts)
         num_arcs += len(arc_heads)
         num_nodes += int(np.count_nonzero(~lone))
-        tail_depths_I[items_X[arc_heads[lone]]] = depth + 1
+        tail_depths_I[lone_rows[lone]] = depth + 1
         stays_X = np.repeat(~lone, arc_sizes)
         fresh_X, ranks_X = is_arc_X[stays_X], ranks_X[stays_X]
         depth += 1
+    num_items = max(int(numbers_I[-1]) + 1, 0 if room is None else int(room.num_items))
     tail_lengths_I = np.maximum(lengths_I - tail_depths_I, 0)
-    tail_starts_I = np.concatenate([[0], np.cumsum(tail_lengths_I)])
-    tail_sources_Y = np.repeat(offsets_I[:-1] + tail_depths_I - tail_starts_I[:-1], tail_lengths_I)
-    tail_sources_Y += np.arange(tail_starts_I[-1])
-    _check_counts(num_arcs, int(tail_starts_I[-1]))
+    tail_starts_N = np.zeros(num_items + 1, np.int64)
+    tail_starts_N[numbers_I + 1] = tail_lengths_I
+    tail_starts_N = np.cumsum(tail_starts_N)
+    _check_counts(num_arcs, int(tail_starts_N[-1]))
+    is_tail_P = id_order.runs(len(values_P), offsets_I[:-1] + tail_depths_I, tail_lengths_I)
     token_type = np.uint16 if vocab_size <= SMALL_VOCABULARY else np.int32
+    max_steps = -(-max_steps // STEPS_MULTIPLE) * STEPS_MULTIPLE
+    arrays = {
+        "arc_tokens_A": (arc_tokens, eos_id, token_type),
+        "arc_nexts_A": (arc_nexts, 0, np.int32),
+        "node_arcs_J": ([*node_arcs, [num_arcs]], num_arcs, np.int32),
+        "node_items_J": ([*node_items, [0]], 0, np.int32),
+        "node_starts_J": ([*node_starts, [num_rows]], num_rows, np.int32),
+        "node_counts_J": ([*node_counts, [0]], 0, np.int32),
+        "tail_starts_I": ([tail_starts_N], int(tail_starts_N[-1]), np.int32),
+        "tail_tokens_Y": ([values_P[is_tail_P]], eos_id, token_type),
+    }
     return Trie(
         prefix_Q=prefix_Q,
-        arc_tokens_A=_padded(arc_tokens, eos_id, token_type),
-        arc_nexts_A=_padded(arc_nexts, 0),
-        node_arcs_J=_padded([*node_arcs, [num_arcs]], num_arcs),
-        node_items_J=_padded([*node_items, [0]], 0),
-        node_starts_J=_padded([*node_starts, [num_items]], num_items),
-        node_counts_J=_padded([*node_counts, [0]], 0),
-        tail_starts_I=_padded([tail_starts_I], int(tail_starts_I[-1])),
-        tail_tokens_Y=_padded([values_P[tail_sources_Y]], eos_id, token_type),
         num_items=np.asarray(num_items, np.int32),
-        max_steps=-(-max_steps // STEPS_MULTIPLE) * STEPS_MULTIPLE,
+        max_steps=max_steps if room is None else max(max_steps, room.max_steps),
         eos_id=eos_id,
+        **{
+            name: _padded(*array, least=0 if room is None else len(getattr(room, name)))
+            for name, array in arrays.items()
+        },
     )
 
 
 def item_ranks(trie: Trie) -> Int[np.ndarray, " I"]:
-    """The place of each item when ids are sorted by tokens, a prefix first; from the arrays alone."""
+    """The place of each item when ids are sorted by tokens, a prefix first; from the arrays alone.
+
+    A number that is no item has the largest int32.
+    """
     num_items = int(trie.num_items)
     nexts_A, starts_J = np.asarray(trie.arc_nexts_A), np.asarray(trie.node_starts_J)
     node_arcs_J = np.asarray(trie.node_arcs_J).astype(np.int64)
@@ -174,7 +200,7 @@ def item_ranks(trie: Trie) -> Int[np.ndarray, " I"]:
     widths_J = np.diff(node_arcs_J)
     firsts_A = np.repeat(node_arcs_J[:-1], widths_J)
     ranks_A = np.repeat(starts_J[:-1], widths_J) + before_A - before_A[firsts_A]
-    ranks_I = np.zeros(num_items, np.int32)
+    ranks_I = np.full(num_items, np.iinfo(np.int32).max, np.int32)
     lone_A = nexts_A < 0
     ranks_I[-1 - nexts_A[lone_A]] = ranks_A[lone_A]
     return ranks_I
@@ -193,15 +219,24 @@ def save(trie: Trie, path: artefacts.PathLike) -> None:
         np.savez(file, header=header, checksum=_checksum(header, arrays), **arrays)  # type: ignore[arg-type]
 
 
-def load(path: artefacts.PathLike) -> Trie:
+def load(path: artefacts.PathLike, *, mapped: bool = False) -> Trie:
     """Reads a trie that `save` wrote, into NumPy arrays.
+
+    Args:
+        path: the file.
+        mapped: leave the arrays in the file, mapped into memory and read-only, so that processes on
+            one machine share them and a large catalogue opens at once. The checksum, which would
+            read them all, is then not looked at.
 
     Raises:
         UserError: the file is missing, damaged or of another format version.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            names = archive.files if not mapped else ["header", "checksum"]
+            arrays = {name: archive[name] for name in names}
+        if mapped:
+            arrays = _mapped(path) | arrays
         header, checksum = arrays.pop("header"), arrays.pop("checksum")
     except FileNotFoundError as error:
         raise UserError(f"not found; wanted a trie. {REMEDY}", file=str(path)) from error
@@ -210,11 +245,33 @@ def load(path: artefacts.PathLike) -> Trie:
             f"cannot be read ({error}); wanted a trie. {REMEDY}", file=str(path)
         ) from error
     artefacts.check_version(int(header[0]), FORMAT_VERSION, path=path, remedy=REMEDY)
-    if not np.array_equal(checksum, _checksum(header, arrays)):
+    if not mapped and not np.array_equal(checksum, _checksum(header, arrays)):
         raise UserError(
             f"is damaged: its checksum is not that of its contents. {REMEDY}", file=str(path)
         )
     return Trie(**arrays, max_steps=int(header[1]), eos_id=int(header[2]))
+
+
+def _mapped(path: artefacts.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of an uncompressed `.npz`, mapped: each member is a whole `.npy` file."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is compressed, and cannot be mapped")
+            # A member's own header ends with its name and extra field, whose lengths stand in it.
+            file.seek(member.header_offset)
+            name_length, extra_length = struct.unpack_from("<HH", file.read(30), 26)
+            file.seek(name_length + extra_length, 1)
+            version = np.lib.format.read_magic(file)
+            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, _, dtype = read_header(file)
+            name = member.filename.removesuffix(".npy")
+            if shape and shape[0]:
+                arrays[name] = np.memmap(path, dtype, "r", file.tell(), shape)
+            else:
+                arrays[name] = np.fromfile(file, dtype, int(np.prod(shape))).reshape(shape)
+    return arrays
 
 
 def _named_arrays(trie: Trie) -> dict[str, np.ndarray]:
@@ -233,99 +290,12 @@ def _checksum(header: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def _padded(parts: list, fill: int, dtype: type = np.int32) -> np.ndarray:
-    """The parts, one after the other, at the capacity that holds them."""
-    array = np.concatenate(parts)
-    padded = np.full(padded_size(len(array)), fill, dtype)
-    padded[: len(array)] = array
+def _padded(parts: list, fill: int, dtype: type, least: int = 0) -> np.ndarray:
+    """The parts, one after the other, at the capacity that holds them, `least` at least."""
+    size = sum(map(len, parts))
+    padded = np.full(max(padded_size(size), least), fill, dtype)
+    np.concatenate(parts, out=padded[:size], casting="unsafe")
     return padded
-
-
-def _check_tokens(
-    values_P: np.ndarray,
-    offsets_I: np.ndarray,
-    lengths_I: np.ndarray,
-    vocab_size: int,
-    eos_id: int,
-    name_of: Callable[[int], str],
-) -> None:
-    if len(lengths_I) == 0:
-        raise UserError("the catalogue is empty; wanted one item or more to build a trie of")
-    empty = np.flatnonzero(lengths_I == 0)
-    if empty.size:
-        raise UserError(
-            f"{name_of(int(empty[0]))} has an id of no tokens; wanted one or more. Index the"
-            " dataset anew, with `genrec index`"
-        )
-    if not 0 < vocab_size <= 1 << 31:
-        raise UserError(f"vocab_size is {vocab_size}; wanted 1 to 2**31")
-    is_wrong_P = (values_P < 0) | (values_P >= vocab_size) | (values_P == eos_id)
-    is_wrong_P[(offsets_I[:-1] + lengths_I)[offsets_I[:-1] + lengths_I < offsets_I[1:]]] = False
-    wrong = np.flatnonzero(is_wrong_P)
-    if wrong.size:
-        item = int(np.searchsorted(offsets_I, wrong[0], side="right")) - 1
-        raise UserError(
-            f"the id of {name_of(item)} has the token {int(values_P[wrong[0]])}; wanted tokens from"
-            f" 0 to {vocab_size - 1} and end-of-sequence ({eos_id}) at the end only. Index the dataset"
-            " with the vocabulary of this run"
-        )
-
-
-def _sorted_items(
-    values_P: np.ndarray,
-    offsets_I: np.ndarray,
-    lengths_I: np.ndarray,
-    name_of: Callable[[int], str],
-) -> np.ndarray:
-    """Items sorted by their ids, a prefix first; ids of any length without a padded matrix.
-
-    As many tokens as fit are packed into one 64-bit key; only items that tie on it read further.
-    """
-    bits = (int(values_P.max()) + 1).bit_length()
-    width = 64 // bits
-    order_I = np.arange(len(lengths_I))
-    # `order[places]` are the items not told apart yet; those of one group have one `group`.
-    places_X = np.arange(len(order_I))
-    groups_X = np.zeros(len(order_I), np.int64)
-    depth = 0
-    while places_X.size:
-        items_X = order_I[places_X]
-        keys_X = np.zeros(len(items_X), np.uint64)
-        for step in range(depth, depth + width):
-            more_X = lengths_I[items_X] > step
-            tokens_X = np.zeros(len(items_X), np.uint64)
-            tokens_X[more_X] = values_P[offsets_I[items_X[more_X]] + step] + 1
-            keys_X = (keys_X << np.uint64(bits)) | tokens_X
-        by_key = np.lexsort((keys_X, groups_X)) if depth else np.argsort(keys_X, kind="stable")
-        items_X, keys_X = items_X[by_key], keys_X[by_key]
-        order_I[places_X] = items_X  # groups lie in place order, so each stays in its own places
-        same = (keys_X[1:] == keys_X[:-1]) & (groups_X[1:] == groups_X[:-1])
-        depth += width
-        ended = np.flatnonzero(same & (lengths_I[items_X[1:]] <= depth))
-        if ended.size:
-            first, second = sorted(int(i) for i in items_X[ended[0] : ended[0] + 2])
-            raise UserError(
-                f"{name_of(first)} and {name_of(second)} have the same id; wanted one id per item."
-                " Index the dataset anew, with `genrec index`"
-            )
-        tied_X = np.zeros(len(items_X), bool)
-        tied_X[1:] |= same
-        tied_X[:-1] |= same
-        starts_X = np.ones(len(items_X), bool)
-        starts_X[1:] = ~same
-        groups_X = np.cumsum(starts_X)[tied_X]
-        places_X = places_X[tied_X]
-    return order_I
-
-
-def _common_prefix(
-    values_P: np.ndarray, offsets_I: np.ndarray, lengths_I: np.ndarray, order_I: np.ndarray
-) -> Int[np.ndarray, " Q"]:
-    """The tokens that the first and the last id in sorted order share, and so all ids."""
-    first, last = (values_P[offsets_I[i] :][: lengths_I[i]] for i in (order_I[0], order_I[-1]))
-    shared = min(len(first), len(last))
-    differs = np.flatnonzero(first[:shared] != last[:shared])
-    return first[: int(differs[0]) if differs.size else shared].astype(np.int32)
 
 
 def _check_counts(num_arcs: int, num_tail_tokens: int) -> None:

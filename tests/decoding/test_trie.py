@@ -138,6 +138,26 @@ class TestFile:
         assert again.arc_tokens_A.dtype == trie.arc_tokens_A.dtype
         assert [p.name for p in tmp_path.iterdir()] == ["trie.npz"]
 
+    @pytest.mark.parametrize("ids", [[(2, 3), (2, 4, 5), (2,)], [(4, 5)], [(2,), (3,)]])
+    def test_mapped(self, tmp_path, ids):
+        trie = build_trie(*oracles.ragged(ids), vocab_size=10)
+        tries.save(trie, tmp_path / "trie.npz")
+        mapped = tries.load(tmp_path / "trie.npz", mapped=True)
+        assert isinstance(mapped.arc_nexts_A, np.memmap) and not mapped.arc_nexts_A.flags.writeable
+        assert walk(mapped) == walk(trie) and mapped.max_steps == trie.max_steps
+        assert mapped.prefix_Q.tolist() == trie.prefix_Q.tolist()
+        assert mapped.num_items == trie.num_items
+
+    def test_what_cannot_be_mapped(self, tmp_path):
+        path = tmp_path / "trie.npz"
+        tries.save(build_trie(*oracles.ragged([(2, 3), (2, 4)]), vocab_size=10), path)
+        np.savez_compressed(path, **np.load(path))
+        with pytest.raises(UserError, match="is compressed, and cannot be mapped"):
+            tries.load(path, mapped=True)
+        path.write_bytes(b"tea")
+        with pytest.raises(UserError, match=r"trie\.npz"):
+            tries.load(path, mapped=True)
+
     def test_missing(self, tmp_path):
         with pytest.raises(UserError, match="not found; wanted a trie"):
             tries.load(tmp_path / "trie.npz")
