@@ -5,7 +5,7 @@ ids, which tells nothing). Every report shows this beside the model.
 """
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64
 
 from genrec_jax.baselines import histories
 from genrec_jax.data.dataset import Dataset
@@ -45,6 +45,18 @@ def rank_targets(
     return histories.rank(
         dataset, targets, lambda last_E, items_E: ranks_I[items_E], exclude_seen=exclude_seen
     )
+
+
+def rank_among(
+    dataset: Dataset,
+    splits: Splits,
+    targets_E: Int[np.ndarray, " E"],
+    candidates_EC: Int[np.ndarray, "E C"],
+) -> Int64[np.ndarray, " E"]:
+    """The rank of each target, from 1, among its example's own candidates, of which it is one."""
+    ranks_I = item_ranks_I(dataset, splits)
+    above_EC = ranks_I[candidates_EC] < ranks_I[targets_E][:, None]
+    return 1 + above_EC.sum(axis=1)
 
 
 def top_k(

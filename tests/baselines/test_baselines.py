@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genrec_jax.baselines import popularity, transition
+from genrec_jax.baselines import history, popularity, transition
 from genrec_jax.data import dataset, prepare_run, splits
+from genrec_jax.errors import UserError
 
 BASELINES = {"popularity": popularity, "transition": transition}
 
@@ -132,3 +133,42 @@ def test_published_floors(shared, tmp_path, name):
     for module, floor in zip(BASELINES.values(), FLOORS[name], strict=True):
         ranks_E = module.rank_targets(made, part, "test", exclude_seen=False)
         assert (ranks_E <= 10).mean() == pytest.approx(floor, abs=0.002)
+
+
+def test_popularity_among_candidates_is_its_order_of_the_catalogue(log):
+    part = splits.leave_one_out(log)
+    order = popularity.item_order_I(log, part).tolist()
+    random = np.random.default_rng(1)
+    candidates_EC = np.stack([random.permutation(25)[:7] for _ in range(9)])
+    targets_E = candidates_EC[np.arange(9), random.integers(0, 7, 9)]
+    ranks_E = popularity.rank_among(log, part, targets_E, candidates_EC)
+    for row in range(9):
+        mine = sorted(candidates_EC[row].tolist(), key=order.index)
+        assert ranks_E[row] == mine.index(targets_E[row]) + 1
+
+
+def test_history_is_the_liked_share_of_training_items(tmp_path):
+    """User 0 trains on ratings 5, 3, 4 and user 1 on 1; the last two of each are held out."""
+    ratings = [5.0, 3.0, 4.0, 1.0, 1.0, 1.0, 5.0, 5.0]
+    rated = dataset.write(
+        tmp_path / "d",
+        name="Rated",
+        interactions=pa.table(
+            {
+                "user": [0] * 5 + [1] * 3,
+                "item": [0, 1, 2, 3, 4, 0, 1, 2],
+                "rating": pa.array(ratings, pa.float32()),
+            }
+        ),
+        items=pa.table({"item": range(5), "source_id": [f"i{n}" for n in range(5)]}),
+        users=pa.table({"user": range(2), "source_id": ["a", "b"]}),
+    )
+    part = splits.leave_one_out(rated)
+    shares = history.liked_shares(rated, part, np.asarray([1, 0]))
+    assert shares.tolist() == [0.0, pytest.approx(2 / 3)]
+    assert history.liked_shares(rated, part, np.asarray([0]), like_above=2.0)[0] == 1.0
+
+
+def test_history_without_ratings_is_refused(log):
+    with pytest.raises(UserError, match="no ratings"):
+        history.liked_shares(log, splits.leave_one_out(log), np.asarray([0]))
