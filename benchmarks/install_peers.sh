@@ -18,8 +18,17 @@ install_torch() { # PyTorch and Hugging Face transformers, for decode_vs_hf.py
   touch "$PEERS/torch/installed"
 }
 
+install_static() { # STATIC's constrained decoding, for trie_build.py and trie_step.py: its source alone
+  [[ -e $PEERS/static/installed ]] && return
+  rm -rf "$PEERS/static"
+  git clone --quiet https://github.com/youtube/static-constraint-decoding.git "$PEERS/static"
+  git -C "$PEERS/static" checkout --quiet c24f9dc8b9b8045716fff7ef750a1f0cb31c6f57
+  touch "$PEERS/static/installed"
+}
+
 mkdir -p "$PEERS"
-for peer in "${@:-torch}"; do
+(($#)) || set -- torch static
+for peer in "$@"; do
   "install_$peer"
   echo "$peer: $PEERS/$peer"
 done
