@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ examples:
   genrec recommend runs/quickstart --history "Cosy Dragon Jigsaw Puzzle" "Tiny Pirate Jigsaw Puzzle" -k 5
   genrec recommend runs/quickstart --user shopper_074 --exclude-seen
   genrec recommend runs/quickstart --history T5E03A22 T1A6468F --json
+  genrec recommend runs/quickstart --user shopper_074 --only "Cosy Dragon Jigsaw Puzzle" in_stock.txt
 
 The score is the log-probability of the item's id under the model, the probability its exponential. The
 same in Python:
@@ -49,6 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, metavar="K", help="items wanted (10)")
     parser.add_argument(
         "--exclude-seen", action="store_true", help="leave out the items of the history"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="ITEM",
+        help="recommend these alone: source ids or titles, or files with one a line",
+    )
+    parser.add_argument(
+        "--exclude", nargs="+", metavar="ITEM", help="leave these out; given as for --only"
     )
     run_flags.add_checkpoint(parser)
     parser.add_argument("--num-beams", type=int, default=20, metavar="N", help="beams (20)")
@@ -87,11 +98,33 @@ def run(arguments: argparse.Namespace) -> None:
         users=[user],
         exclude_seen=arguments.exclude_seen,
         template=arguments.template,
+        exclude=_items("--exclude", arguments.exclude, recommender),
+        allow=_items("--only", arguments.only, recommender),
     )[0]
     if arguments.json:
         print(json.dumps(_as_json(found, recommender), indent=2, ensure_ascii=False))
     else:
         _print_tables(found, recommender, arguments.user)
+
+
+def _items(
+    flag: str, given: list[str] | None, recommender: "Recommender"
+) -> list[list[int]] | None:
+    """The item numbers that a flag names, itself or in files."""
+    if given is None:
+        return None
+    entries: list[str] = []
+    for entry in given:
+        path = pathlib.Path(entry)
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            entries += [line for line in lines if line.strip()]
+        else:
+            entries.append(entry)
+    try:
+        return [recommender.catalogue.items_of(entries)]
+    except UserError as error:
+        raise UserError(f"{flag}: {error} (or files with one a line)") from error
 
 
 def _of_user(run_dir: "RunDir", name: str, arguments: argparse.Namespace) -> tuple[int, list[str]]:

@@ -3,7 +3,7 @@
 import dataclasses
 import html
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -96,6 +96,26 @@ class Catalogue:
             )
         # Texts may be alike to the last trigram without being equal.
         return self._match(text, place % len(self), min(similarity, 0.999))
+
+    def items_of(self, queries: Iterable[str | int]) -> list[int]:
+        """The item numbers of source ids or titles, each the very one; none is taken for another.
+
+        Raises:
+            UserError: some are not in the catalogue.
+        """
+        items, unknown = [], []
+        for query in queries:
+            text = str(query).strip()
+            item = self._by_source_id.get(text)
+            item = self._by_title.get(_plain(text)) if item is None else item
+            unknown.append(text) if item is None else items.append(item)
+        if unknown:
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            raise UserError(
+                f"{', '.join(map(repr, unknown[:3]))}{more}: neither source ids nor titles of the"
+                f" catalogue; wanted such as {self._example()}"
+            )
+        return items
 
     def _match(self, query: str, item: int, similarity: float) -> Match:
         return Match(query, item, self.source_ids[item], self.titles[item], similarity)

@@ -381,7 +381,7 @@ class Recommender:
                     f"{name} has {str(listed)[:80]}; wanted item numbers from 0 to {known - 1}"
                     " (`catalogue.items_of` gives those of source ids and titles)"
                 )
-        return [None if listed is None else list(listed) for listed in lists]
+        return [None if listed is None else [int(item) for item in listed] for listed in lists]
 
     def _beams_for(self, k: int) -> int:
         return max(self.num_beams, -(-k // BEAMS_MULTIPLE) * BEAMS_MULTIPLE)

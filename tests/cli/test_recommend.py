@@ -59,6 +59,20 @@ def test_typed_history_with_table(made, capsys):
     assert titles[2] not in shown and titles[4] not in shown
 
 
+def test_only_and_exclude_take_items_and_files(made, capsys, tmp_path):
+    run_dir, dataset = made
+    ids, titles = dataset.item_source_ids, dataset.item_titles
+    listed = tmp_path / "stock.txt"
+    listed.write_text(f"{ids[3]}\n\n{ids[4]}\n{ids[5]}\n", encoding="utf-8")
+    words = ["--history", ids[0], "--only", titles[2], listed, "--exclude", ids[4], "--json"]
+    code, out, _ = genrec(capsys, run_dir.path, *words)
+    assert code == 0
+    found = [one["source_id"] for one in json.loads(out)["recommendations"]]
+    assert sorted(found) == sorted([ids[2], ids[3], ids[5]])
+    code, _, err = genrec(capsys, run_dir.path, "--history", ids[0], "--only", "nonesuch", ids[1])
+    assert code == 2 and "--only: 'nonesuch': neither source ids nor titles" in err
+
+
 def test_moved_dataset_is_named_with_data(made, capsys, tmp_path):
     run_dir, dataset = made
     moved = tmp_path / "elsewhere"

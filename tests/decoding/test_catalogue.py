@@ -66,3 +66,9 @@ def test_catalogue_without_titles():
 
 def test_titles_lose_their_html_entities():
     assert CATALOGUE.titles[4] == "Tom & Huck (1995)"
+
+
+def test_items_of_takes_none_for_another():
+    assert CATALOGUE.items_of(["m2", 77, " tom & huck (1995)"]) == [1, 6, 4]
+    with pytest.raises(UserError, match="'Star Wras', 'a', 'b' and 1 more: neither source ids nor"):
+        CATALOGUE.items_of(["m1", "Star Wras", "a", "b", "c"])
