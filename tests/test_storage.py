@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from genrec_jax import storage
+from genrec_jax.checkpoint import run_dir
 from genrec_jax.cli import main
 from genrec_jax.data import artefacts, dataset
 from genrec_jax.errors import UserError
+from genrec_jax.evaluation import from_run
 from genrec_jax.indexing import item_ids
+from genrec_jax.training import config, inputs, lock
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +144,26 @@ def test_prepare_and_index_write_to_a_url_what_they_write_here(store, tmp_path, 
     assert item_ids.load_vocabulary(index).sha256 == ids_vocabulary(here)
 
 
+def test_training_and_evaluation_find_what_lies_at_a_url(store):
+    place = "memory://bucket/toys"
+    assert main.main(["prepare", "toystore", "--output", place, "--num-users", "60"]) == 0
+    data = config.DataConfig(datasets=[place], mixture="openp5", batch_size=8)
+    loaded = (dataset.load(place),)
+    with pytest.raises(
+        UserError, match=r"^memory://bucket/toys/index/sequential: holds no item ids"
+    ):
+        inputs.find_index_dirs(data, loaded)
+    assert main.main(["index", place, "--method", "sequential"]) == 0
+    (folder,) = inputs.find_index_dirs(data, loaded)
+    item_ids.load(folder).check_dataset(loaded[0])
+    entry = run_dir.RunDataset("toys", storage.join(place), loaded[0].fingerprint, folder)
+    assert from_run.open_dataset(entry, {}).location == place
+    assert from_run.open_dataset(entry, {"toys": place}).fingerprint == entry.fingerprint
+    moved = run_dir.RunDataset("toys", "memory://bucket/gone", entry.fingerprint, folder)
+    with pytest.raises(UserError, match=r"^memory://bucket/gone: is not there"):
+        from_run.open_dataset(moved, {})
+
+
 def ids_vocabulary(folder) -> str:
     return item_ids.load_vocabulary(folder / "index" / "sequential").sha256
 
@@ -170,22 +193,22 @@ def test_a_damaged_and_an_absent_dataset_are_named_by_their_url(store):
         dataset.load("memory://bucket/toys")
 
 
-def test_what_must_be_on_a_file_system_says_so(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("make", [run_dir.RunDir.load, lock.RunLock])
+def test_a_run_dir_must_be_on_a_file_system(make, tmp_path, monkeypatch):
     """Not a folder called `gs:` in the working folder, as pathlib would make."""
     monkeypatch.chdir(tmp_path)
-    assert main.main(["evaluate", "gs://bucket/runs/a"]) == 2
-    assert "gs://bucket/runs/a: is a URL; a run dir must be on a file system" in (
-        capsys.readouterr().err
-    )
-    with (
-        pytest.raises(UserError, match="gs://bucket/a: is a URL"),
-        artefacts.atomic_file("gs://bucket/a"),
+    with pytest.raises(
+        UserError, match=r"^gs://b/runs/a: is a URL; a run dir must be on a file system"
     ):
-        pass
-    with (
-        pytest.raises(UserError, match="gs://b/x: is a URL"),
-        artefacts.atomic_directory("gs://b/x"),
-    ):
+        make("gs://b/runs/a")
+    assert not run_dir.RunDir.exists("gs://b/runs/a")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [artefacts.atomic_file, artefacts.atomic_directory])
+def test_so_must_what_is_not_published_whole(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^memory://b/x: is a URL; this "), write("memory://b/x"):
         pass
     assert list(tmp_path.iterdir()) == []
 
