@@ -17,7 +17,10 @@ def write(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
     """Writes `spiece.model`, `tokenizer.json` and `tokenizer_config.json`.
 
     `spiece.model` is the run's `.model`, sentinels and added tokens in it, so `extra_ids` is 0: else
-    transformers would add 100 sentinels more, and `<extra_id_0>` would move.
+    transformers would add 100 sentinels more, and `<extra_id_0>` would move. The class is the general one,
+    which takes `tokenizer.json` as it is: transformers' T5Tokenizer replaces parts of it, and loses the
+    lone white-space piece that SentencePiece writes between a space and an added token. White space at
+    either end of a text, and a text that begins with an added token, are still cut otherwise there.
     """
     vocabulary.save(folder / "spiece.model")
     model = PROTO.FromString(vocabulary.serialized)
@@ -28,7 +31,7 @@ def write(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
     artefacts.write_json(
         folder / "tokenizer_config.json",
         {
-            "tokenizer_class": "T5Tokenizer",
+            "tokenizer_class": "PreTrainedTokenizerFast",
             "extra_ids": 0,
             "legacy": True,
             **names,
@@ -68,11 +71,17 @@ def _added(model: Any) -> list[dict[str, Any]]:
 def _fast(model: Any, added: list[dict[str, Any]]) -> dict[str, Any]:
     """`tokenizer.json`: what the `tokenizers` library reads."""
     charsmap = model.normalizer_spec.precompiled_charsmap
-    normalizer = None
+    steps: list[dict[str, Any]] = []
     if charsmap:
         text = base64.b64encode(charsmap).decode()
-        normalizer = {"type": "Precompiled", "precompiled_charsmap": text}
-    metaspace = {"type": "Metaspace", "replacement": WORD_START, "prepend_scheme": "always"}
+        steps.append({"type": "Precompiled", "precompiled_charsmap": text})
+    steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+    metaspace = {
+        "type": "Metaspace",
+        "replacement": WORD_START,
+        "prepend_scheme": "first",
+        "split": True,
+    }
     eos = model.pieces[EOS_ID].piece
     sequence = {"Sequence": {"id": "A", "type_id": 0}}
     second = {"Sequence": {"id": "B", "type_id": 0}}
@@ -82,18 +91,15 @@ def _fast(model: Any, added: list[dict[str, Any]]) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": normalizer,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace | {"split": True}],
-        },
+        "normalizer": {"type": "Sequence", "normalizers": steps},
+        "pre_tokenizer": metaspace,
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [sequence, end],
             "pair": [sequence, end, second, end],
             "special_tokens": {eos: {"id": eos, "ids": [EOS_ID], "tokens": [eos]}},
         },
-        "decoder": metaspace | {"split": True},
+        "decoder": metaspace,
         "model": {
             "type": "Unigram",
             "unk_id": UNK_ID,
