@@ -67,7 +67,7 @@ def _memory_of(plan: Plan) -> str:
     return "memory shared with the host" if memory is None else f"{size(memory)} of memory each"
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes for reading, such as `1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":

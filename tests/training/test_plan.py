@@ -1,0 +1,272 @@
+"""`genrec plan`: counts against shapes worked out by hand, XLA's figures, each mesh's collectives."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genrec_jax.cli import main
+from genrec_jax.errors import UserError
+from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import collectives, topology
+from genrec_jax.parallel import mesh as meshes
+from genrec_jax.parallel.mesh import Sizes
+from genrec_jax.training import config as config_lib
+from genrec_jax.training import plan, plan_flops, plan_programs, plan_text
+from genrec_jax.training.plan import Choice
+from genrec_jax.training.plan_programs import Compiled, Shapes, TooLarge
+from tests.training import test_step
+
+SHAPES = Shapes(rows=16, input_length=24, target_length=8, prompts=8, items=300, beams=4)
+CONFIG = config_lib.TrainConfig(
+    model_dir="unused",
+    train_steps=1,
+    # Two layers, so that there is a loop; bfloat16, as on a TPU.
+    model=dataclasses.replace(
+        test_step.EIGHT_HEADS, num_encoder_layers=2, num_decoder_layers=2, dtype="bfloat16"
+    ),
+    optimizer=test_step.OPTIMIZER,
+    data=config_lib.DataConfig(datasets=["unused"], mixture="openp5", batch_size=16),
+)
+LARGE = T5Config(32128, 4096, 64, 64, 10240, 24, 24, dtype="bfloat16")
+
+
+def on(sizes: tuple[int, int, int], remat: str = "none", microbatches: int = 1) -> Choice:
+    return Choice(Sizes(*sizes), remat, microbatches)
+
+
+# Counting
+
+
+def test_operations_of_loops_and_branches_by_hand():
+    def run(x, weights):
+        x, _ = jax.lax.scan(lambda x, w: (x @ w, None), x, weights)
+        x = jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: x @ weights[0], x)
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x.T @ x, lambda x: x, x)
+
+    x, weights = jnp.ones((3, 4)), jnp.ones((5, 4, 4))
+    one = 2 * 3 * 4 * 4
+    assert plan_flops.count(run, x, weights, rounds=7) == 5 * one + 7 * one + 2 * (2 * 3 * 3 * 4)
+
+
+def test_operations_of_a_training_step_by_hand():
+    """Forwards once and backwards twice, product by product."""
+    model = dataclasses.replace(CONFIG.model, num_heads=2, head_dim=8, dropout_rate=0.0)
+    config = dataclasses.replace(CONFIG, model=model)
+    rows, inputs, targets, width, joined, hidden = 16, 24, 8, 16, 16, 32
+    enc, dec = rows * inputs, rows * targets
+    projections = 4 * width * joined
+    mlp = 3 * width * hidden
+    products = 2 * (enc * (projections + mlp) + rows * 2 * inputs * inputs * joined)
+    decoder = dec * (projections + 2 * width * joined + mlp) + enc * 2 * width * joined
+    attention = rows * 2 * targets * joined * (targets + inputs)
+    products += 2 * (decoder + attention) + dec * width * 256
+    # The biases come from one-hot vectors: 2 heads, 32 buckets, and only the table has a gradient.
+    biases = 2 * 2 * 32 * (inputs**2 + targets**2)
+    expected = 3 * 2 * products + 2 * biases
+    assert plan_programs.train_flops(config, SHAPES) == expected
+
+
+def test_parameters_and_optimizer_are_split_as_the_rules_say():
+    whole = plan.count_training(CONFIG, on((8, 1, 1)), SHAPES)
+    split = plan.count_training(CONFIG, on((1, 4, 2)), SHAPES)
+    state = plan_programs.state_lib.state_shapes(CONFIG.model, CONFIG.optimizer)
+    assert whole.params == 4 * plan_programs.state_lib.number_of_parameters(state.params)
+    assert (
+        whole.params / 8 < split.params < whole.params / 3
+    )  # norms and biases are not split eight ways
+    assert split.optimizer < whole.optimizer
+    real = meshes.make_mesh(1, 4, 2)
+    placed = plan_programs.state_lib.create_state(CONFIG.model, CONFIG.optimizer, real, 0)
+    on_first = sum(
+        leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(placed.params)
+    )
+    assert split.params == on_first
+
+
+def test_remat_and_microbatches_save_memory():
+    counts = {
+        (remat, parts): plan.count_training(
+            dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, remat=remat)),
+            on((1, 1, 1), remat, parts),
+            dataclasses.replace(SHAPES, rows=64, input_length=128),
+        ).activations
+        for remat, parts in [("none", 1), ("dots", 1), ("full", 1), ("none", 4)]
+    }
+    assert counts["full", 1] < counts["dots", 1] < counts["none", 1]
+    assert counts["none", 4] < counts["none", 1] / 2
+
+
+def test_suggestions_fit_the_cheapest_first():
+    large = dataclasses.replace(CONFIG, model=LARGE)
+    shapes = dataclasses.replace(SHAPES, rows=16, input_length=512, target_length=32)
+    h100 = topology.parse("h100-8")
+    best = next(plan.suggestions(large, h100, shapes))
+    # 11 billion float32 parameters with gradients take 89 GB: no device holds them whole.
+    assert best.mesh.fsdp * best.mesh.tensor > 1
+    limit = (h100.chip.memory or 0) * plan.COUNTED_SHARE
+    assert plan.count_training(plan.with_choice(large, best), best, shapes).total <= limit
+    assert next(plan.suggestions(large, topology.parse("h100-1"), shapes), None) is None
+    assert next(plan.suggestions(CONFIG, topology.parse("h100-8"), SHAPES)) == on((8, 1, 1))
+
+
+def test_a_configured_mesh_that_does_not_fit_gets_the_nearest():
+    cluster = topology.parse("v5e-16")
+    config = dataclasses.replace(CONFIG, mesh=config_lib.MeshConfig(fsdp=1, tensor=16))
+    with pytest.raises(UserError, match=r"does not divide 8; v5e-16.*data=2, fsdp=1, tensor=8"):
+        plan.configured(config, cluster)
+    config = dataclasses.replace(CONFIG, mesh=config_lib.MeshConfig(data=3))
+    with pytest.raises(UserError, match="has 3 devices; v5e-16 has 16 devices"):
+        plan.configured(config, cluster)
+
+
+# What XLA makes of it, on fake devices and for TPUs
+
+EXPECTED = {
+    # Gradients are added up over the rows; nothing else moves.
+    (8, 1, 1): {"data": {"all-reduce"}},
+    # Parameters are brought together before use.
+    (1, 8, 1): {"fsdp": {"all-gather"}},
+    # Products contracted over heads, feed-forward and vocabulary are added up.
+    (1, 1, 8): {"tensor": {"all-reduce"}},
+    (2, 2, 2): {"data": {"all-reduce"}, "fsdp": {"all-gather"}, "tensor": {"all-reduce"}},
+}
+
+
+def check_collectives(found: tuple, sizes: tuple[int, int, int]) -> None:
+    kinds = collectives.kinds_by_axis(found)
+    for axis, expected in EXPECTED[sizes].items():
+        assert expected <= kinds[axis], f"{axis}: {kinds}"
+    unsplit = {axis for axis, size in Sizes(*sizes)._asdict().items() if size == 1}
+    assert not unsplit & set(kinds)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_fake_devices_compile_and_are_compared_with_the_count(sizes):
+    made = plan.plan(CONFIG, topology.parse("cpu-8"), SHAPES, on(sizes), jax.devices()[:8])
+    for step in (made.train, made.recommend):
+        assert isinstance(step.compiled, Compiled)
+        assert step.compiled.total == step.compiled.arguments + step.compiled.temporaries
+        assert step.fits is None and step.seconds is None
+    check_collectives(made.train.compiled.collectives, sizes)
+    # Data parallelism alone adds up every gradient, the embedding's of both stacks apart.
+    params = made.train.counted.params
+    if sizes == (8, 1, 1):
+        moved = collectives.total_bytes(made.train.compiled.collectives)
+        assert params < moved < 2 * params
+    # What is passed in: the state, exactly as counted, and a batch (what no operation reads is left out).
+    rows = SHAPES.rows // (sizes[0] * sizes[1])
+    state = params + made.train.counted.optimizer
+    assert state < made.train.compiled.arguments <= state + rows * 4 * (4 * 24 + 5 * 8) + 64
+    assert 0.2 < made.train.counted.total / made.train.compiled.total < 5
+    text = "\n".join(plan_text.lines(made))
+    assert "compiled by XLA" in text and "times XLA's" in text and "over data" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("v5e-8", (2, 2, 2)),
+        pytest.param("v4-16", (1, 8, 1), marks=pytest.mark.long),
+        pytest.param("v5e-8", (8, 1, 1), marks=pytest.mark.long),
+        pytest.param("v5p-16", (1, 1, 8), marks=pytest.mark.long),
+    ],
+)
+def test_training_compiles_for_tpus_with_the_collectives_of_the_mesh(name, sizes):
+    cluster = topology.parse(name)
+    mesh = tpu_mesh(cluster, sizes)
+    lowered = plan_programs.lower_train_step(CONFIG, SHAPES, mesh)
+    compiled = plan_programs.compile_program(lowered, mesh)
+    assert isinstance(compiled, Compiled)
+    check_collectives(compiled.collectives, sizes)
+    params = plan.count_training(CONFIG, on(sizes), SHAPES).params
+    assert params < compiled.arguments < compiled.total < cluster.chip.memory
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("v4-8", (1, 2, 2)),
+        pytest.param("v5e-8", (2, 1, 4), marks=pytest.mark.long),
+        pytest.param("v6e-8", (8, 1, 1), marks=pytest.mark.long),
+    ],
+)
+def test_recommending_compiles_for_tpus_and_never_gathers_the_logits(name, sizes):
+    mesh = tpu_mesh(topology.parse(name), sizes)
+    lowered = plan_programs.lower_recommend_step(CONFIG.model, SHAPES, mesh)
+    compiled = plan_programs.compile_program(lowered, mesh)
+    assert isinstance(compiled, Compiled)
+    kinds = collectives.kinds_by_axis(compiled.collectives)
+    if sizes[2] > 1:
+        assert "all-reduce" in kinds["tensor"]
+        rows = -(-SHAPES.prompts // (sizes[0] * sizes[1]))
+        logits = rows * SHAPES.beams * CONFIG.model.padded_vocab_size * 4
+        gathered = [
+            c for c in compiled.collectives if c.kind == "all-gather" and "tensor" in c.axes
+        ]
+        assert all(one.bytes / one.count < logits for one in gathered)
+    else:
+        assert "tensor" not in kinds
+
+
+def tpu_mesh(cluster, sizes):
+    if not topology.has_libtpu():
+        pytest.skip("needs libtpu, which compiles for TPUs: pip install 'genrec-jax[tpu-plan]'")
+    return meshes.make_mesh(*sizes, topology.devices_of(cluster))
+
+
+@pytest.mark.long
+def test_a_program_too_large_for_a_tpu_is_not_an_error():
+    mesh = tpu_mesh(topology.parse("v5e-1"), (1, 1, 1))
+    shapes = dataclasses.replace(SHAPES, rows=256, input_length=2048)
+    model = T5Config(32128, 1024, 16, 64, 2816, 2, 2, dtype="bfloat16")
+    lowered = plan_programs.lower_train_step(dataclasses.replace(CONFIG, model=model), shapes, mesh)
+    refused = plan_programs.compile_program(lowered, mesh)
+    assert isinstance(refused, TooLarge)
+    assert refused.total > refused.limit > 14 * topology.GIB
+
+
+def test_a_refusal_is_read_from_xlas_message():
+    class Lowered:
+        def compile(self):
+            raise RuntimeError(
+                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space"
+                " hbm. Used 29.50G of 15.75G hbm. Exceeded hbm capacity by 13.75G."
+            )
+
+    refused = plan_programs.compile_program(Lowered(), meshes.single_device_mesh())
+    assert refused == TooLarge(int(29.5 * 2**30), int(15.75 * 2**30))
+
+
+# The command
+
+
+def test_the_command_counts_for_gpus_and_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    file = tmp_path / "plan.json"
+    words = ["plan", "--topology", "h100-8", "--gin_file=gin_configs/models/t5_tiny.gin"]
+    words += ["--gin_file=gin_configs/runs/train.gin", "--gin.BATCH_SIZE=64", "--input-length=64"]
+    assert main.main([*words, "--json", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "h100-8: 8 devices; 74.5 GiB of memory each" in shown
+    assert "counted, not compiled" in shown and "compiled by XLA" not in shown
+    assert "64 rows of 64 + 32 tokens" in shown
+    assert "at 40%" in shown and "at 50%" in shown
+    written = json.loads(file.read_text())
+    assert written["train"]["source"] == "counted" and written["train"]["fits"] is True
+    assert written["choice"]["mesh"] == {"data": 8, "fsdp": 1, "tensor": 1}
+    seconds = written["train"]["flops"] / (8 * 989e12 * np.asarray([0.4, 0.5]))
+    np.testing.assert_allclose(written["train"]["seconds"], seconds)
+
+
+def test_the_commands_errors(capsys):
+    assert main.main(["plan", "--topology", "v5e-3"]) == 2
+    assert "wanted a number of chips" in capsys.readouterr().err
+    assert main.main(["plan", "--topology", "v5e-16"]) == 2
+    assert "no configuration; wanted --gin_file" in capsys.readouterr().err
+    words = ["plan", "--topology", "h100-8", "--gin_file=gin_configs/models/t5_tiny.gin"]
+    assert main.main([*words, "--gin_file=gin_configs/runs/train.gin"]) == 2
+    assert "BATCH_SIZE must be set" in capsys.readouterr().err
