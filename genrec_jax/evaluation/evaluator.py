@@ -23,7 +23,7 @@ from genrec_jax.evaluation.exact import ExactComparison
 from genrec_jax.evaluation.intervals import BootstrapConfig
 from genrec_jax.evaluation.ranking import OnLists, UserRanks
 from genrec_jax.pipeline.batch import PromptBatch
-from genrec_jax.prompts.templates import Template
+from genrec_jax.prompts.templates import SEARCHED_TASKS, Template
 
 Params = nnx.State
 
@@ -142,8 +142,13 @@ def choose_templates(
     if wanted is None:
         chosen = []
         for task in tasks:
-            for seen in (True, False):
+            for seen in (True, False) if task in SEARCHED_TASKS else ():
                 chosen += [t for t in templates if t.task == task and t.seen == seen][:1]
+        if not chosen:
+            raise UserError(
+                f"this run was trained on {', '.join(tasks)}, none of which asks for an item of the whole"
+                f" catalogue; wanted a run of one of {', '.join(SEARCHED_TASKS)}"
+            )
         return tuple(chosen)
     by_id = {template.id: template for template in templates}
     check_names(wanted, list(by_id), "template")

@@ -162,14 +162,16 @@ def build(
 
 
 def _assembler(run_dir: RunDir, entry: RunDataset) -> prompt_batches.PromptAssembler:
+    ids = run_dir.item_ids(entry.name)
     return prompt_batches.PromptAssembler(
         run_dir.vocabulary,
-        run_dir.item_ids(entry.name).texts,
+        ids.texts,
         run_dir.templates,
         entry.name,
         run_dir.mixture["history"],
         max_input_length=run_dir.mixture["max_input_length"],
         cut=run_dir.mixture["cut"],
+        titles=ids.titles,
     )
 
 
