@@ -128,7 +128,7 @@ def length_of(recommender: Recommender, items: int) -> int:
     numbers = {name: i for i, name in enumerate(recommender.catalogue.source_ids)}
     histories = [np.asarray([numbers[name] for name in listed]) for listed in lists]
     template = recommender.template_for(True)
-    prompts = recommender._assembler.assemble(template, None, histories)
+    prompts = recommender._stock.assembler.assemble(template, None, histories)
     return int(prompts.inputs.lengths_E.max())
 
 

@@ -117,6 +117,10 @@ class Catalogue:
             )
         return items
 
+    def number_of(self, source_id: str) -> int | None:
+        """The item's number, None where there is no such source id."""
+        return self._by_source_id.get(source_id)
+
     def _match(self, query: str, item: int, similarity: float) -> Match:
         return Match(query, item, self.source_ids[item], self.titles[item], similarity)
 

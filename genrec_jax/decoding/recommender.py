@@ -8,7 +8,7 @@ import math
 import pathlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,17 +18,16 @@ from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import VOCABULARY, RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.decoding import constraints, export
-from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.catalogue import Catalogue, Match
 from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
+from genrec_jax.decoding.stock import Stock
 from genrec_jax.errors import UserError
-from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.model import stacks, t5
 from genrec_jax.parallel import compilation_cache
 from genrec_jax.pipeline.batch import PromptBatch
-from genrec_jax.pipeline.prompt_batches import NO_TARGET, PromptAssembler
+from genrec_jax.pipeline.prompt_batches import NO_TARGET
 from genrec_jax.prompts import rendering
 from genrec_jax.prompts.templates import SEARCHED_TASKS
 
@@ -83,6 +82,7 @@ def load(
     checkpoint: restore.Which = "best",
     dataset: str | None = None,
     num_beams: int = 20,
+    room: int = 0,
 ) -> "Recommender":
     """Opens a run dir for recommending; compiled programs are kept (`parallel.compilation_cache`).
 
@@ -91,13 +91,15 @@ def load(
         checkpoint: `best` on validation, `latest`, or a step.
         dataset: which of the run's datasets to recommend from; not needed if it has one.
         num_beams: beams of the search, more where more results are asked for.
+        room: items that `Recommender.update` may add before anything is compiled again.
 
     Raises:
         UserError: no run dir, no such checkpoint or dataset, or a damaged file.
     """
     compilation_cache.use()
     opened = RunDir.load(run_dir)
-    return Recommender(opened, restore.choose_step(opened, checkpoint), dataset, num_beams)
+    step = restore.choose_step(opened, checkpoint)
+    return Recommender(opened, step, dataset, num_beams, room)
 
 
 class Recommender:
@@ -107,39 +109,57 @@ class Recommender:
         run_dir: the run.
         step: the checkpoint's training step.
         dataset: name of the dataset recommended from.
-        catalogue: its items.
         num_beams: beams of the search.
         history: items that a prompt shows at most, the newest.
     """
 
-    def __init__(self, run_dir: RunDir, step: int, dataset: str | None, num_beams: int):
-        entry = run_dir.dataset(dataset)
-        ids = run_dir.item_ids(entry.name)
+    def __init__(
+        self, run_dir: RunDir, step: int, dataset: str | None, num_beams: int, room: int = 0
+    ):
+        self._stock = Stock.load(run_dir, dataset, room)
         self.run_dir = run_dir
         self.step = step
-        self.dataset = entry.name
+        self.dataset = self._stock.dataset
         self.num_beams = num_beams
         self.history: int = run_dir.mixture["history"]
-        self.catalogue = Catalogue.load(entry.folder / item_ids_lib.TABLE)
-        self._assembler = PromptAssembler(
-            run_dir.vocabulary,
-            ids.texts,
-            run_dir.templates,
-            entry.name,
-            self.history,
-            max_input_length=run_dir.mixture["max_input_length"],
-            cut=run_dir.mixture["cut"],
-            titles=ids.titles,
-        )
-        trie = tries.load(entry.trie)
-        self._ranks_I = tries.item_ranks(trie)
-        self._trie = jax.device_put(trie)
         self._graphdef, _ = t5.abstract_graph_and_params(run_dir.model_config)
         params = restore.restore_params(run_dir, step)
         # A CPU copies a layer out of its stack before using it; elsewhere a short program counts.
         self._params = stacks.split_layers(params) if jax.default_backend() == "cpu" else params
         self._steps: dict[int, RecommendStep] = {}
         self._lock = threading.Lock()
+        self._updating = threading.Lock()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items of the dataset and those added since, retired ones too."""
+        return self._stock.catalogue
+
+    def update(
+        self,
+        add: Mapping[str, str] | None = None,
+        retire: Iterable[str | int] = (),
+        titles: Mapping[str, str] | None = None,
+    ) -> None:
+        """Adds and retires items while other threads recommend; whole or not at all.
+
+        A call of `recommend` that began before goes on with the catalogue it began with; one that
+        begins after sees all of the change. Nothing is compiled again as long as no more items were
+        added than `load` was given `room` for, and their ids begin as all others do and are no longer.
+
+        Args:
+            add: from source id to id text of each new item, the text written as those of
+                `genrec index` are (column `item_id` of `item_ids.parquet`). New items get the next numbers.
+            retire: source ids or titles of items to be recommended no more. Histories may still hold
+                them, and their ids may be given to others.
+            titles: titles of new items, by source id.
+
+        Raises:
+            UserError: an id that another item has (both are named), an item retired that is not in
+                the catalogue, one added that is, or none left. Nothing is changed then.
+        """
+        with self._updating:
+            self._stock = self._stock.updated(add or {}, retire, titles or {})
 
     def recommend(
         self,
@@ -185,9 +205,10 @@ class Recommender:
                 "a history is one text; wanted a list of source ids or titles for each request, such"
                 " as [['first', 'second']]"
             )
-        matches = [[self.catalogue.find(entry) for entry in history] for history in histories]
-        left_out = self._checked("exclude", exclude, len(matches))
-        allowed = self._checked("allow", allow, len(matches))
+        stock = self._stock
+        matches = [[stock.catalogue.find(entry) for entry in history] for history in histories]
+        left_out = _checked("exclude", exclude, len(matches), stock)
+        allowed = _checked("allow", allow, len(matches), stock)
         if exclude_seen:
             seen = [[match.item for match in found] for found in matches]
             left_out = [
@@ -196,7 +217,7 @@ class Recommender:
         constrained = None
         if left_out is not None or allowed is not None:
             constrained = left_out or [[]] * len(matches), allowed or [None] * len(matches)
-        return self._recommend(matches, k, users, template, constrained)
+        return self._recommend(stock, matches, k, users, template, constrained)
 
     def warm_up(
         self,
@@ -222,11 +243,11 @@ class Recommender:
             for length in sorted({_rung(LENGTHS, length) for length in lengths}):
                 started = time.perf_counter()
                 tokens_BL = np.zeros((count, length), np.int32)
-                tokens_BL[:, 0] = self._trie.eos_id
+                tokens_BL[:, 0] = self._stock.trie.eos_id
                 nobody_B = np.full(count, -1, np.int32)
                 batch = PromptBatch(tokens_BL, np.zeros_like(tokens_BL), nobody_B, nobody_B)
                 nothing = ([[]] * count, [None] * count)
-                self._search(batch, nothing if exclude_seen else None, k)
+                self._search(self._stock, batch, nothing if exclude_seen else None, k)
                 seconds[count, length] = time.perf_counter() - started
         return seconds
 
@@ -259,12 +280,13 @@ class Recommender:
         if k < 1:
             raise UserError(f"k is {k}; wanted at least 1")
         beams = self._beams_for(k)
-        names = zip(self.catalogue.source_ids, self.catalogue.titles, strict=True)
+        stock = self._stock
+        names = zip(stock.catalogue.source_ids, stock.catalogue.titles, strict=True)
         return export.write(
             folder,
             self._graphdef,
             self._params,
-            self._trie,
+            stock.trie,
             BeamConfig(num_beams=beams, num_results=beams),
             [(count, length) for count in rows for length in lengths],
             whole_words=self.run_dir.model_config.whole_word_embedding,
@@ -301,6 +323,7 @@ class Recommender:
 
     def _recommend(
         self,
+        stock: Stock,
         matches: Sequence[Sequence[Match]],
         k: int,
         users: Sequence[int | None] | None,
@@ -323,7 +346,7 @@ class Recommender:
                 np.asarray([match.item for match in matches[e]], np.int32) for e in asked_E
             ]
             with self._lock:
-                prompts = self._assembler.assemble(name, users_E[asked_E], histories)
+                prompts = stock.assembler.assemble(name, users_E[asked_E], histories)
             # Prompts of like lengths go together.
             order = np.argsort(prompts.inputs.lengths_E, kind="stable")
             for part in np.split(order, np.cumsum(batch_sizes(len(order)))[:-1]):
@@ -342,14 +365,14 @@ class Recommender:
                     exclude, allow = constrained
                     own_E = asked_E[part]
                     lists = [exclude[e] for e in own_E], [allow[e] for e in own_E]
-                items_BR, scores_BR = self._search(batch, lists, k)
+                items_BR, scores_BR = self._search(stock, batch, lists, k)
                 for row, e in enumerate(asked_E[part]):
-                    found = self._found(items_BR[row, :k], scores_BR[row, :k])
+                    found = _found(stock.catalogue, items_BR[row, :k], scores_BR[row, :k])
                     results[e] = Recommendations(found, matches[e], name)
         return [result for result in results if result is not None]
 
     def _search(
-        self, batch: PromptBatch, constrained: _Constrained | None, k: int
+        self, stock: Stock, batch: PromptBatch, constrained: _Constrained | None, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Items and scores of a padded batch; `constrained` may be shorter than it."""
         which = None
@@ -357,31 +380,9 @@ class Recommender:
             missing = len(batch.users_B) - len(constrained[0])
             exclude = [*constrained[0], *[[]] * missing]
             allow = [*constrained[1], *[None] * missing]
-            which = constraints.constraints_of(self._ranks_I, exclude, allow)
-        result = self._step_for(k)(self._params, batch, self._trie, which)
+            which = constraints.constraints_of(stock.ranks_I, exclude, allow)
+        result = self._step_for(k)(self._params, batch, stock.trie, which)
         return np.asarray(result.items_BR), np.asarray(result.scores_BR)
-
-    def _checked(self, name: str, lists: Sequence[ItemList | None] | None, requests: int) -> Any:
-        """`exclude` or `allow` as given, once it is one list of known items for each request."""
-        if lists is None:
-            return None
-        if len(lists) != requests:
-            raise UserError(
-                f"{name} has {len(lists)} lists for {requests} requests; wanted one for each"
-            )
-        for listed in lists:
-            if listed is None and name == "allow":
-                continue
-            items = np.asarray(listed if isinstance(listed, np.ndarray) else list(listed or ()))
-            known = len(self.catalogue)
-            if items.size and (
-                items.dtype.kind not in "iu" or items.min() < 0 or items.max() >= known
-            ):
-                raise UserError(
-                    f"{name} has {str(listed)[:80]}; wanted item numbers from 0 to {known - 1}"
-                    " (`catalogue.items_of` gives those of source ids and titles)"
-                )
-        return [None if listed is None else [int(item) for item in listed] for listed in lists]
 
     def _beams_for(self, k: int) -> int:
         return max(self.num_beams, -(-k // BEAMS_MULTIPLE) * BEAMS_MULTIPLE)
@@ -393,18 +394,6 @@ class Recommender:
                 config = BeamConfig(num_beams=beams, num_results=beams)
                 self._steps[beams] = make_recommend_step(self._graphdef, config)
             return self._steps[beams]
-
-    def _found(self, items_R: np.ndarray, scores_R: np.ndarray) -> list[Recommendation]:
-        return [
-            Recommendation(
-                item=int(item),
-                source_id=self.catalogue.source_ids[item],
-                title=self.catalogue.titles[item],
-                score=float(score),
-            )
-            for item, score in zip(items_R, scores_R, strict=True)
-            if item >= 0
-        ]
 
 
 def batch_sizes(requests: int) -> list[int]:
@@ -425,3 +414,39 @@ def batch_sizes(requests: int) -> list[int]:
 def _rung(ladder: Sequence[int], size: int) -> int:
     """The smallest rung that holds `size`; beyond the ladder, `size` itself."""
     return next((rung for rung in ladder if rung >= size), size)
+
+
+def _checked(
+    name: str, lists: Sequence[ItemList | None] | None, requests: int, stock: Stock
+) -> Any:
+    """`exclude` or `allow` as given, once it is one list of known items for each request."""
+    if lists is None:
+        return None
+    if len(lists) != requests:
+        raise UserError(
+            f"{name} has {len(lists)} lists for {requests} requests; wanted one for each"
+        )
+    for listed in lists:
+        if listed is None and name == "allow":
+            continue
+        items = np.asarray(listed if isinstance(listed, np.ndarray) else list(listed or ()))
+        known = len(stock.catalogue)
+        if items.size and (items.dtype.kind not in "iu" or items.min() < 0 or items.max() >= known):
+            raise UserError(
+                f"{name} has {str(listed)[:80]}; wanted item numbers from 0 to {known - 1}"
+                " (`catalogue.items_of` gives those of source ids and titles)"
+            )
+    return [None if listed is None else [int(item) for item in listed] for listed in lists]
+
+
+def _found(catalogue: Catalogue, items_R: np.ndarray, scores_R: np.ndarray) -> list[Recommendation]:
+    return [
+        Recommendation(
+            item=int(item),
+            source_id=catalogue.source_ids[item],
+            title=catalogue.titles[item],
+            score=float(score),
+        )
+        for item, score in zip(items_R, scores_R, strict=True)
+        if item >= 0
+    ]

@@ -206,7 +206,7 @@ def test_one_compilation_per_bucket_and_warm_up_makes_it_ahead(run_dir):
     assert list(seconds) == [(1, 32), (8, 32)] and min(seconds.values()) > 0
     compiled = fresh._step_for(10)._cache_size()
     assert compiled == 2
-    prompts = fresh._assembler.assemble("A1", None, [np.asarray([1, 2])])
+    prompts = fresh._stock.assembler.assemble("A1", None, [np.asarray([1, 2])])
     assert prompts.inputs.lengths_E[0] <= recommenders.LENGTHS[0]
     source_ids = fresh.catalogue.source_ids
     for count in (1, 2, 5, 8, 17):

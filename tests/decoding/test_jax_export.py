@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import genrec_jax
+from genrec_jax.cli import main
 from genrec_jax.decoding import export, trie
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline.batch import PromptBatch
@@ -51,7 +52,7 @@ def recommender(tmp_path_factory):
 
 
 def prompts_of(recommender, histories) -> PromptBatch:
-    prompts = recommender._assembler.assemble("A1", None, [np.asarray(h) for h in histories])
+    prompts = recommender._stock.assembler.assemble("A1", None, [np.asarray(h) for h in histories])
     nobody = np.full(len(histories), -1)
     longest = int(prompts.inputs.lengths_E.max())
     return prompts.padded(len(histories), longest, users_E=nobody, targets_E=nobody)
@@ -129,3 +130,15 @@ def test_only_an_export_is_replaced(recommender, tmp_path):
         with pytest.raises(UserError):
             recommender.export(standing, overwrite=overwrite)
     assert (standing / "notes.txt").read_text() == "keep me"
+
+
+def test_command_line_writes_the_same_programs(recommender, tmp_path, capsys):
+    words = ["export", str(recommender.run_dir.path), "--output", str(tmp_path / "exported")]
+    assert main.main([*words, "--rows", "2"]) == 2
+    assert "--rows means nothing to --to hugging_face" in capsys.readouterr().err
+    assert main.main([*words, "--to", "jax", "--rows", "2", "--lengths", "32"]) == 0
+    assert "1 program;" in capsys.readouterr().out
+    again = recommender.export(tmp_path / "again", rows=(2,), lengths=(32,))
+    for name in ("params.npz", "trie.npz", "load.py", "items.json", "manifest.json"):
+        assert (tmp_path / "exported" / name).read_bytes() == (again / name).read_bytes()
+    assert (tmp_path / "exported" / "recommend_2x32.jax").stat().st_size > 0
