@@ -138,6 +138,8 @@ def run(arguments: argparse.Namespace) -> None:
     options: dict[str, Any] = {
         "data": run_flags.data_paths(arguments),
         "references": None if arguments.no_baselines else rank_references,
+        "candidate_references": None if arguments.no_baselines else rank_candidates,
+        "rate_references": None if arguments.no_baselines else rate_references,
         "show_progress": True,
         "mesh": meshes.make_mesh(fsdp=arguments.fsdp, tensor=arguments.tensor),
     }
@@ -177,6 +179,22 @@ def rank_references(dataset: Any, splits: Any, split: Any) -> dict[str, Any]:
         }
         for name, module in (("popularity", popularity), ("transition", transition))
     }
+
+
+def rank_candidates(
+    dataset: Any, splits: Any, targets_E: Any, candidates_EC: Any
+) -> dict[str, Any]:
+    """Popularity among each example's candidates (`alignment.RankCandidates`)."""
+    from genrec_jax.baselines import popularity
+
+    return {"popularity": popularity.rank_among(dataset, splits, targets_E, candidates_EC)}
+
+
+def rate_references(dataset: Any, splits: Any, users_E: Any, like_above: float) -> dict[str, Any]:
+    """The share of what each user liked in training (`alignment.Rate`)."""
+    from genrec_jax.baselines import history
+
+    return {"history": history.liked_shares(dataset, splits, users_E, like_above=like_above)}
 
 
 def _configure(arguments: argparse.Namespace) -> "tuple[EvaluateConfig, list[str]]":
@@ -231,6 +249,7 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
         for line in [
             *evaluation.metrics["remarks"],
             *table.comparison_lines(evaluation.metrics),
+            *table.rating_lines(evaluation.metrics),
             *table.exact_lines(evaluation.metrics),
             *table.tie_lines(evaluation.metrics),
         ]:

@@ -22,6 +22,7 @@ from genrec_jax.data import artefacts, audit
 from genrec_jax.data.prepare_progress import Steps
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation import from_run, predictions, ranking, results, tie_orders
+from genrec_jax.evaluation.alignment import AlignmentEvaluator, RankCandidates, Rate
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
 from genrec_jax.evaluation.exact import ExactRanks
 from genrec_jax.evaluation.results import References, SystemRanks
@@ -80,7 +81,8 @@ def evaluate_checkpoint(
 class RunEvaluation:
     """Evaluates any number of checkpoints of one run; datasets, search and references are made once.
 
-    The arguments are those of `evaluate_checkpoint`.
+    The arguments are those of `evaluate_checkpoint`, and the alignment system's references: systems that
+    rank each example's candidates, and that rate.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class RunEvaluation:
         *,
         data: from_run.DataPaths | None = None,
         references: References | None = None,
+        candidate_references: RankCandidates | None = None,
+        rate_references: Rate | None = None,
         mesh: Mesh | None = None,
         show_progress: bool = False,
     ):
@@ -103,6 +107,8 @@ class RunEvaluation:
         self._mesh = mesh or meshes.make_mesh()
         self._show_progress = show_progress and jax.process_index() == 0
         self._counter = _Counter()
+        self._candidate_references = candidate_references
+        self._rate_references = rate_references
         self._evaluators = {
             entry.name: from_run.build(
                 self.run,
@@ -149,7 +155,14 @@ class RunEvaluation:
                     "split": self._config.split,
                     "max_users": self._config.max_users,
                     **_describe(self.run, evaluator, self._config, name, ranks),
-                    **_systems(evaluator, ranks, exact, self._config, self._references[name]),
+                    **_systems(
+                        evaluator,
+                        ranks,
+                        exact,
+                        self._config,
+                        [*self._references[name], *self._choice_group(name)],
+                    ),
+                    "ratings": self._rate(name, params, steps),
                     "lists": lists,
                     "exact": {name: found.summary() for name, found in exact.items()} or None,
                     "tie_orders": self._tie_orders[name],
@@ -179,10 +192,51 @@ class RunEvaluation:
                     found = evaluator.rank(params, template, write)
                 ranks[name] = found
                 lists[name] = {"seen_share": found.seen_share, "empty_share": found.empty_share}
-                if evaluator.exact is not None:
-                    known = evaluator.users_of(template) is not None
-                    exact[name] = evaluator.exact.take(known)
+                comparison = evaluator.comparison(template)
+                if comparison is not None:
+                    known = evaluator.users_of(template) is not None and template.task != "ranking"
+                    exact[name] = comparison.take(known)
         return ranks, lists, exact
+
+    def _rate(self, dataset_name: str, params: Any, steps: Steps) -> dict[str, Any] | None:
+        """Rating prediction beside its references, where the run knows it."""
+        evaluator = self._evaluators[dataset_name]
+        if not isinstance(evaluator, AlignmentEvaluator) or evaluator.question is None:
+            return None
+        question = evaluator.question
+        title = f"{dataset_name}, rating"
+        with steps.step(title, len(question.users_E)) as tell:
+            self._counter.start(tell)
+            rated = evaluator.rate(params)
+        assert rated is not None
+        others = {}
+        if self._rate_references is not None:
+            others = self._rate_references(
+                evaluator.dataset, evaluator.splits, rated.users_E, question.like_above
+            )
+        return rated.summary(others, self._config.intervals.level)
+
+    def _choice_group(self, dataset_name: str) -> list["_Group"]:
+        """Reference systems on ranking's candidates, once these are known."""
+        evaluator = self._evaluators[dataset_name]
+        if (
+            not isinstance(evaluator, AlignmentEvaluator)
+            or evaluator.choices is None
+            or self._candidate_references is None
+        ):
+            return []
+        users_E = evaluator.choices.users_E
+        targets_E = evaluator.dataset.items_X[evaluator.splits.targets_U(evaluator.split)[users_E]]
+        found = self._candidate_references(
+            evaluator.dataset, evaluator.splits, targets_E, evaluator.choices.items_UC[users_E]
+        )
+        names = tuple(evaluators.system_name(t) for t in evaluator.templates if t.task == "ranking")
+        return [
+            _Group(
+                names,
+                {f"{name}/ranking": {"seen_kept": ranks_E} for name, ranks_E in found.items()},
+            )
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +279,10 @@ def _systems(
 
 def _has_users(evaluator: Evaluator) -> bool:
     """Whether anything that is scored asks for the users' held-out items."""
-    return any(evaluator.users_of(template) is not None for template in evaluator.templates)
+    return any(
+        evaluator.users_of(template) is not None and template.task != "ranking"
+        for template in evaluator.templates
+    )
 
 
 def _of_scored_users(evaluator: Evaluator, references: References) -> list[_Group]:
@@ -240,7 +297,7 @@ def _of_scored_users(evaluator: Evaluator, references: References) -> list[_Grou
     groups: dict[bytes, list[evaluators.Scored]] = {}
     for template in evaluator.templates:
         users_E = evaluator.users_of(template)
-        if users_E is not None:
+        if users_E is not None and template.task != "ranking":
             groups.setdefault(users_E.tobytes(), []).append(template)
     made = []
     for templates in groups.values():

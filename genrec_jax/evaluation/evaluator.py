@@ -18,14 +18,16 @@ from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.decoding.exact import BLOCK_SIZE
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import ranking
+from genrec_jax.evaluation import auc, ranking
 from genrec_jax.evaluation.exact import ExactComparison
 from genrec_jax.evaluation.intervals import BootstrapConfig
 from genrec_jax.evaluation.ranking import OnLists, UserRanks
 from genrec_jax.pipeline.batch import PromptBatch
-from genrec_jax.prompts.templates import SEARCHED_TASKS, Template
+from genrec_jax.prompts.templates import EVALUATED_TASKS, SEARCHED_TASKS, Template
 
 Params = nnx.State
+SCORED_TASKS = tuple(dict.fromkeys((*SEARCHED_TASKS, *EVALUATED_TASKS)))
+"""Tasks that are about users' held-out items."""
 
 
 @runtime_checkable
@@ -46,6 +48,15 @@ class Scored(Protocol):
     def seen(self) -> bool | None:
         """Whether training saw the wording; None where that is not known."""
         ...
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """What rating prediction says of some users; see `alignment.Ratings`."""
+
+    users_E: np.ndarray
+    labels_E: np.ndarray
+    odds_E: np.ndarray
 
 
 Search = Callable[[Params, PromptBatch], tuple[np.ndarray, np.ndarray]]
@@ -142,12 +153,12 @@ def choose_templates(
     if wanted is None:
         chosen = []
         for task in tasks:
-            for seen in (True, False) if task in SEARCHED_TASKS else ():
+            for seen in (True, False) if task in SCORED_TASKS else ():
                 chosen += [t for t in templates if t.task == task and t.seen == seen][:1]
         if not chosen:
             raise UserError(
-                f"this run was trained on {', '.join(tasks)}, none of which asks for an item of the whole"
-                f" catalogue; wanted a run of one of {', '.join(SEARCHED_TASKS)}"
+                f"this run was trained on {', '.join(tasks)}, of which nothing can be scored on users'"
+                f" held-out items; wanted a run of one of {', '.join(SCORED_TASKS)}"
             )
         return tuple(chosen)
     by_id = {template.id: template for template in templates}
@@ -273,23 +284,38 @@ class Evaluator:
             None if unseen is None else functools.partial(unseen, params),
         )
 
+    def comparison(self, template: Scored) -> ExactComparison | None:
+        """What holds the exact ranks of the last `rank`, if anything does."""
+        return self.exact
+
+    def rate(self, params: Params) -> Rated | None:
+        """Rating prediction, where a run knows it (`alignment.AlignmentEvaluator`)."""
+        return None
+
     def hit_ratio(self, params: Params) -> dict[str, float]:
         """Metrics for the training loop, seen items kept.
 
         Returns:
             `hr@10` and `ndcg@10` (with lists shorter than 10, at their length): the mean over the
-            templates, and each template's own as `hr@10/sequential/A1`.
+            templates, and each template's own as `hr@10/sequential/A1`. Where some search the whole
+            catalogue and others their own candidates, the mean is over the former. `auc` is that of
+            rating prediction, where a run knows it.
         """
         cutoff = min(10, self.max_rank)
         values: dict[str, float] = {}
-        for kind in ("hr", "ndcg"):
+        of_catalogue = [t for t in self.templates if t.task != "ranking"] or list(self.templates)
+        for kind in ("hr", "ndcg") if of_catalogue else ():
             values[f"{kind}@{cutoff}"] = 0.0
+        rated = self.rate(params)
+        if rated is not None:
+            values["auc"] = auc.auc_roc(rated.odds_E, rated.labels_E)
         for template in self.templates:
             histogram = self.rank(params, template).histogram(self.max_rank)
             for kind in ("hr", "ndcg"):
                 value = histogram.mean(f"{kind}@{cutoff}")
                 values[f"{kind}@{cutoff}/{template.task}/{template.id}"] = value
-                values[f"{kind}@{cutoff}"] += value / len(self.templates)
+                if template in of_catalogue:
+                    values[f"{kind}@{cutoff}"] += value / len(of_catalogue)
         return values
 
     def _recommend(self, params: Params, known: bool) -> ranking.Recommend:

@@ -69,7 +69,7 @@ class ExactRanks:
                 "target_miss_rate": float(lost_E.sum() / truly_E.sum()) if truly_E.any() else None,
                 "targets": int(truly_E.sum()),
             }
-        return {"ranks": ranks, "beam": beam}
+        return {"items": self.num_items, "ranks": ranks, "beam": beam}
 
 
 class ExactComparison:

@@ -19,22 +19,25 @@ from genrec_jax.data import dataset as datasets
 from genrec_jax.data import splits as splitting
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits
-from genrec_jax.decoding import constraints, exact
+from genrec_jax.decoding import answers, constraints, exact
 from genrec_jax.decoding import recommend as recommending
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation import metrics, ranking
+from genrec_jax.evaluation.alignment import AlignmentEvaluator, Choices, Question
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
-from genrec_jax.evaluation.exact import ExactComparison
+from genrec_jax.evaluation.exact import ExactComparison, HistoriesOf, Score
 from genrec_jax.evaluation.task_evaluator import ScoredTask, TaskEvaluator
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import rules
-from genrec_jax.pipeline import prompt_batches, seqio_examples
+from genrec_jax.pipeline import alignment_eval, prompt_batches, seqio_examples
+from genrec_jax.pipeline.alignment_eval import EvaluationExamples
 from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.pipeline.token_runs import TokenRuns
+from genrec_jax.prompts.templates import Task
 
 USERS_AT_A_TIME = 32_768
 """Prompts are tokenised for this many users at a time, which bounds their memory."""
@@ -146,10 +149,66 @@ def build(
     templates = evaluators.choose_templates(
         run_dir.templates, trained_tasks(run_dir), config.templates
     )
+    # Ranking and rating have prompts of their own; a rating prompt's template depends on the history.
+    own: set[Task] = {t.task for t in templates if t.task in ("ranking", "rating")}
+    templates = tuple(template for template in templates if template.task != "rating")
     assembler = _assembler(run_dir, entry)
     users = ranking.choose_users(dataset, splits, config.split, config.max_users, config.seed)
 
+    if own:
+        sources = {
+            task: alignment_eval.EvaluationSource(
+                assembler,
+                dataset,
+                splits,
+                config.split,
+                task,
+                num_candidates=run_dir.mixture["num_candidates"],
+                like_above=run_dir.mixture["like_above"],
+                seed=run_dir.mixture["seed"],
+            )
+            for task in own
+        }
+
+        def batches_of(task: Task) -> Iterator[tuple[PromptBatch, EvaluationExamples]]:
+            for start in range(0, len(users), USERS_AT_A_TIME):
+                examples = sources[task].examples(users[start : start + USERS_AT_A_TIME])
+                for batch in ready(_example_batches(examples, batch_size)):
+                    yield batch, examples
+
+    choices = question = None
+    if "ranking" in own:
+        choices = searches.choices(
+            run_dir.model_config,
+            assembler.target_runs(),
+            config,
+            np.intersect1d(users, sources["ranking"].users_E).astype(np.int32),
+            run_dir.mixture["num_candidates"],
+        )
+    if "rating" in own:
+        like, dislike = alignment_eval.answer_tokens(assembler)
+
+        def asked() -> Iterator[tuple[PromptBatch, np.ndarray]]:
+            for batch, examples in batches_of("rating"):
+                places_B = np.searchsorted(examples.users_E, np.asarray(batch.users_B))
+                labels_E = examples.labels_E
+                assert labels_E is not None
+                yield batch, labels_E[np.minimum(places_B, len(labels_E) - 1)]
+
+        question = Question(
+            np.intersect1d(users, sources["rating"].users_E).astype(np.int32),
+            run_dir.mixture["like_above"],
+            asked,
+            searches.odds(run_dir.model_config, int(like[0]), int(dislike[0])),
+        )
+
     def prompts_of(template_id: str) -> Iterator[PromptBatch]:
+        if choices is not None and template_id in ranking_ids:
+            for batch, examples in batches_of("ranking"):
+                assert examples.candidates_EC is not None
+                choices.learn(examples.users_E, examples.candidates_EC)
+                yield batch
+            return
         for start in range(0, len(users), USERS_AT_A_TIME):
             chosen = users[start : start + USERS_AT_A_TIME]
             yield from ready(
@@ -158,7 +217,26 @@ def build(
                 )
             )
 
-    return Evaluator(users_E=users, templates=templates, prompts_of=prompts_of, **common)
+    ranking_ids = {template.id for template in templates if template.task == "ranking"}
+    common |= {"users_E": users, "templates": templates, "prompts_of": prompts_of}
+    if own:
+        return AlignmentEvaluator(choices=choices, question=question, **common)
+    return Evaluator(**common)
+
+
+def _example_batches(examples: EvaluationExamples, batch_size: int) -> Iterator[PromptBatch]:
+    """Batches of one size, longest prompts first."""
+    prompts = examples.prompts
+    order = np.argsort(-prompts.inputs.lengths_E, kind="stable")
+    for start in range(0, len(order), batch_size):
+        mine = order[start : start + batch_size]
+        part = prompt_batches.Prompts(prompts.inputs.take(mine), prompts.whole_words.take(mine))
+        yield part.padded(
+            batch_size,
+            int(part.inputs.lengths_E.max()),
+            users_E=examples.users_E[mine],
+            targets_E=examples.targets_E[mine],
+        )
 
 
 def _assembler(run_dir: RunDir, entry: RunDataset) -> prompt_batches.PromptAssembler:
@@ -220,8 +298,8 @@ class _Searches:
         self._rows = rules.batch_sharding(mesh)
         self._mesh, self._eos_id = mesh, trie.eos_id
         self._dataset, self._ends_U = dataset, ends_U
+        self._item_ranks_I = tries.item_ranks(trie)
         if config.exact_exclusion or config.exact:
-            self._item_ranks_I = tries.item_ranks(trie)
             longest = int((ends_U - dataset.offsets_U1[:-1]).max())
             self._width = 1 << longest.bit_length()
 
@@ -256,9 +334,53 @@ class _Searches:
                 items_BW[row, : len(distinct)] = distinct
             return items_BW
 
-        return ExactComparison(
+        return self._comparison(scorer, padded_histories, config)
+
+    def choices(
+        self,
+        model_config: T5Config,
+        targets: TokenRuns,
+        config: EvaluateConfig,
+        users_E: np.ndarray,
+        num_candidates: int,
+    ) -> Choices:
+        """Searches of each user's own candidates."""
+        graphdef, _ = t5.abstract_graph_and_params(model_config)
+        scorer = exact.CandidateScorer(
+            graphdef, targets, eos_id=self._eos_id, num_candidates=num_candidates, mesh=self._mesh
+        )
+
+        def search(params: Any, batch: PromptBatch, items_BC: np.ndarray):
+            only = constraints.allowing_only(self._item_ranks_I, items_BC)
+            return self._run(params, batch, only)
+
+        nothing = lambda users_B: np.full((len(users_B), 1), -1, np.int32)  # noqa: E731
+        return Choices(
+            users_E,
+            self._dataset.num_users,
+            num_candidates,
+            search,
+            lambda score: self._comparison(score, nothing, config),
             scorer,
-            padded_histories,
+        )
+
+    def odds(self, model_config: T5Config, like: int, dislike: int):
+        """(params, batch) -> log-odds of the first token of an answer against the other's."""
+        graphdef, _ = t5.abstract_graph_and_params(model_config)
+        step = answers.make_answer_step(graphdef, like, dislike, self._mesh)
+
+        def odds(params: Any, batch: PromptBatch) -> np.ndarray:
+            placed = jax.tree.map(lambda array: _lay_out(array, self._rows), batch)
+            return _fetch(step(params, placed))
+
+        return odds
+
+    def _comparison(
+        self, score: Score, histories_of: HistoriesOf, config: EvaluateConfig
+    ) -> ExactComparison:
+        return ExactComparison(
+            score,
+            histories_of,
             [k for k in metrics.CUTOFFS if k <= config.num_beams],
             place=lambda tree: jax.tree.map(lambda array: _lay_out(array, self._rows), tree),
             fetch=_fetch,

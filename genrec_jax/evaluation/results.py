@@ -26,15 +26,21 @@
       "interval": {"method": ..., "level": 0.95, "resamples": 10000, "seed": 0},
       "audit": [{"check": ..., "status": "pass" | "warn" | "fail", "detail": ...}],
       "lists": {"model/sequential/A1": {"seen_share": .06, "empty_share": 0.0}, ...},
-      "exact": null, or with --exact for each of the model's rows what it is without beams (a row
-        "exact/sequential/A1" stands among the systems too) {
+      "exact": null, or with --exact (for ranking always) what each of the model's rows is without beams;
+        a row "exact/sequential/A1" stands among the systems too {
         "model/sequential/A1": {
+          "items": 12101,                     that are ranked: the catalogue, or an example's candidates
           "ranks": {"seen_kept": {"mrr": .03, "mean_rank": 812.0, "median_rank": 240.0, "count": 22363},
                     "seen_excluded": {...}},  over the whole catalogue; a target in the history counts as
                                               0 in the MRR, and not in mean and median
           "beam": {"10": {"miss_rate": .02,   share of the truly best 10 that the beam's 10 lack
                           "target_miss_rate": .01, "targets": 1200}, ...}}},  of the targets truly among
                                               the best 10 (so many), the share that the beam's 10 lack
+      "ratings": null, or what a run that predicts ratings is worth {
+        "users": 12000, "liked": .77,         share of the held-out items that were liked
+        "systems": {"model/rating/rating": {"auc_roc": {"value": .7, "low": .68, "high": .72, ...}},
+                    "history": {...}},        intervals and tests by DeLong's components (`auc`)
+        "paired": [{"a": "model/rating/rating", "b": "history", "metric": "auc_roc", ...}]},
       "exact_block": null, or prefixes scored at once,
       "tie_orders": null, or the baselines' spread over random orders of ties (`tie_orders`),
       "remarks": ["..."],                     what a SeqIO mixture could not be scored on, and why

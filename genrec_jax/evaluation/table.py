@@ -81,11 +81,29 @@ def exact_lines(metrics: dict[str, Any]) -> list[str]:
         whole = found["ranks"]["seen_kept"]
         missed = ", ".join(f"{beam['miss_rate']:.1%} at {k}" for k, beam in found["beam"].items())
         lines.append(
-            f"{system} over the whole catalogue: MRR {whole['mrr']:.4f}, median rank"
+            f"{system} over all {found['items']} items: MRR {whole['mrr']:.4f}, median rank"
             f" {whole['median_rank']:g}, mean {whole['mean_rank']:.1f};"
             f" {metrics['num_beams']} beams miss of the truly best items {missed}"
         )
     return lines
+
+
+def rating_lines(metrics: dict[str, Any]) -> list[str]:
+    """Rating prediction as sentences; nothing where it was not asked."""
+    ratings = metrics.get("ratings")
+    if not ratings:
+        return []
+    found = {name: system["auc_roc"] for name, system in ratings["systems"].items()}
+    areas = [f"{n} {a['value']:.4f} [{a['low']:.4f}, {a['high']:.4f}]" for n, a in found.items()]
+    lines = [
+        f"rating, AUC-ROC over {ratings['users']} users ({ratings['liked']:.0%} liked the item):"
+        f" {', '.join(areas)}"
+    ]
+    return lines + [
+        f"{c['a']} against {c['b']}: AUC-ROC {c['difference']:+.4f}"
+        f" [{c['low']:+.4f}, {c['high']:+.4f}], p = {c['p_value']:.2g}"
+        for c in ratings["paired"]
+    ]
 
 
 def tie_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str]:

@@ -1,0 +1,174 @@
+"""A unified model of the alignment system (random parameters): three questions in one evaluation."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from genrec_jax.baselines import history, popularity
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.cli import index as index_command
+from genrec_jax.cli import main
+from genrec_jax.data import splits as splits_lib
+from genrec_jax.decoding import trie as tries
+from genrec_jax.evaluation import auc, from_run, results, table
+from genrec_jax.evaluation.alignment import AlignmentEvaluator
+from genrec_jax.evaluation.evaluator import EvaluateConfig
+from genrec_jax.evaluation.in_training import ValidationEvaluator
+from genrec_jax.indexing import build
+from genrec_jax.indexing import item_ids as item_ids_lib
+from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.parallel import mesh as meshes
+from genrec_jax.pipeline import alignment_eval
+from genrec_jax.pipeline.prompt_batches import PromptAssembler
+from genrec_jax.prompts import templates as templates_lib
+from tests.evaluation import tiny_run
+
+CANDIDATES, USERS = 12, 16
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alignment")
+    dataset = tiny_run.make_dataset(folder)
+    path = templates_lib.ALIGNMENT_TEMPLATES
+    index = folder / "index"
+    (built,) = build.build_index(
+        [dataset.path],
+        build.IndexConfig("short"),
+        output=index,
+        prompt_lines=index_command.prompt_lines(str(path)),
+    )
+    vocabulary = Vocabulary(index / item_ids_lib.VOCABULARY)
+    ids = built.item_ids
+    assembler = PromptAssembler(
+        vocabulary,
+        ids.texts,
+        templates_lib.load_templates(path),
+        dataset.name,
+        5,
+        max_input_length=512,
+        titles=ids.titles,
+    )
+
+    def write_trie(number, target):
+        runs = assembler.target_runs()
+        trie = tries.build_trie(runs.values_P, runs.offsets_E1, vocab_size=vocabulary.size)
+        tries.save(trie, target)
+
+    run = RunDir.create(
+        folder / "run",
+        model_config=tiny_run.model_config(vocabulary.size),
+        mixture={
+            "name": "alignment_ut_at",
+            "tasks": ["retrieval", "ranking", "rating", "mim", "mlm"],
+            "history": 5,
+            "max_input_length": 512,
+            "cut": "items",
+            "num_candidates": CANDIDATES,
+            "like_above": 3.0,
+            "seed": 0,
+        },
+        datasets=[dataset],
+        index_dirs=[built.path],
+        vocabulary=vocabulary,
+        templates_text=path.read_text(encoding="utf-8"),
+        write_trie=write_trie,
+        selection={"metric": "hr@10", "mode": "max"},
+        settings={},
+    )
+    tiny_run.add_checkpoint(run, 10)
+    return run, dataset, assembler
+
+
+@pytest.fixture(scope="module")
+def written(made):
+    run, _, _ = made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENREC_COMPILATION_CACHE", "")
+        assert main.main(["evaluate", str(run.path), "--max-users", str(USERS)]) == 0
+    (folder,) = (run.path / "eval").iterdir()
+    return folder, results.load(folder)
+
+
+def examples_of(made, task):
+    _, dataset, assembler = made
+    part = splits_lib.leave_one_out(dataset)
+    found = alignment_eval.evaluation_examples(
+        assembler, dataset, part, "test", task, num_candidates=CANDIDATES
+    )
+    return found, dataset, part
+
+
+def test_ranking_is_over_each_users_own_candidates(made, written):
+    folder, metrics = written
+    examples, dataset, part = examples_of(made, "ranking")
+    assert examples.candidates_EC is not None
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    rows = [row for row in rows if row["template"] == "ranking"]
+    assert len(rows) == USERS
+    for row in rows:
+        place = examples.users_E.tolist().index(row["user"])
+        # 20 beams find all of 12 candidates, and nothing else.
+        assert sorted(row["items"]) == sorted(examples.candidates_EC[place].tolist())
+        assert row["target"] == examples.targets_E[place]
+        assert row["items"][row["rank"] - 1] == row["target"]
+    systems = metrics["systems"]
+    beams, exact = systems["model/ranking/ranking"], systems["exact/ranking/ranking"]
+    assert {n: e["value"] for n, e in beams["seen_kept"].items()} == pytest.approx(
+        {n: e["value"] for n, e in exact["seen_kept"].items()}
+    )
+    whole = metrics["exact"]["model/ranking/ranking"]
+    assert whole["items"] == CANDIDATES and whole["beam"]["10"]["miss_rate"] == 0.0
+    places = np.searchsorted(examples.users_E, sorted(row["user"] for row in rows))
+    ranks_E = popularity.rank_among(
+        dataset, part, examples.targets_E[places], examples.candidates_EC[places]
+    )
+    assert systems["popularity/ranking"]["seen_kept"]["hr@5"]["value"] == (ranks_E <= 5).mean()
+
+
+def test_all_three_stand_in_one_result(written):
+    _, metrics = written
+    assert list(metrics["systems"]) == [
+        "model/retrieval/retrieval",
+        "model/ranking/ranking",
+        "exact/ranking/ranking",
+        "popularity",
+        "transition",
+        "popularity/ranking",
+    ]
+    pairs = {(c["a"], c["b"]) for c in metrics["paired"]}
+    assert ("model/ranking/ranking", "popularity/ranking") in pairs
+    assert ("model/ranking/ranking", "popularity") not in pairs
+    assert list(metrics["ratings"]["systems"]) == ["model/rating/rating", "history"]
+    assert "AUC-ROC" in table.rating_lines(metrics)[0]
+
+
+def test_ratings_beside_the_history(made, written):
+    examples, dataset, part = examples_of(made, "rating")
+    run = made[0]
+    config = EvaluateConfig(max_users=USERS)
+    evaluator = from_run.build(run, config, meshes.single_device_mesh())
+    assert isinstance(evaluator, AlignmentEvaluator) and evaluator.question is not None
+    assert examples.labels_E is not None
+    users_E = evaluator.question.users_E
+    labels_E = examples.labels_E[np.searchsorted(examples.users_E, users_E)]
+    ratings = written[1]["ratings"]
+    assert ratings["users"] == len(users_E) and ratings["liked"] == labels_E.mean()
+    liked_E = history.liked_shares(dataset, part, users_E)
+    found = ratings["systems"]["history"]["auc_roc"]["value"]
+    assert found == pytest.approx(auc.auc_roc(liked_E, labels_E), nan_ok=True)
+
+
+def test_the_best_checkpoint_is_chosen_by_retrieval(made):
+    run = made[0]
+    values = ValidationEvaluator(run, meshes.single_device_mesh(), max_users=USERS).hit_ratio(
+        from_run_params(run)
+    )
+    assert values["hr@10"] == values["hr@10/retrieval/retrieval"]
+    assert 0 <= values["hr@10/ranking/ranking"] <= 1 and "auc" in values
+
+
+def from_run_params(run):
+    from genrec_jax.checkpoint import restore
+
+    return restore.restore_params(run, 10)
