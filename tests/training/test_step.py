@@ -112,9 +112,32 @@ def test_unrolling_and_remat_change_nothing(one_device, changes):
 
 def test_microbatches_change_nothing_without_dropout():
     mesh = meshes.single_device_mesh()
-    whole, _ = run_steps(CONFIG, mesh, steps=3, dropout=False)
-    parts, _ = run_steps(CONFIG, mesh, steps=3, dropout=False, microbatches=4)
-    np.testing.assert_allclose(parts, whole, rtol=2e-5)
+    whole, trained = run_steps(CONFIG, mesh, steps=3, dropout=False)
+    if sizes != (1, 1, 1):
+        mesh = meshes.make_mesh(*sizes)
+    parts, in_parts = run_steps(CONFIG, mesh, steps=3, dropout=False, microbatches=2)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    expected = fixture_params.flatten(trained.params)
+    for name, array in fixture_params.flatten(in_parts.params).items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_empty_rows_change_nothing_not_even_dropout():
+    """What a batch is filled up with for a larger mesh; draws depend on the row, not on their number."""
+    mesh = meshes.single_device_mesh()
+    fresh = state.create_state(EIGHT_HEADS, OPTIMIZER, mesh, 0)
+    batch = packed_batch(0)
+    filled = jax.tree.map(lambda array: np.concatenate([array, np.zeros_like(array)]), batch)
+    graphdef, _ = t5.abstract_graph_and_params(EIGHT_HEADS)
+    arguments = {"graphdef": graphdef, "optimizer": OPTIMIZER, "loss_config": LOSS}
+    train_step = jax.jit(
+        lambda batch: step.train_step(fresh, batch, jax.random.key(1), **arguments)
+    )
+    (one, metrics), (other, filled_metrics) = train_step(batch), train_step(filled)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(filled_metrics[name], value, rtol=1e-5, err_msg=name)
+    for expected, found in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_changes_with_the_step_and_the_key(one_device):
