@@ -110,7 +110,9 @@ def test_unrolling_and_remat_change_nothing(one_device, changes):
     np.testing.assert_allclose(seen, one_device[0][:3], rtol=1e-5)
 
 
-def test_microbatches_change_nothing_without_dropout():
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_microbatches_change_nothing_without_dropout(sizes):
+    """On a mesh the parts of a step are spread over the same devices as the whole."""
     mesh = meshes.single_device_mesh()
     whole, trained = run_steps(CONFIG, mesh, steps=3, dropout=False)
     if sizes != (1, 1, 1):
