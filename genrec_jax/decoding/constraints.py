@@ -19,7 +19,7 @@ from genrec_jax.pytree import pytree_dataclass
 LAST_ITEM = np.iinfo(np.int32).max
 SMALLEST_WIDTH = 32
 
-ItemList = Sequence[int] | Int[np.ndarray, " X"]
+ItemList = Sequence[int] | Int[np.ndarray, " _"]
 
 
 @pytree_dataclass
