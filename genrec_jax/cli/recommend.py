@@ -12,7 +12,8 @@ from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # imported once there is work to do, so that --help is quick
     from genrec_jax.checkpoint.run_dir import RunDir
-    from genrec_jax.decoding.recommender import Recommendations, Recommender
+    from genrec_jax.decoding.recommendations import Recommendations
+    from genrec_jax.decoding.recommender import Recommender
 
 HELP = """Prints what a trained run recommends next, for a user of its dataset or for any history you type.
 

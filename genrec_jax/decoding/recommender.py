@@ -4,7 +4,6 @@ It needs the run dir alone. Requests are put into few shapes (`ROWS`, `LENGTHS`)
 """
 
 import dataclasses
-import math
 import pathlib
 import threading
 import time
@@ -21,6 +20,7 @@ from genrec_jax.decoding import constraints, export
 from genrec_jax.decoding.catalogue import Catalogue, Match
 from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
+from genrec_jax.decoding.recommendations import Recommendations, found_items
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.decoding.stock import Stock
 from genrec_jax.errors import UserError
@@ -37,43 +37,6 @@ BEAMS_MULTIPLE = 10
 
 _Constrained = tuple[Sequence[ItemList], Sequence[ItemList | None]]
 """For each request the items it must not get, and the only ones it may get (None for all)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Recommendation:
-    """One recommended item.
-
-    Attributes:
-        item: its number in the dataset.
-        source_id: the source's own id.
-        title: None where the source has none.
-        score: log-probability of its id given the prompt.
-    """
-
-    item: int
-    source_id: str
-    title: str | None
-    score: float
-
-    @property
-    def probability(self) -> float:
-        """Probability of its id given the prompt, among all texts that the model could write."""
-        return math.exp(self.score)
-
-
-class Recommendations(list[Recommendation]):
-    """A list of recommendations, best first, that also says what its history was taken for.
-
-    Attributes:
-        matches: one for each entry of the history; those with `exact` false were replaced by the
-            nearest known item.
-        template: id of the prompt's template.
-    """
-
-    def __init__(self, items: Sequence[Recommendation], matches: Sequence[Match], template: str):
-        super().__init__(items)
-        self.matches = tuple(matches)
-        self.template = template
 
 
 def load(
@@ -367,7 +330,7 @@ class Recommender:
                     lists = [exclude[e] for e in own_E], [allow[e] for e in own_E]
                 items_BR, scores_BR = self._search(stock, batch, lists, k)
                 for row, e in enumerate(asked_E[part]):
-                    found = _found(stock.catalogue, items_BR[row, :k], scores_BR[row, :k])
+                    found = found_items(stock.catalogue, items_BR[row, :k], scores_BR[row, :k])
                     results[e] = Recommendations(found, matches[e], name)
         return [result for result in results if result is not None]
 
@@ -437,16 +400,3 @@ def _checked(
                 " (`catalogue.items_of` gives those of source ids and titles)"
             )
     return [None if listed is None else [int(item) for item in listed] for listed in lists]
-
-
-def _found(catalogue: Catalogue, items_R: np.ndarray, scores_R: np.ndarray) -> list[Recommendation]:
-    return [
-        Recommendation(
-            item=int(item),
-            source_id=catalogue.source_ids[item],
-            title=catalogue.titles[item],
-            score=float(score),
-        )
-        for item, score in zip(items_R, scores_R, strict=True)
-        if item >= 0
-    ]

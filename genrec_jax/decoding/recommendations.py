@@ -1,0 +1,63 @@
+"""What a recommender answers: items with titles and scores, and what the request was taken for."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from genrec_jax.decoding.catalogue import Catalogue, Match
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        item: its number in the dataset.
+        source_id: the source's own id.
+        title: None where the source has none.
+        score: log-probability of its id given the prompt.
+    """
+
+    item: int
+    source_id: str
+    title: str | None
+    score: float
+
+    @property
+    def probability(self) -> float:
+        """Probability of its id given the prompt, among all texts that the model could write."""
+        return math.exp(self.score)
+
+
+class Recommendations(list[Recommendation]):
+    """A list of recommendations, best first, that also says what its history was taken for.
+
+    Attributes:
+        matches: one for each entry of the history; those with `exact` false were replaced by the
+            nearest known item.
+        template: id of the prompt's template.
+    """
+
+    def __init__(self, items: Sequence[Recommendation], matches: Sequence[Match], template: str):
+        super().__init__(items)
+        self.matches = tuple(matches)
+        self.template = template
+
+
+def found_items(
+    catalogue: Catalogue, items_R: Int[np.ndarray, " R"], scores_R: Float[np.ndarray, " R"]
+) -> list[Recommendation]:
+    """One request's row of a search's result; its empty places (item -1) are left out."""
+    return [
+        Recommendation(
+            item=int(item),
+            source_id=catalogue.source_ids[item],
+            title=catalogue.titles[item],
+            score=float(score),
+        )
+        for item, score in zip(items_R, scores_R, strict=True)
+        if item >= 0
+    ]
