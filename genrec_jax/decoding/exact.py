@@ -83,11 +83,13 @@ class CatalogueScorer:
         # Each block's scores are written into the buffer of those before it.
         self._score_block = _on(mesh, jax.jit(_with_model(graphdef, score_block), donate_argnums=3))
         rows_sharding = None if mesh is None else rules.batch_sharding(mesh)
-        self._empty = jax.jit(
-            lambda rows: jnp.full((rows, self.num_items), -jnp.inf, jnp.float32),
-            static_argnums=0,
-            out_shardings=rows_sharding,
-        )
+
+        def empty(valid_BL):
+            # Made of the prompts, so that it lies on the devices where they do from the first block on.
+            nothing_B = jnp.where(valid_BL[:, 0], -jnp.inf, -jnp.inf).astype(jnp.float32)
+            return jnp.broadcast_to(nothing_B[:, None], (nothing_B.shape[0], self.num_items))
+
+        self._empty = jax.jit(empty, out_shardings=rows_sharding)
 
     def __call__(
         self, params: nnx.State, batch: PromptBatch, on_block: Callable[[], None] | None = None
@@ -100,7 +102,7 @@ class CatalogueScorer:
             on_block: told when each block has been handed to the device, to show progress.
         """
         encoded = self._encode(params, batch)
-        scores_BI = self._empty(batch.encoder_input_tokens_BL.shape[0])
+        scores_BI = self._empty(encoded[1])
         for block in self._blocks:
             scores_BI = self._score_block(params, encoded, block, scores_BI)
             if on_block is not None:

@@ -216,6 +216,7 @@ def make_item_ids(
         added_tokens=added,
         dataset_name=data.name,
         dataset_fingerprint=data.fingerprint,
+        titles=tuple(data.item_titles),
     )
 
 

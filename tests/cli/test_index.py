@@ -85,7 +85,7 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.startswith("genrec index: error: ")
     assert message.count("\n") == 1
-    assert "Run `genrec prepare` again" in message
+    assert "is not there; wanted a" in message and "`genrec prepare --help`" in message
     assert main.main(["index", str(data.path), "--method", "collaborative", "--clusters", "1"]) == 2
     assert "--clusters is 1; wanted at least 2" in capsys.readouterr().err
 

@@ -112,4 +112,4 @@ def test_mistakes_are_one_readable_line(made, capsys, words, message):
 
 def test_no_run_dir(capsys, tmp_path):
     code, _, err = genrec(capsys, tmp_path / "none", "--history", "tea")
-    assert code == 2 and "not found" in err
+    assert code == 2 and "is not there; wanted a folder that `genrec train` wrote" in err
