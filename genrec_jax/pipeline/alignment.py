@@ -5,6 +5,7 @@ A history stands for the user; prompts show ids with titles. `alignment_choices`
 items.
 """
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import examples, hashing, list_prompts, windows
-from genrec_jax.pipeline.examples import Epochs, ExamplePlan, ExampleTask
+from genrec_jax.pipeline.examples import Epochs, ExamplePlan, SingleTask
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
 from genrec_jax.pipeline.span_corruption import CorruptionConfig
 from genrec_jax.prompts import templates as templates_lib
@@ -57,7 +58,7 @@ class AlignmentSettings:
             )
 
 
-class AlignmentTask(ExampleTask):
+class AlignmentTask(SingleTask):
     """One of the alignment system's tasks; subclasses plan the examples that share a template.
 
     Attributes:
@@ -134,11 +135,11 @@ class AlignmentTask(ExampleTask):
         del splits, split, template_id, max_examples
         return ()
 
+    @abc.abstractmethod
     def _plan_rows(
         self, number: int, epoch_E: Int64[np.ndarray, " E"], index_E: Int64[np.ndarray, " E"]
     ) -> ExamplePlan:
         """Plans examples of one template; `index_E` says which examples of the task they are."""
-        raise NotImplementedError
 
     def _templates(
         self, epoch_E: Int64[np.ndarray, " E"], index_E: Int64[np.ndarray, " E"]

@@ -1,5 +1,6 @@
 """Masked item modelling and masked language modelling on windows of a user's training items."""
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,8 +67,9 @@ class WindowTask(AlignmentTask):
         """See `ExampleTask.positions_read`."""
         return self.window(np.full(len(index_E), epoch), index_E)
 
+    @abc.abstractmethod
     def _set_bounds(self) -> None:
-        raise NotImplementedError
+        """Sets the longest prompt and target; refuses a limit under which none fits."""
 
     def _window_bound(self) -> int:
         return int(self.prompts.history_tokens(self.begin_N, self.end_N).max())

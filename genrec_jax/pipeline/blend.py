@@ -8,7 +8,7 @@ from jaxtyping import Int, Int64
 
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline.examples import Epochs, ExamplePlan, ExampleTask
+from genrec_jax.pipeline.examples import Epochs, ExamplePlan, ExampleTask, SingleTask
 
 
 class Blend(ExampleTask):
@@ -23,7 +23,7 @@ class Blend(ExampleTask):
         rates: examples of each in one round.
     """
 
-    def __init__(self, name: str, sources: Sequence[ExampleTask], rates: Mapping[str, int]):
+    def __init__(self, name: str, sources: Sequence[SingleTask], rates: Mapping[str, int]):
         """Blends.
 
         Args:
@@ -65,7 +65,7 @@ class Blend(ExampleTask):
         self.max_target_length = max(source.max_target_length for source in sources)
 
     @property
-    def parts(self) -> tuple[ExampleTask, ...]:
+    def parts(self) -> tuple[SingleTask, ...]:
         """The tasks it blends."""
         return self.sources
 
@@ -96,7 +96,7 @@ class Blend(ExampleTask):
         *,
         template_id: str | None = None,
         max_examples: int | None = None,
-    ) -> tuple[ExampleTask, ...]:
+    ) -> tuple[SingleTask, ...]:
         """The held-out examples of each task that has any; see `ExampleTask.held_out`."""
         options: dict[str, Any] = {"template_id": template_id, "max_examples": max_examples}
         return tuple(

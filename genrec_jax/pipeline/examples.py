@@ -4,6 +4,7 @@ Between the dataset with its item ids and the mixtures. A task (`ExampleTask`) p
 fixes their lengths, and gathers the tokens of those it is asked for.
 """
 
+import abc
 import dataclasses
 import zlib
 from collections.abc import Sequence
@@ -98,8 +99,8 @@ class ExamplePlan:
         )
 
 
-class ExampleTask:
-    """One task on one dataset: the examples of every epoch, by number. Subclasses plan them.
+class ExampleTask(abc.ABC):
+    """A dataset's examples of every epoch, by number: of one task, or of several blended.
 
     Attributes:
         name: dataset and task, as logs show it: `Beauty/sequential`.
@@ -138,10 +139,11 @@ class ExampleTask:
         self.stream = zlib.crc32(self.name.encode())
 
     @property
-    def parts(self) -> "tuple[ExampleTask, ...]":
+    @abc.abstractmethod
+    def parts(self) -> "tuple[SingleTask, ...]":
         """The tasks it blends; itself where it is one."""
-        return (self,)
 
+    @abc.abstractmethod
     def plan(self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]) -> ExamplePlan:
         """Plans examples.
 
@@ -149,8 +151,8 @@ class ExampleTask:
             epochs: the epoch of all of them, or one for each.
             numbers_E: numbers within the epoch, 0 to `num_examples - 1`.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def held_out(
         self,
         splits: Splits,
@@ -158,7 +160,7 @@ class ExampleTask:
         *,
         template_id: str | None = None,
         max_examples: int | None = None,
-    ) -> "tuple[ExampleTask, ...]":
+    ) -> "tuple[SingleTask, ...]":
         """The examples of a split's held-out targets, unshuffled; none for a task that only trains.
 
         Args:
@@ -167,20 +169,6 @@ class ExampleTask:
             template_id: the prompt; by default the task's first seen one.
             max_examples: a seeded sample of the users; None: all of them.
         """
-        raise NotImplementedError
-
-    def positions_read(
-        self, epoch: int, index_E: Int[np.ndarray, " E"]
-    ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
-        """Which positions of the log examples are made of: from the first up to the last, exclusive.
-
-        The target counts as read. The audit holds these against what is held out.
-
-        Args:
-            epoch: for a task with `epochs_differ`.
-            index_E: examples by their place before any shuffling.
-        """
-        raise NotImplementedError
 
     def lengths(
         self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]
@@ -226,6 +214,28 @@ class ExampleTask:
             key_E = hashing.hash_numbers(self.seed, ORDER, self.stream, epoch_E)
             index_E = hashing.permute(index_E, self.num_examples, key_E)
         return epoch_E, index_E
+
+
+class SingleTask(ExampleTask):
+    """One task: it can say of each example what of the log it is made of."""
+
+    @property
+    def parts(self) -> "tuple[SingleTask, ...]":
+        """Itself."""
+        return (self,)
+
+    @abc.abstractmethod
+    def positions_read(
+        self, epoch: int, index_E: Int[np.ndarray, " E"]
+    ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
+        """Which positions of the log examples are made of: from the first up to the last, exclusive.
+
+        The target counts as read. The audit holds these against what is held out.
+
+        Args:
+            epoch: for a task with `epochs_differ`.
+            index_E: examples by their place before any shuffling.
+        """
 
 
 def held_out_positions(

@@ -9,7 +9,7 @@ from genrec_jax.data.audit import AuditResult
 from genrec_jax.data.audit_tasks import Ranges, audit_tasks
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline.examples import ExampleTask
+from genrec_jax.pipeline.examples import SingleTask
 from genrec_jax.pipeline.mixtures import Mixture
 
 EPOCHS = 3
@@ -25,7 +25,7 @@ def audit_mixture(mixture: Mixture, splits: Sequence[Splits]) -> list[AuditResul
         mixture: what training reads.
         splits: for each dataset of the mixture, in its order.
     """
-    by_dataset: dict[str, list[ExampleTask]] = {}
+    by_dataset: dict[str, list[SingleTask]] = {}
     for source in mixture.sources:
         by_dataset.setdefault(source.dataset.name, []).extend(source.parts)
     return [
@@ -53,14 +53,14 @@ def check_mixture(mixture: Mixture, splits: Sequence[Splits]) -> list[AuditResul
     return results
 
 
-def _trained(task: ExampleTask) -> Ranges:
+def _trained(task: SingleTask) -> Ranges:
     numbers_E = np.arange(task.num_examples)
     epochs = EPOCHS if task.epochs_differ else 1
     ranges = [task.positions_read(epoch, numbers_E) for epoch in range(epochs)]
     return np.concatenate([r[0] for r in ranges]), np.concatenate([r[1] for r in ranges])
 
 
-def _held_out(task: ExampleTask, splits: Splits) -> Int64[np.ndarray, " H"]:
+def _held_out(task: SingleTask, splits: Splits) -> Int64[np.ndarray, " H"]:
     positions = [np.zeros(0, np.int64)]
     for split in _SPLITS:
         for held in task.held_out(splits, split):

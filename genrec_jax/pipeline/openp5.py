@@ -15,7 +15,7 @@ from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import examples, hashing
-from genrec_jax.pipeline.examples import Epochs, ExamplePlan, ExampleTask
+from genrec_jax.pipeline.examples import Epochs, ExamplePlan, SingleTask
 from genrec_jax.pipeline.prompt_tables import BoundPrompts, Cut, PromptTables
 from genrec_jax.prompts import rendering
 from genrec_jax.prompts.templates import Task
@@ -40,7 +40,7 @@ def training_positions(dataset: Dataset, splits: Splits) -> Int64[np.ndarray, " 
     return np.flatnonzero(trained_X)
 
 
-class OpenP5Task(ExampleTask):
+class OpenP5Task(SingleTask):
     """One of OpenP5's two tasks on one dataset.
 
     Attributes:
