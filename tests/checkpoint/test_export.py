@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import transformers
 from flax import nnx, serialization
 
 from genrec_jax.checkpoint import export, foreign_config, import_weights, tensor_files
@@ -199,7 +200,6 @@ TEXTS = [
 
 
 def test_transformers_reads_the_tokenizer_alike(tokenizer_folder):
-    transformers = pytest.importorskip("transformers")
     folder, vocabulary = tokenizer_folder
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == vocabulary.size == 32_103
@@ -225,7 +225,6 @@ def test_sentencepiece_reads_the_tokenizer_alike(tokenizer_folder):
 def test_transformers_loads_the_same_logits_and_beams(shared, tmp_path, name):
     """Where PyTorch is not installed, the equal bytes above say that transformers reads its own model."""
     torch = pytest.importorskip("torch", reason=NO_TORCH)
-    transformers = pytest.importorskip("transformers")
     fixture = shared / "fixtures" / name
     export.write_hugging_face(tmp_path, exportable(fixture))
     model = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
@@ -262,7 +261,6 @@ def test_transformers_loads_the_same_logits_and_beams(shared, tmp_path, name):
 
 def test_models_that_transformers_builds_here_come_in_with_their_logits(tmp_path):
     torch = pytest.importorskip("torch", reason=NO_TORCH)
-    transformers = pytest.importorskip("transformers")
     for number, kind in enumerate(("relu", "gated-gelu")):
         torch.manual_seed(number)
         config = transformers.T5Config(

@@ -10,6 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from genrec_jax.checkpoint import foreign_config, import_weights, tensor_files, weight_names
@@ -403,13 +404,12 @@ def test_a_vocabulary_with_more_tokens_than_rows_is_refused(shared, tmp_path):
 
 
 def test_safetensors_written_here_are_read_by_safetensors(tmp_path):
-    numpy = pytest.importorskip("safetensors.numpy")
     values = foreign.arrays("hugging_face", foreign.T5_1_1)
     file = tmp_path / "model.safetensors"
     shapes = {name: array.shape for name, array in values.items()}
     tensor_files.write_safetensors(file, shapes, values.__getitem__)
-    foreign.assert_same(numpy.load_file(file), values)
-    numpy.save_file(values, file)
+    foreign.assert_same(safetensors.numpy.load_file(file), values)
+    safetensors.numpy.save_file(values, file)
     foreign.assert_same(foreign.all_of(tensor_files.Safetensors([file])), values)
 
 

@@ -5,6 +5,9 @@ import random
 
 import numpy as np
 import pytest
+import tokenizers
+import transformers
+from sentencepiece import sentencepiece_model_pb2
 
 from genrec_jax.data import splits
 from genrec_jax.errors import UserError
@@ -61,10 +64,6 @@ def prompt_texts(beauty, item_texts):
 
 def _hugging_face(vocabulary):
     """Hugging Face's T5 tokenizer over the pieces of a `.model`, user-defined symbols as added tokens."""
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    from sentencepiece import sentencepiece_model_pb2
-
     model = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.serialized)
     tokenizer = transformers.T5Tokenizer(
         vocab=[(piece.piece, piece.score) for piece in model.pieces],
@@ -84,8 +83,9 @@ def _hugging_face(vocabulary):
 
 
 def _tensorflow_text(vocabulary):
-    pytest.importorskip("tensorflow")
-    tensorflow_text = pytest.importorskip("tensorflow_text")
+    reason = "needs the extra genrec-jax[seqio]"
+    pytest.importorskip("tensorflow", reason=reason)
+    tensorflow_text = pytest.importorskip("tensorflow_text", reason=reason)
     tokenizer = tensorflow_text.SentencepieceTokenizer(model=vocabulary.serialized)
     return lambda texts: tokenizer.tokenize(texts).to_list()
 
