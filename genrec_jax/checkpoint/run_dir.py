@@ -33,6 +33,7 @@ from genrec_jax.prompts import templates as templates_lib
 FORMAT_VERSION = 1
 MANIFEST = "run.json"
 CONFIG = "config.gin"
+EVENTS_FOLDER = "tensorboard"
 VOCABULARY = item_ids_lib.VOCABULARY
 TRIE = "trie.npz"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
@@ -264,6 +265,11 @@ class RunDir:
     def eval_dir(self) -> pathlib.Path:
         """Where evaluations go, one folder for each split and step."""
         return self.path / "eval"
+
+    @property
+    def events_dir(self) -> pathlib.Path:
+        """Where TensorBoard's events and traces go."""
+        return self.path / EVENTS_FOLDER
 
     def check_settings(self, settings: Mapping[str, Any], *, free: Sequence[str] = ()) -> None:
         """Refuses to go on with a run under other settings than it was started with.

@@ -28,6 +28,7 @@ examples:
   genrec evaluate runs/quickstart --split validation --templates A1 --num-beams 10
   genrec evaluate runs/seed0 runs/seed1 runs/seed2 --aggregate runs/seeds.json
   genrec evaluate runs/quickstart --exact --max-users 100
+  genrec evaluate runs/quickstart --profile --max-users 640
   genrec evaluate runs/quickstart --watch
   genrec evaluate --gin_file=gin_configs/runs/evaluate.gin --gin.MODEL_DIR=\\"runs/quickstart\\" \\
     --gin.NUM_BEAMS=10
@@ -91,6 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of that sample (0)")
     run_flags.add_data(parser)
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also write a trace of the first batches, for TensorBoard or Perfetto",
+    )
     parser.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
     parser.add_argument(
         "--aggregate",
@@ -141,6 +147,7 @@ def run(arguments: argparse.Namespace) -> None:
         "candidate_references": None if arguments.no_baselines else rank_candidates,
         "rate_references": None if arguments.no_baselines else rate_references,
         "show_progress": True,
+        "profile": _tell if arguments.profile else None,
         "mesh": meshes.make_mesh(fsdp=arguments.fsdp, tensor=arguments.tensor),
     }
     first_host = jax.process_index() == 0
@@ -154,7 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
             lambda run_dir: RunEvaluation(run_dir, config, **options),
             poll_seconds=arguments.watch_poll,
             timeout_seconds=arguments.watch_timeout,
-            notify=lambda line: print(line, file=sys.stderr, flush=True),
+            notify=_tell,
         ):
             _show(written, console)
         return
@@ -166,6 +173,10 @@ def run(arguments: argparse.Namespace) -> None:
         evaluations.append(written)
     if arguments.aggregate is not None and first_host:
         _aggregate(evaluations, arguments.aggregate, console)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def rank_references(dataset: Any, splits: Any, split: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ two answers at the decoder's first step; its AUC-ROC stands apart from the lists
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -179,9 +180,10 @@ class AlignmentEvaluator(Evaluator):
         choices = self._choices_of(template)
         if choices is None:
             return super().rank(params, template, on_lists)
+        recommend = functools.partial(choices.recommend, params)
         return ranking.rank_users(
-            self._prompts(template.id),
-            lambda batch: choices.recommend(params, batch),
+            self._batches(template, recommend),
+            recommend,
             self.dataset,
             self.splits,
             self.split,
@@ -192,9 +194,12 @@ class AlignmentEvaluator(Evaluator):
         """Asks whether users like their held-out items; None where the run does not know how."""
         if self.question is None:
             return None
-        parts = []
-        for batch, labels_B in self.question.batches():
-            odds_B = self.question.odds(params, batch)
+        parts, odds = [], functools.partial(self.question.odds, params)
+        batches = self.question.batches()
+        if self.tracer is not None:
+            batches = self.tracer.trace(batches, lambda asked: odds(asked[0]))
+        for batch, labels_B in batches:
+            odds_B = odds(batch)
             users_B = np.asarray(batch.users_B)
             real_B = users_B >= 0
             parts.append((users_B[real_B], labels_B[real_B], odds_B[real_B]))

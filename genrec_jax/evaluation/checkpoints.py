@@ -28,6 +28,7 @@ from genrec_jax.evaluation.exact import ExactRanks
 from genrec_jax.evaluation.results import References, SystemRanks
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.parallel import mesh as meshes
+from genrec_jax.parallel.profiling import TracedBatches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,8 @@ class RunEvaluation:
     """Evaluates any number of checkpoints of one run; datasets, search and references are made once.
 
     The arguments are those of `evaluate_checkpoint`, and the alignment system's references: systems that
-    rank each example's candidates, and that rate.
+    rank each example's candidates, and that rate. With `profile` the first batches are traced, and it is
+    told where the trace lies.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class RunEvaluation:
         rate_references: Rate | None = None,
         mesh: Mesh | None = None,
         show_progress: bool = False,
+        profile: Callable[[str], None] | None = None,
     ):
         """Opens the run and its datasets.
 
@@ -120,9 +123,11 @@ class RunEvaluation:
             )
             for entry in self.run.datasets
         }
+        tracer = TracedBatches(self.run.events_dir, say=profile) if profile else None
         self._references: dict[str, list[_Group]] = {}
         self._tie_orders: dict[str, dict[str, Any] | None] = {}
         for name, evaluator in self._evaluators.items():
+            evaluator.tracer = tracer
             self._references[name], self._tie_orders[name] = [], None
             if references is not None and _has_users(evaluator):
                 self._references[name] = _of_scored_users(evaluator, references)

@@ -22,6 +22,7 @@ from genrec_jax.evaluation import auc, ranking
 from genrec_jax.evaluation.exact import ExactComparison
 from genrec_jax.evaluation.intervals import BootstrapConfig
 from genrec_jax.evaluation.ranking import OnLists, UserRanks
+from genrec_jax.parallel.profiling import TracedBatches
 from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.prompts.templates import EVALUATED_TASKS, SEARCHED_TASKS, Template
 
@@ -206,6 +207,7 @@ class Evaluator:
         protocol: how inputs and targets were chosen.
         remarks: what could not be scored, a sentence each.
         exact: what compares the search with the whole catalogue's scores, if anything does.
+        tracer: traces the first batches, where that is wanted.
     """
 
     unit = "users"
@@ -251,6 +253,7 @@ class Evaluator:
         self._kept: dict[str, list[PromptBatch]] = {}
         self._search, self._search_unseen = search, search_unseen
         self.exact = exact
+        self.tracer: TracedBatches | None = None
 
     @property
     def num_users(self) -> int:
@@ -273,15 +276,17 @@ class Evaluator:
             template: one of `templates`.
             on_lists: told of each block of lists.
         """
-        unseen = self._search_unseen
+        recommend, unseen = self._recommend(params, known=True), None
+        if self._search_unseen is not None:
+            unseen = functools.partial(self._search_unseen, params)
         return ranking.rank_users(
-            self._prompts(template.id),
-            self._recommend(params, known=True),
+            self._batches(template, recommend, unseen),
+            recommend,
             self.dataset,
             self.splits,
             self.split,
             on_lists,
-            None if unseen is None else functools.partial(unseen, params),
+            unseen,
         )
 
     def comparison(self, template: Scored) -> ExactComparison | None:
@@ -322,6 +327,24 @@ class Evaluator:
         """The search with its parameters, and what is to be done beside it."""
         search = functools.partial(self._search, params)
         return search if self.exact is None else self.exact.beside(search, params, known)
+
+    def _batches(
+        self, template: Scored, *searches: ranking.Recommend | None
+    ) -> Iterator[PromptBatch]:
+        """A template's prompts; the first of all under a trace, if one is wanted."""
+        batches = self._prompts(template.id)
+        if self.tracer is None:
+            return batches
+
+        def warm_up(batch: PromptBatch) -> None:
+            for search in searches:
+                if search is not None:
+                    search(batch)
+            comparison = self.comparison(template)
+            if comparison is not None:
+                comparison.take(known=False)  # the batch will come again
+
+        return self.tracer.trace(batches, warm_up)
 
     def _prompts(self, template_id: str) -> Iterator[PromptBatch]:
         if not self._keep:

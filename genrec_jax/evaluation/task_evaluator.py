@@ -128,9 +128,10 @@ class TaskEvaluator(Evaluator):
         task = self._tasks[template.id]
         if task.misfit is None:
             return super().rank(params, template, _with_examples(on_lists, task))
+        recommend = self._recommend(params, known=False)
         return ranking.rank_rows(
-            self._prompts(template.id),
-            self._recommend(params, known=False),
+            self._batches(template, recommend),
+            recommend,
             len(task.examples),
             on_lists=_with_examples(on_lists, task),
         )

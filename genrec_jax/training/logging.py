@@ -18,11 +18,11 @@ from typing import Any, Literal
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import record_writer
 
+from genrec_jax.checkpoint.run_dir import EVENTS_FOLDER
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
-EVENTS_FOLDER = "tensorboard"
 EVENTS_FILE = "events.out.tfevents.0.genrec"
 NOT_CURVES = ("step", "kind", "time")
 Kind = Literal["train", "validation"]

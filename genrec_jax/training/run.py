@@ -18,6 +18,7 @@ from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model import t5
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
+from genrec_jax.parallel.profiling import TracedSteps
 from genrec_jax.pipeline import mixture_audit
 from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import progress as progress_lib
@@ -27,10 +28,9 @@ from genrec_jax.training import throughput, validation
 from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
 from genrec_jax.training.inputs import Inputs
 from genrec_jax.training.lock import RunLock
-from genrec_jax.training.logging import EVENTS_FOLDER, MetricsLog
+from genrec_jax.training.logging import MetricsLog
 from genrec_jax.training.loop import Loop, Progress, Result, Schedule
 from genrec_jax.training.preemption import StopRequest
-from genrec_jax.training.profiling import TracedSteps
 from genrec_jax.training.state import TrainState
 
 FINISHED = "finished.json"
@@ -150,8 +150,7 @@ def train(
                 closing.callback(log.close)
             closing.callback(display.close)
             if profile:
-                folder = run_dir.path / EVENTS_FOLDER
-                train_step = TracedSteps(train_step, folder, say=display.say)
+                train_step = TracedSteps(train_step, run_dir.events_dir, say=display.say)
                 closing.callback(train_step.close)
             loop = Loop(
                 schedule=Schedule(

@@ -1,5 +1,6 @@
 """`genrec evaluate` as it is typed: on real run dirs with random parameters."""
 
+import gzip
 import json
 
 import numpy as np
@@ -60,6 +61,20 @@ def test_a_sample_of_users_is_called_one(runs, capsys):
     assert "validation, step 10, 7 of 40 users, 6 beams" in capsys.readouterr().out
     metrics = json.loads((runs[0] / "eval" / "validation-10-sample7" / "metrics.json").read_text())
     assert (metrics["max_users"], metrics["users"]) == (7, 7)
+
+
+def test_profile_traces_the_first_batches_and_scores_them_once(runs, capsys):
+    words = ["--exact", "--split", "validation", "--no-baselines", "--profile"]
+    assert run(runs[0], *QUICK, *words) == 0
+    captured = capsys.readouterr()
+    folder = runs[0].absolute() / "tensorboard"
+    assert f"trace of 2 batches: tensorboard --logdir {folder}" in captured.err
+    (file,) = folder.glob("plugins/profile/*/perfetto_trace.json.gz")
+    with gzip.open(file) as opened:
+        events = json.load(opened)["traceEvents"]
+    assert {e["args"]["step_num"] for e in events if e.get("name") == "evaluate"} == {"0", "1"}
+    metrics = json.loads((runs[0] / "eval" / "validation-10" / "metrics.json").read_text())
+    assert metrics["exact"]["model/sequential/A1"]["ranks"]["seen_kept"]["count"] == 40
 
 
 def test_aggregates_seeds(runs, tmp_path, capsys):

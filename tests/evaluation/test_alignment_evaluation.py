@@ -18,6 +18,7 @@ from genrec_jax.indexing import build
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.parallel import mesh as meshes
+from genrec_jax.parallel.profiling import TracedBatches
 from genrec_jax.pipeline import alignment_eval
 from genrec_jax.pipeline.prompt_batches import PromptAssembler
 from genrec_jax.prompts import templates as templates_lib
@@ -157,6 +158,18 @@ def test_ratings_beside_the_history(made, written):
     liked_E = history.liked_shares(dataset, part, users_E)
     found = ratings["systems"]["history"]["auc_roc"]["value"]
     assert found == pytest.approx(auc.auc_roc(liked_E, labels_E), nan_ok=True)
+
+
+def test_ratings_are_traced_and_stay_what_they_are(made, tmp_path):
+    run = made[0]
+    config = EvaluateConfig(max_users=USERS, batch_size=4)
+    evaluator = from_run.build(run, config, meshes.single_device_mesh())
+    params, said = from_run_params(run), []
+    plain = evaluator.rate(params)
+    evaluator.tracer = TracedBatches(tmp_path, say=said.append, count=2)
+    traced = evaluator.rate(params)
+    np.testing.assert_array_equal(plain.odds_E, traced.odds_E)
+    assert said == [f"trace of 2 batches: tensorboard --logdir {tmp_path}"]
 
 
 def test_the_best_checkpoint_is_chosen_by_retrieval(made):

@@ -1,12 +1,13 @@
-"""A trace of training steps: which ones, where, and what a run too short for one is told."""
+"""Traces of steps and of batches: which ones, where, and what a run too short for one is told."""
 
+import contextlib
 import gzip
 import json
 
 import jax
 import jax.numpy as jnp
 
-from genrec_jax.training import profiling
+from genrec_jax.parallel import profiling
 
 
 def run(folder, calls: int, **options) -> list[str]:
@@ -50,3 +51,27 @@ def test_a_run_too_short_says_so(tmp_path):
         "no trace: it begins after 2 steps, and this run made 2"
     ]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_batches_are_traced_once_after_they_were_warmed_up(tmp_path):
+    said, warmed = [], []
+    tracer = profiling.TracedBatches(tmp_path, say=said.append, count=3)
+    handed = []
+    for batch in tracer.trace(iter("abcde"), warmed.append):
+        assert warmed == ["a", "b", "c"]  # all of them before the trace begins
+        handed.append(batch)
+    assert handed == list("abcde")
+    assert steps_in_trace(tmp_path) == {"0", "1", "2"}
+    assert said == [f"trace of 3 batches: tensorboard --logdir {tmp_path}"]
+    assert list(tracer.trace("fg", warmed.append)) == ["f", "g"]
+    assert (len(warmed), len(said)) == (3, 1)
+
+
+def test_a_trace_of_batches_ends_with_its_consumer(tmp_path):
+    tracer = profiling.TracedBatches(tmp_path, count=3)
+    assert list(tracer.trace([], lambda batch: None)) == []  # nothing to trace: the next may
+    with contextlib.closing(tracer.trace("abcde", lambda batch: None)) as batches:
+        assert next(batches) == "a"
+    assert steps_in_trace(tmp_path) == {"0"}
+    jax.profiler.start_trace(tmp_path / "another")  # refused while one is being taken
+    jax.profiler.stop_trace()
