@@ -195,7 +195,7 @@ class TrainConfig:
         model: the network; its `vocab_size` is replaced by that of the index's vocabulary.
         data: what is trained on.
         optimizer: how; a schedule with `total_steps` 0 takes the run's steps.
-        train_steps: steps in all [TRAIN_STEPS].
+        train_steps: steps in all [TRAIN_STEPS]; 0 makes a run of `initial_checkpoint` as it is.
         train_epochs: passes over the largest source, instead [TRAIN_EPOCHS].
         seed: of every draw: parameters, dropout, templates, order [RANDOM_SEED].
         loss: what is minimised [LOSS_NORMALIZING_FACTOR].
@@ -233,9 +233,24 @@ class TrainConfig:
                 f"train_steps is {self.train_steps} and train_epochs is {self.train_epochs}; wanted"
                 " exactly one of them. Set TRAIN_STEPS, or TRAIN_EPOCHS with TRAIN_STEPS = None"
             )
-        _check_at_least_1(self, "train_steps", "log_period", "microbatches")
+        _check_at_least_1(self, "log_period", "microbatches")
+        if self.train_steps is not None and self.train_steps < 1:
+            self._check_as_it_is(self.train_steps)
         if self.train_epochs is not None and self.train_epochs <= 0:
             raise UserError(f"train_epochs is {self.train_epochs}; wanted more than 0")
+
+    def _check_as_it_is(self, train_steps: int) -> None:
+        """Without a step, a run is what it starts from."""
+        if train_steps < 0 or self.initial_checkpoint is None:
+            raise UserError(
+                f"train_steps is {train_steps}; wanted at least 1, or 0 with INITIAL_CHECKPOINT_PATH: a run"
+                " of those parameters as they are, for evaluating them"
+            )
+        if self.new_tokens.reinitialise != "none":
+            raise UserError(
+                f"train_steps is 0 and REINITIALISED_TOKENS is {self.new_tokens.reinitialise!r}: embeddings"
+                " would be drawn and never trained. Set it to 'none', or train"
+            )
 
     def steps(self, steps_per_epoch: int) -> int:
         """Training steps in all.

@@ -21,6 +21,7 @@ from genrec_jax.training.logging import MetricsLog
 from genrec_jax.training.preemption import StopRequest
 from genrec_jax.training.prefetch import Prefetcher
 from genrec_jax.training.progress import Display
+from genrec_jax.training.throughput import Utilisation
 
 Stopped = Literal["finished", "preempted", "early_stopping"]
 Metrics = dict[str, Any]
@@ -147,7 +148,7 @@ class Loop:
         display: Display,
         log: MetricsLog | None = None,
         validate: Callable[[Any], dict[str, float]] | None = None,
-        flops_share: Callable[[float, float], float | None] | None = None,
+        utilisation: Utilisation | None = None,
     ):
         """Binds the run's parts.
 
@@ -159,7 +160,7 @@ class Loop:
             display: what the person watching sees.
             log: where metrics go; None on all hosts but the first.
             validate: parameters -> validation metrics; every host calls it.
-            flops_share: (tokens, seconds) -> share of the devices' peak, where that is known.
+            utilisation: counts operations, for the share of the devices' peak.
         """
         self._schedule = schedule
         self._train_step = train_step
@@ -168,7 +169,7 @@ class Loop:
         self._display = display
         self._log = log
         self._validate = validate
-        self._flops_share = flops_share
+        self._utilisation = utilisation
         self._saved = -1
 
     def run(
@@ -183,7 +184,7 @@ class Loop:
         Args:
             state: the training state after `step` steps.
             step: steps done already.
-            progress: as saved with that state's checkpoint.
+            progress: as saved with that state's checkpoint; None where there is none yet.
             stop: an active one, where the caller wants to be able to stop; else SIGTERM is heeded
                 while this runs.
 
@@ -194,6 +195,7 @@ class Loop:
         if stop is None:
             with StopRequest() as own:
                 return self.run(state, step, progress, own)
+        self._saved = -1 if progress is None else step
         progress = progress or Progress.start()
         schedule = self._schedule
         stopped: Stopped = "finished"
@@ -201,7 +203,8 @@ class Loop:
             return Result(state, step, "early_stopping", progress)
         if stop.requested and jax.process_count() == 1:
             return Result(state, step, "preempted", progress)
-        self._saved = step
+        if schedule.train_steps == 0:  # the run is what it starts from
+            self._save(step, state, self._validate_if_due(state, step, progress), progress)
         prefetcher = Prefetcher(self._batches.prepare, step, schedule.train_steps)
         clock = _Clock(prefetcher)
         unread: tuple[int, Metrics, Prepared] | None = None
@@ -260,6 +263,8 @@ class Loop:
             )
         values |= {"steps": 1.0, "examples": float(prepared.examples)}
         values |= {"cells": float(prepared.cells), "padding": float(prepared.padding)}
+        if self._utilisation is not None:
+            values["flops"] = self._utilisation.flops(prepared.batch)
         learning_rate = values.pop("learning_rate", None)
         for name, value in values.items():
             progress.window[name] = progress.window.get(name, 0.0) + value
@@ -288,9 +293,10 @@ class Loop:
             "examples_per_second": window["examples"] / seconds,
             "tokens_per_second": real / seconds,
         }
-        share = self._flops_share(real, seconds) if self._flops_share is not None else None
-        if share is not None:
-            values["mfu"] = share
+        if self._utilisation is not None:
+            share = self._utilisation.share(window.get("flops", 0.0), seconds)
+            if share is not None:
+                values["mfu"] = share
         if self._log is not None:
             self._log.write(step, "train", values)
         self._display.update(step, values)

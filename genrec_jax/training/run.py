@@ -24,7 +24,7 @@ from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import progress as progress_lib
 from genrec_jax.training import state as state_lib
 from genrec_jax.training import step as step_lib
-from genrec_jax.training import throughput, validation
+from genrec_jax.training import validation
 from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
 from genrec_jax.training.inputs import Inputs
 from genrec_jax.training.lock import RunLock
@@ -32,6 +32,7 @@ from genrec_jax.training.logging import MetricsLog
 from genrec_jax.training.loop import Loop, Progress, Result, Schedule
 from genrec_jax.training.preemption import StopRequest
 from genrec_jax.training.state import TrainState
+from genrec_jax.training.throughput import Utilisation
 
 FINISHED = "finished.json"
 
@@ -69,6 +70,8 @@ class Summary:
         }[self.stopped]
         minutes = self.seconds / 60
         lines = [f"{why} {self.step} steps, {self.examples} examples in {minutes:.1f} minutes"]
+        if self.step == 0 and self.stopped == "finished":
+            lines = ["no training: the parameters are those given, as they are"]
         if self.best_step is not None:
             lines.append(
                 f"best validation {self.metric}: {self.best_value:.4f} at step {self.best_step}"
@@ -131,6 +134,8 @@ def train(
             display.say(
                 f"{num_params:,} parameters, {steps:,} steps of {config.data.batch_size} examples;"
                 " the first step of each shape compiles, which takes some seconds"
+                if steps
+                else f"{num_params:,} parameters, taken as they are"
             )
             if cut := {name: s for name, s in run_dir.mixture.get("cut_shares", {}).items() if s}:
                 shares = ", ".join(f"{name} {share:.1%}" for name, share in cut.items())
@@ -168,7 +173,7 @@ def train(
                 display=display,
                 log=log,
                 validate=validate,
-                flops_share=throughput.flops_share(num_params),
+                utilisation=Utilisation(config.model),
             )
             with closing:
                 result = loop.run(state, step, progress, stop)
@@ -294,6 +299,7 @@ def _start(
             options=config.new_tokens,
             seed=config.seed,
             mesh=mesh,
+            trained=config.train_steps != 0,
         )
         state = state_lib.with_params(state, params, config.optimizer)
     return state, 0, None

@@ -1,8 +1,15 @@
-"""How much of the devices' peak a run uses: one formula, for devices whose peak is known."""
+"""Model FLOPs utilisation: how much of the devices' peak a training run uses. One formula.
 
-from collections.abc import Callable
+    MFU = model_flops of the steps' batches / (seconds * peak of all devices)
+
+It is the utilisation of Chowdhery et al. 2022 (PaLM, appendix B), with the operations counted product by
+product instead of as 6 a parameter and token, which does not suit an encoder-decoder.
+"""
 
 import jax
+
+from genrec_jax.model.config import T5Config
+from genrec_jax.pipeline.batch import Batch
 
 # bfloat16 matrix products a second of one device, from the makers' data sheets (dense).
 PEAK_FLOPS = {
@@ -16,16 +23,55 @@ PEAK_FLOPS = {
 }
 
 
-def flops_share(num_parameters: int) -> Callable[[float, float], float | None]:
-    """Makes `(tokens, seconds) -> share of peak`; None on a device whose peak is not listed.
+def model_flops(config: T5Config, rows: int, input_length: int, target_length: int) -> float:
+    """Operations of a training step's matrix products: forwards once, backwards twice.
 
-    A trained token costs 6 operations for each parameter it meets (Kaplan et al. 2020, section 2.1),
-    and in an encoder-decoder it meets about half of them; attention's own products are left out. It is
-    for comparing runs of one model.
+    A product of (m, k) and (k, n) is 2 m k n. Padding counts, and so do attention's masked scores, because
+    the device computes them (`padding_share` says how much of it was padding). What rematerialisation
+    computes again does not count, nor does anything that is no matrix product.
+
+    Args:
+        config: the model.
+        rows: of the batch.
+        input_length: tokens of a row of inputs, packed or not.
+        target_length: tokens of a row of targets.
     """
-    kind = jax.devices()[0].device_kind
+    joined = config.num_heads * config.head_dim
+    projection = 2 * config.embed_dim * joined
+    mlp = (len(config.mlp_activations) + 1) * 2 * config.embed_dim * config.mlp_dim
+    inputs, targets = rows * input_length, rows * target_length
+    encoder = inputs * (4 * projection + mlp) + 4 * inputs * input_length * joined
+    # The decoder projects its own queries, keys, values and outputs, queries and outputs of its look at
+    # the encoder, and that one's keys and values, which come from the inputs.
+    decoder = targets * (6 * projection + mlp) + inputs * 2 * projection
+    decoder += 4 * targets * (target_length + input_length) * joined
+    head = targets * 2 * config.embed_dim * config.padded_vocab_size
+    layers = config.num_encoder_layers * encoder + config.num_decoder_layers * decoder
+    return 3.0 * (layers + head)
+
+
+def peak_flops() -> float | None:
+    """Dense bfloat16 operations a second of all of JAX's devices; None where theirs is not listed."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in kind), None)
-    if peak is None:
-        return lambda tokens, seconds: None
-    total = peak * jax.device_count()
-    return lambda tokens, seconds: 3 * num_parameters * tokens / (seconds * total)
+    return None if peak is None else peak * len(devices)
+
+
+class Utilisation:
+    """Counts the operations of a run's batches, and says what share of the peak they were."""
+
+    def __init__(self, config: T5Config):
+        """Of a model on all devices that JAX has."""
+        self._config, self._peak = config, peak_flops()
+
+    def flops(self, batch: Batch) -> float:
+        """`model_flops` of one step on a batch of all hosts' rows."""
+        rows, input_length = batch.encoder_input_tokens_BL.shape
+        return model_flops(
+            self._config, rows, input_length, batch.decoder_target_tokens_BT.shape[1]
+        )
+
+    def share(self, flops: float, seconds: float) -> float | None:
+        """MFU; None on devices whose peak is not listed."""
+        return None if self._peak is None else flops / (seconds * self._peak)

@@ -68,11 +68,13 @@ class Watched(progress.Silent):
 class Run:
     """A run dir and the loop in it; `go` resumes from what is there."""
 
-    def __init__(self, folder, *, batches=None, validate=None, at_step=None, **schedule):
+    def __init__(
+        self, folder, *, batches=None, validate=None, at_step=None, utilisation=None, **schedule
+    ):
         self.folder = folder
         self.schedule = loop.Schedule(**{"train_steps": 12, "log_period": 5, **schedule})
         self.batches = batches or Batches()
-        self.validate = validate
+        self.validate, self.utilisation = validate, utilisation
         self.at_step = at_step or {}
         self.display = Watched()
 
@@ -94,6 +96,7 @@ class Run:
                 display=self.display,
                 log=log,
                 validate=self.validate,
+                utilisation=self.utilisation,
             ).run(state, step, done)
         finally:
             log.close()
@@ -141,6 +144,23 @@ def test_it_trains_and_logs_what_the_steps_gave(tmp_path):
     assert [r["examples"] for r in records] == [15, 30, 36]
     assert [r["target_tokens"] for r in records] == [10, 20, 24]
     assert run.steps() == [8, 12]
+
+
+class Counting:
+    """Seven operations a batch, on devices that could do one in all."""
+
+    def flops(self, batch):
+        return 7.0
+
+    def share(self, flops, seconds):
+        assert seconds > 0
+        return flops
+
+
+def test_the_share_of_the_peak_is_of_the_batches_since_the_last_line(tmp_path):
+    run = Run(tmp_path, utilisation=Counting())
+    run.go()
+    assert [record["mfu"] for record in run.records("train")] == [35.0, 35.0, 14.0]
 
 
 def test_nan_stops_with_the_batch_named_and_saves_nothing_after_it(tmp_path):
