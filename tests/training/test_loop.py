@@ -12,7 +12,7 @@ import pytest
 from genrec_jax.checkpoint import store
 from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass
-from genrec_jax.training import logging, loop, progress
+from genrec_jax.training import logging, loop, progress, throughput
 
 
 @pytree_dataclass
@@ -146,8 +146,11 @@ def test_it_trains_and_logs_what_the_steps_gave(tmp_path):
     assert run.steps() == [8, 12]
 
 
-class Counting:
+class Counting(throughput.Utilisation):
     """Seven operations a batch, on devices that could do one in all."""
+
+    def __init__(self):
+        pass
 
     def flops(self, batch):
         return 7.0
