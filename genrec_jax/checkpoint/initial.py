@@ -28,6 +28,7 @@ def initial_params(
     options: NewTokens,
     seed: int,
     mesh: Mesh,
+    trained: bool = True,
     notify: Callable[[str], None] = store.print_notice,
 ) -> nnx.State:
     """The parameters of a run dir or of a folder of imported weights, for the run's network.
@@ -42,10 +43,12 @@ def initial_params(
         options: how tokens that imported weights do not know get their rows.
         seed: of these rows.
         mesh: where the parameters go.
+        trained: whether training follows; without it nothing may be left as drawn.
         notify: called with a line for the user.
 
     Raises:
-        UserError: there is no such folder, or its network or vocabulary does not fit the run's.
+        UserError: there is no such folder, its network or vocabulary does not fit the run's, or the run
+            does not train and needs what the weights lack.
     """
     if not ImportedWeights.exists(path):
         if not RunDir.exists(path):
@@ -67,6 +70,9 @@ def initial_params(
             file=str(path),
         )
     known = _known_tokens(weights, vocabulary)
+    added = vocabulary.size - known
+    if not trained:
+        _check_complete(weights, config, added)
     params = weights.restore_params(mesh)
     grown = new_tokens.grow(
         params,
@@ -77,7 +83,6 @@ def initial_params(
         seed=seed,
         mesh=mesh,
     )
-    added = vocabulary.size - known
     if added:
         how = options.rows.replace("_", " ")
         notify(f"{path}: {added} tokens are new to the weights; their rows are drawn ({how})")
@@ -98,6 +103,23 @@ def initial_params(
         del flat[WHOLE_WORDS]
     leaves = nnx.from_flat_state([(path, flat[path]) for path, _ in nnx.to_flat_state(fresh)])
     return jax.tree.unflatten(jax.tree.structure(fresh), jax.tree.leaves(leaves))
+
+
+def _check_complete(weights: ImportedWeights, config: T5Config, added: int) -> None:
+    """Refuses to evaluate, untrained, what would be drawn at random."""
+    if added:
+        raise UserError(
+            f"lacks {added} tokens of the run's vocabulary, and without training their embeddings would be"
+            " noise; wanted item ids of plain text, which the weights can read: `genrec index ... --method"
+            f" short --vocabulary {weights.path / 'vocabulary.model'}`",
+            file=str(weights.path),
+        )
+    if config.whole_word_embedding and not weights.model_config.whole_word_embedding:
+        raise UserError(
+            "has no whole-word embedding, and without training the run's would be noise. Set"
+            " --gin.model_config.T5Config.whole_word_embedding=False",
+            file=str(weights.path),
+        )
 
 
 def _known_tokens(weights: ImportedWeights, vocabulary: Vocabulary) -> int:

@@ -13,9 +13,11 @@ from genrec_jax.pipeline import alignment_mixtures
 from genrec_jax.training import config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-FILES = sorted(
+EVERY = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "gin_configs/alignment").glob("*.gin")
 )
+ZERO_SHOT = [file for file in EVERY if "zero_shot" in file]
+FILES = [file for file in EVERY if file not in ZERO_SHOT]
 DATASETS = ("toys", "beauty", "sports")
 # The paper's text (sections 4.1 and 4.3), in its own words: what each model is tuned on.
 MODELS = {
@@ -103,7 +105,29 @@ def test_settings_are_the_papers(file):
     assert settings.validation.num_beams == 20
 
 
-@pytest.mark.parametrize("file", FILES)
+def test_there_is_a_file_for_every_zero_shot_row(paper):
+    rows = {(r["dataset"], r["method"]) for r in paper if r["table"] in ("1", "2", "3")}
+    wanted = {(d, m == "FLAN-T5-Base") for d, m in rows if m in ("FLAN-T5-Base", "FLAN-T5-XL")}
+    made = {
+        (pathlib.Path(e.data.datasets[0]).name, e.model.num_encoder_layers == 12)
+        for e in map(experiment, ZERO_SHOT)
+    }
+    assert made == wanted and len(ZERO_SHOT) == len(wanted) == 6
+
+
+@pytest.mark.parametrize("file", ZERO_SHOT)
+def test_a_zero_shot_run_takes_the_weights_as_they_are(file):
+    settings = experiment(file)
+    assert settings.train_steps == 0 and settings.validation.period is None
+    size = "base" if "_base_" in file else "xl"
+    assert settings.initial_checkpoint == f"weights/flan_t5_{size}"
+    assert not settings.model.whole_word_embedding
+    data = settings.data
+    assert (data.index_method, data.history, data.num_candidates) == ("short", 20, 100)
+    assert alignment_mixtures.MIXTURE_TASKS[data.mixture] == ("retrieval", "ranking", "rating")
+
+
+@pytest.mark.parametrize("file", EVERY)
 def test_the_header_has_command_hardware_and_the_papers_figures(file, paper):
     text = (ROOT / file).read_text()
     head = text.split("\n\n")[0]

@@ -174,9 +174,16 @@ def test_exactly_one_of_steps_and_epochs(make_config):
         make_config(train_epochs=2.0)
 
 
-@pytest.mark.parametrize("steps", [{"train_steps": 0}, {"train_steps": None, "train_epochs": 0}])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"train_steps": 0},
+        {"train_steps": -1, "initial_checkpoint": "weights"},
+        {"train_steps": None, "train_epochs": 0},
+    ],
+)
 def test_a_run_has_a_step_at_least(make_config, steps):
-    with pytest.raises(UserError, match=r"train_(steps|epochs) is 0; wanted"):
+    with pytest.raises(UserError, match=r"train_(steps|epochs) is (0|-1); wanted"):
         make_config(**steps)
 
 
