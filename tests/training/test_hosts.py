@@ -104,7 +104,7 @@ def start(script: str, sizes: tuple[int, int, int], *rest: object) -> list[subpr
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0",
-        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo" if count > 1 else "none",
+        **({"JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"} if count > 1 else {}),
         "PYTHONPATH": str(ROOT),
     }
     words = [json.dumps(sizes), *map(str, rest)]
