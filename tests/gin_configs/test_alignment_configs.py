@@ -10,6 +10,7 @@ import pytest
 from genrec_jax.cli import gin_setup
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import alignment_mixtures
+from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.training import config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -17,7 +18,8 @@ EVERY = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "gin_configs/alignment").glob("*.gin")
 )
 ZERO_SHOT = [file for file in EVERY if "zero_shot" in file]
-FILES = [file for file in EVERY if file not in ZERO_SHOT]
+ON_CPU = [file for file in EVERY if "/cpu_" in file]
+FILES = [file for file in EVERY if file not in ZERO_SHOT + ON_CPU]
 DATASETS = ("toys", "beauty", "sports")
 # The paper's text (sections 4.1 and 4.3), in its own words: what each model is tuned on.
 MODELS = {
@@ -155,3 +157,33 @@ def test_every_mixture_of_a_row_is_an_experiment():
     used = {experiment(file).data.mixture for file in FILES}
     alone = {f"alignment_{task}" for task in ("mim", "mlm", "bpr", "ie")}
     assert used == set(alignment_mixtures.MIXTURE_TASKS) - alone - {"alignment_p5_xl"}
+
+
+@pytest.mark.parametrize("file", ON_CPU)
+def test_a_run_on_a_cpu_is_a_row_of_the_paper_on_films_and_names_its_commands(file):
+    settings = experiment(file)
+    data = settings.data
+    tasks = alignment_mixtures.tasks_of(data.mixture)
+    assert data.rates == dict.fromkeys(tasks, 1)
+    assert (data.index_method, data.num_candidates) == ("short", 100)
+    assert data.like_above == (6 if "movietweetings" in data.datasets[0] else 3)
+    assert settings.initial_checkpoint is None
+    searches = "retrieval" in tasks
+    assert settings.validation.metric == ("hr@10" if searches else "loss")
+    assert (settings.validation.users == 0) == (not searches)
+    templates_lib.load_templates(ROOT / data.templates_file)
+    head = (ROOT / file).read_text().split("\n\n")[0]
+    for command in (
+        "genrec prepare ",
+        f"--templates {data.templates_file}",
+        "genrec evaluate runs/",
+    ):
+        assert command in head
+    assert f"genrec train --gin_file={file} " in head
+    assert re.search("not measured|minutes", head)
+
+
+def test_every_row_of_the_paper_is_run_on_a_cpu_on_two_datasets():
+    rows = {pathlib.Path(file).stem.split("_", 2)[2] for file in ON_CPU}
+    assert rows == {"retrieval", "reat", "ranking", "raat", "rating", "rpat", "ut", "ut_at"}
+    assert len(ON_CPU) == 2 * len(rows)
