@@ -129,7 +129,7 @@ def test_a_zero_shot_run_takes_the_weights_as_they_are(file):
     assert alignment_mixtures.MIXTURE_TASKS[data.mixture] == ("retrieval", "ranking", "rating")
 
 
-@pytest.mark.parametrize("file", EVERY)
+@pytest.mark.parametrize("file", FILES + ZERO_SHOT)
 def test_the_header_has_command_hardware_and_the_papers_figures(file, paper):
     text = (ROOT / file).read_text()
     head = text.split("\n\n")[0]
