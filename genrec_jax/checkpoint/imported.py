@@ -1,8 +1,8 @@
-"""The folder that `genrec import-weights` writes: parameters as a run has them, and a vocabulary.
+"""The folder that `genrec import-weights` writes: a network's parameters, and its vocabulary.
 
 weights.json          what network, from what kind of folder; written last
 vocabulary.model      the vocabulary, where one was found
-checkpoints/0/        the parameters, as a run's checkpoint has them
+parameters/           the parameters in pieces (`checkpoint.pieces`), and a manifest of checksums
 """
 
 import dataclasses
@@ -12,24 +12,23 @@ import pathlib
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
+import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from genrec_jax.checkpoint import manifest, restore, store
+from genrec_jax.checkpoint import filling, manifest, pieces
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import mesh as mesh_lib
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "weights.json"
 VOCABULARY = "vocabulary.model"
-CHECKPOINT = pathlib.PurePosixPath("checkpoints/0")
+PARAMETERS = "parameters"
 REMEDY = "Run `genrec import-weights` again"
-# Orbax copies what it is about to write; this much at a time, in GiB.
-SAVED_AT_ONCE = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,18 +88,24 @@ class ImportedWeights:
     def restore_params(self, mesh: Mesh | None = None) -> nnx.State:
         """The parameters, bit for bit, each array straight onto its devices.
 
+        On several hosts each of them calls it. Host 0 looks at the checksums; each reads its own parts.
+
         Args:
             mesh: where they go; this host's first device when not given.
 
         Raises:
-            UserError: the checkpoint is damaged.
+            UserError: the parameters are damaged.
         """
-        folder = self.path.absolute() / CHECKPOINT
-        problem = manifest.damage(folder, only=store.PARAMS)
+        folder = self.path / PARAMETERS
+        problem = manifest.damage(folder) if jax.process_index() == 0 else None
+        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(
+            np.int32(problem is not None)
+        ):
+            problem = problem or "so host 0 found"
         if problem is not None:
             raise UserError(f"is damaged: {problem}. {REMEDY}", file=str(folder))
-        return restore.restore_folder(
-            folder, self.model_config, mesh or mesh_lib.single_device_mesh()
+        return filling.make_params(
+            self.model_config, mesh or mesh_lib.single_device_mesh(), pieces.Pieces(folder).fill
         )
 
 
@@ -121,17 +126,13 @@ def write(
         vocabulary: its vocabulary, where there is one.
         source: where the weights came from, for `weights.json`.
     """
-    named = store.name_leaves({store.PARAMS: params})
-    checkpoint = folder.absolute() / CHECKPOINT
-    params_handler: Any = ocp.PyTreeCheckpointHandler(save_concurrent_gb=SAVED_AT_ONCE)
-    handlers = {store.PARAMS: params_handler}
-    handler = ocp.CompositeCheckpointHandler(**handlers)
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(
-            checkpoint, args=ocp.args.Composite(**{store.PARAMS: ocp.args.PyTreeSave(named)})
-        )
+    parameters = folder / PARAMETERS
+    parameters.mkdir(exist_ok=True)
+    pieces.write(parameters, params)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("genrec_imported_pieces")
     if jax.process_index() == 0:
-        manifest.write(checkpoint, step=0, metrics={}, progress={})
+        manifest.write(parameters, step=0, metrics={}, progress={})
         entry = None
         if vocabulary is not None:
             vocabulary.save(folder / VOCABULARY)

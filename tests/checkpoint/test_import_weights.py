@@ -13,7 +13,13 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from genrec_jax.checkpoint import foreign_config, import_weights, tensor_files, weight_names
+from genrec_jax.checkpoint import (
+    filling,
+    foreign_config,
+    import_weights,
+    tensor_files,
+    weight_names,
+)
 from genrec_jax.checkpoint.import_weights import ForeignWeights
 from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.errors import UserError
@@ -324,7 +330,7 @@ def test_an_output_that_exists_is_kept(shared, tmp_path):
 
 def test_damage_of_an_imported_folder_is_noticed(shared, tmp_path):
     made = import_weights.import_weights(shared / "fixtures/hf_t50", tmp_path / "weights")
-    file = max(made.path.glob("checkpoints/0/params/**/*"), key=lambda p: p.stat().st_size)
+    file = max(made.path.glob("parameters/*.safetensors"), key=lambda p: p.stat().st_size)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"is damaged.*import-weights` again"):
         made.restore_params()
@@ -421,7 +427,7 @@ def test_filled_memory_becomes_the_parameter_without_a_copy():
         out[...] = 1
         seen[name] = out.ctypes.data
 
-    params = import_weights.make_params(foreign.T5_1_0, mesh_lib.single_device_mesh(), fill)
+    params = filling.make_params(foreign.T5_1_0, mesh_lib.single_device_mesh(), fill)
     if jax.default_backend() != "cpu":
         pytest.skip("only a CPU shares memory with NumPy")
     for name, array in foreign.export.named(params).items():
