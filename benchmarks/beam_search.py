@@ -56,13 +56,18 @@ def config_of(model: str, vocab: int) -> T5Config:
     )
 
 
-def catalogue(items: int, vocab: int) -> Trie:
-    """Ids of the common tokens and two of their own, spread evenly."""
+def spread_ids(items: int, vocab: int) -> np.ndarray:
+    """Ids of the common tokens and two of their own, spread evenly: (items, 5)."""
     rng = np.random.default_rng(0)
     width = min(int(np.ceil(items**0.5)) + 1, vocab - FIRST_TOKEN)
     pairs = rng.permutation(width * width)[:items]
     own = np.stack([FIRST_TOKEN + pairs // width, FIRST_TOKEN + pairs % width], axis=1)
-    ids = np.concatenate([np.broadcast_to(COMMON, (items, len(COMMON))), own], axis=1)
+    return np.concatenate([np.broadcast_to(COMMON, (items, len(COMMON))), own], axis=1)
+
+
+def catalogue(items: int, vocab: int) -> Trie:
+    """The trie of `spread_ids`."""
+    ids = spread_ids(items, vocab)
     return build_trie(ids.reshape(-1), np.arange(items + 1) * ids.shape[1], vocab_size=vocab)
 
 

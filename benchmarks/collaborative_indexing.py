@@ -1,8 +1,7 @@
 """Time of collaborative indexing: our spectral clustering beside scikit-learn's, same labels asked for.
 
-    genrec prepare sequences --input ../shared/data/amazon_beauty/user_sequence.txt \\
-        --name Beauty --output /tmp/beauty
-    python benchmarks/collaborative_indexing.py /tmp/beauty
+    PYTHONPATH=. python benchmarks/collaborative_indexing.py        # Beauty, which lies beside the checkout
+    PYTHONPATH=. python benchmarks/collaborative_indexing.py data/beauty --sklearn
 
 With `--golden FOLDER` (OpenP5's public files for Beauty) it also reports the agreement of every level
 of the tree with them, as adjusted Rand indices.
@@ -14,10 +13,10 @@ are in the JSON too. scikit-learn factorises the shifted Laplacian, which takes 
 import argparse
 import pathlib
 import re
+import tempfile
 import time
 from typing import Any
 
-import common
 import numpy as np
 import sklearn
 import sklearn.cluster
@@ -25,7 +24,8 @@ import sklearn.metrics
 from rich.console import Console
 from rich.table import Table
 
-from genrec_jax.data import dataset, splits
+from benchmarks import common
+from genrec_jax.data import dataset, prepare_run, splits
 from genrec_jax.indexing import collaborative_ids, numbered_ids, spectral
 
 SETTINGS = ((20, 500), (10, 100))
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dataset_dir")
+    parser.add_argument("dataset_dir", nargs="?", help="Beauty, beside the checkout, by default")
     parser.add_argument("--golden", type=pathlib.Path, help="folder of OpenP5's public id files")
     parser.add_argument("--repeats", type=int, default=3, help="of ours; the fastest counts")
     parser.add_argument(
@@ -47,8 +47,13 @@ def main() -> None:
         metavar="N",
         help="for which numbers of clusters to run scikit-learn too (default: 20)",
     )
+    parser.add_argument("--name", default="collaborative_indexing", help="of the file of results")
     arguments = parser.parse_args()
-    data = dataset.load(arguments.dataset_dir)
+    if arguments.dataset_dir is None:
+        folder = pathlib.Path(tempfile.mkdtemp()) / "data"
+        data = prepare_run.prepare_from("sequences", common.BEAUTY, folder, name="Beauty")
+    else:
+        data = dataset.load(arguments.dataset_dir)
     part = splits.leave_one_out(data)
     warm_I = splits.training_counts_I(data, part) > 0
     order_I = numbered_ids.sequential_order(data, part)[: int(warm_I.sum())]
@@ -97,7 +102,7 @@ def main() -> None:
             row["agreement_by_level"] = agreement_by_level(tree.paths, theirs, warm_I)
         payload["settings"].append(row)
     _show(payload)
-    print(common.write_result("collaborative_indexing", payload))
+    print(common.write_result(arguments.name, payload))
 
 
 def read_golden(path: pathlib.Path) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -10,39 +11,59 @@ from typing import Any
 
 from genrec_jax.data import artefacts
 
-RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS_VARIABLE = "BENCHMARK_RESULTS"
+"""Names the folder that results go to, where that is not `benchmarks/results`."""
+
+RESULTS = pathlib.Path(os.environ.get(RESULTS_VARIABLE) or ROOT / "benchmarks" / "results")
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
+PEERS = ROOT / ".peers"
+SHARED = ROOT.parent / "shared" / "data"
+"""Real data beside the checkout."""
+
+BEAUTY = SHARED / "amazon_beauty"
+VOCABULARY = SHARED / "t5_vocabulary" / "spiece.model"
 
 
-def write_result(name: str, payload: dict[str, Any]) -> pathlib.Path:
+def use_results(folder: str | pathlib.Path) -> None:
+    """Sends the results of this process, and of the benchmarks that it starts, to a folder."""
+    global RESULTS
+    RESULTS = pathlib.Path(folder).absolute()
+
+
+def write_result(name: str, payload: dict[str, Any], *, with_device: bool = True) -> pathlib.Path:
     """Writes `benchmarks/results/<name>.json`, whole or not at all.
 
     Args:
         name: of the benchmark, the file's stem.
         payload: what was measured; its keys must not clash with `name` and `conditions`.
+        with_device: ask JAX what it computes on, which starts it up.
 
     Returns:
         The file. Beside the payload it holds `conditions`: versions, device, number of CPUs, commit
-        (with `-dirty` where the checkout has changes) and date.
+        (with `-dirty` where the checkout has changes), date and load. Called again as more is measured,
+        so that a run which is cut short keeps what it has.
     """
     clashes = {"name", "conditions"} & payload.keys()
     if clashes:
         raise ValueError(f"the payload has reserved keys: {sorted(clashes)}")
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    artefacts.write_json(path, {"name": name, "conditions": conditions(), **payload})
+    artefacts.write_json(path, {"name": name, "conditions": conditions(with_device), **payload})
     return path
 
 
-def conditions() -> dict[str, Any]:
-    """Versions, device, CPUs, commit and date of this measurement."""
+def conditions(with_device: bool = True) -> dict[str, Any]:
+    """Versions, device, CPUs, commit, date and the load of the last minute."""
     return {
+        **({"device": device()} if with_device else {}),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
-        "device": device(),
         "cpus": len(os.sched_getaffinity(0)),
         "machine": platform.machine(),
+        "load_average": round(os.getloadavg()[0], 2),
     }
 
 
@@ -57,15 +78,37 @@ def device() -> str:
 
 
 def git_commit() -> str | None:
-    """The checkout's commit, or None outside one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The checkout's commit, with `-dirty` where tracked files differ; None outside one.
+
+    Results and the page made of them may differ: measuring changes them.
+    """
+    made = [":(exclude)benchmarks/results", ":(exclude)docs/performance*"]
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
+    return None if commit is None else commit + ("-dirty" if changed else "")
+
+
+def _git(*words: str) -> str | None:
     try:
         result = subprocess.run(
-            command, cwd=RESULTS.parent, capture_output=True, text=True, check=True
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()
+
+
+def how_to_install(peer: str) -> str:
+    """What stands in place of a ratio whose peer is not there."""
+    return f"not measured: install the peer with `bash benchmarks/install_peers.sh {peer}`"
+
+
+def static_there() -> bool:
+    """Whether STATIC's code can be imported; says how to install it where it cannot."""
+    if importlib.util.find_spec("static_decoding") is not None:
+        return True
+    print(f"STATIC: {how_to_install('static')}, and put .peers/static on PYTHONPATH", flush=True)
+    return False
 
 
 def _version(package: str) -> str | None:

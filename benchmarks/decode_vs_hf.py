@@ -18,10 +18,8 @@ the default rule, whose lists are as good or better.
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
-import subprocess
 import tempfile
 import time
 from typing import Any
@@ -33,7 +31,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import beam_search, common, scope_times
+from benchmarks import beam_search, common, hf_peer, scope_times
 from genrec_jax.data import prepare_run
 from genrec_jax.decoding.recommend import make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
@@ -46,7 +44,6 @@ from genrec_jax.pipeline.batch import PromptBatch
 SCOPES = ("encoder", "cross_keys_values", "prefix", "beam_step", "head", "trie", "reorder")
 VOCAB = 32_128
 SAME_SCORE = 1e-4
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def catalogue(data: pathlib.Path, vocabulary: pathlib.Path, work: pathlib.Path):
@@ -63,86 +60,6 @@ def catalogue(data: pathlib.Path, vocabulary: pathlib.Path, work: pathlib.Path):
     offsets = np.cumsum([0, *map(len, encoded)])
     values = np.concatenate([np.asarray(tokens) for tokens in encoded])
     return build_trie(values, offsets, vocab_size=VOCAB), values, offsets
-
-
-def hugging_face_params(params: nnx.State) -> dict[str, np.ndarray]:
-    """Our parameters by Hugging Face's names; its linear weights are [out, in]."""
-    flat = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(params)}
-    arrays = {name: np.asarray(leaf.get_value()) for name, leaf in flat.items()}
-    theirs = {"shared.weight": arrays["token_embedding"]}
-    kernels = {"query": "q", "key": "k", "value": "v", "out": "o", "wi_0": "wi", "wo": "wo"}
-    for stack, blocks in (
-        ("encoder", ("self_attention", "mlp")),
-        ("decoder", ("self_attention", "cross_attention", "mlp")),
-    ):
-        names = {"self_attention": "SelfAttention", "cross_attention": "EncDecAttention"}
-        theirs[f"{stack}.final_layer_norm.weight"] = arrays[f"{stack}.final_norm.scale"]
-        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        theirs[bias] = arrays[f"{stack}.relative_bias.embedding"].T
-        for index, block in enumerate(blocks):
-            for layer, scale in enumerate(arrays[f"{stack}.layers.{block}_norm.scale"]):
-                theirs[f"{stack}.block.{layer}.layer.{index}.layer_norm.weight"] = scale
-            for kernel, letter in kernels.items():
-                stacked = arrays.get(f"{stack}.layers.{block}.{kernel}")
-                for layer, matrix in enumerate(() if stacked is None else stacked):
-                    name = f"{names.get(block, 'DenseReluDense')}.{letter}.weight"
-                    theirs[f"{stack}.block.{layer}.layer.{index}.{name}"] = matrix.T
-    return theirs
-
-
-class Peer:
-    """Hugging Face in a process of its own that answers one request at a time."""
-
-    def __init__(self, python: str, folder: pathlib.Path):
-        script = pathlib.Path(__file__).with_name("hf_generate.py")
-        threads = str(len(os.sched_getaffinity(0)))
-        self._process = subprocess.Popen(
-            [python, str(script), str(folder), threads],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.versions = self._read()
-
-    def generate(self, batch: int, beams: int) -> dict[str, Any]:
-        """Seconds, items and scores of one call."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"batch": batch, "beams": beams}) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer ended with status {self._process.wait()}")
-        return json.loads(line)
-
-
-def write_for_peer(
-    folder: pathlib.Path, config: T5Config, params: nnx.State, values, offsets, tokens_BL
-) -> None:
-    sizes = {
-        "vocab_size": config.padded_vocab_size,
-        "d_model": config.embed_dim,
-        "d_kv": config.head_dim,
-        "d_ff": config.mlp_dim,
-        "num_layers": config.num_encoder_layers,
-        "num_decoder_layers": config.num_decoder_layers,
-        "num_heads": config.num_heads,
-        "feed_forward_proj": "relu",
-        "decoder_start_token_id": 0,
-        "tie_word_embeddings": True,
-    }
-    (folder / "config.json").write_text(json.dumps(sizes))
-    np.savez(folder / "params.npz", **hugging_face_params(params))  # type: ignore[arg-type]
-    np.savez(folder / "ids.npz", values=values, offsets=offsets)
-    np.savez(folder / "prompts.npz", tokens=tokens_BL)
 
 
 def unavoidable_flop(
@@ -208,7 +125,7 @@ def measure(arguments, rows: int, config, graphdef, params, trie: Trie, tokens_B
     run = lambda: jax.block_until_ready(step(params, batch, trie))  # noqa: E731
     run()
     if peer is not None:
-        theirs = peer.generate(rows, arguments.beams)
+        theirs = peer.ask({"batch": rows, "beams": arguments.beams})
         rule = dataclasses.replace(beams, finish_within_beams=True)
         ours = make_recommend_step(graphdef, rule)(params, batch, trie)
         row["lists"] = compare_lists(ours, theirs, arguments.beams)
@@ -219,7 +136,7 @@ def measure(arguments, rows: int, config, graphdef, params, trie: Trie, tokens_B
         run()
         our_times.append((time.perf_counter() - wall, time.process_time() - processor))
         if peer is not None:
-            answer = peer.generate(rows, arguments.beams)
+            answer = peer.ask({"batch": rows, "beams": arguments.beams})
             peer_times.append((answer["wall_s"], answer["cpu_s"]))
     row["ours_wall_s"], row["ours_cpu_s"] = map(min, zip(*our_times, strict=True))
     if peer is not None:
@@ -282,11 +199,9 @@ def main() -> None:
     parser.add_argument("--beams", type=int, default=20)
     parser.add_argument("--length", type=int, default=128, help="tokens of a prompt (128)")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--data", type=pathlib.Path, default=SHARED / "amazon_beauty")
-    parser.add_argument(
-        "--vocabulary", type=pathlib.Path, default=SHARED / "t5_vocabulary" / "spiece.model"
-    )
-    parser.add_argument("--peer-python", default=".peers/torch/bin/python")
+    parser.add_argument("--data", type=pathlib.Path, default=common.BEAUTY)
+    parser.add_argument("--vocabulary", type=pathlib.Path, default=common.VOCABULARY)
+    parser.add_argument("--peer-python", default=hf_peer.PYTHON)
     parser.add_argument("--no-peer", action="store_true", help="ours and the floor alone")
     parser.add_argument("--stacked", action="store_true", help="scan layers as on accelerators")
     parser.add_argument("--result", default="decode_vs_hf", help="name of the JSON file written")
@@ -302,9 +217,9 @@ def main() -> None:
         work = pathlib.Path(folder)
         trie, values, offsets = catalogue(arguments.data, arguments.vocabulary, work)
         peer = None
-        if not arguments.no_peer:
-            write_for_peer(work, config, params, values, offsets, tokens_BL)
-            peer = Peer(arguments.peer_python, work)
+        if not arguments.no_peer and hf_peer.there(arguments.peer_python):
+            hf_peer.write_inputs(work, config, params, values, offsets, tokens_BL)
+            peer = hf_peer.Peer(arguments.peer_python, "hf_generate.py", work)
         trie = jax.device_put(trie)
         if not arguments.stacked:
             params = stacks.split_layers(params)
@@ -318,7 +233,8 @@ def main() -> None:
     names = ("model", "beams", "length", "repeats", "stacked")
     settings = {name: getattr(arguments, name) for name in names}
     settings["huge_pages"] = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
-    payload = {"settings": settings, "peer": peer.versions if peer else None, "rows": rows}
+    versions = peer.versions if peer else common.how_to_install("torch")
+    payload = {"settings": settings, "peer": versions, "rows": rows}
     print(f"wrote {common.write_result(arguments.result, payload)}")
 
 

@@ -1,9 +1,10 @@
-"""Hugging Face's constrained beam search as a process that answers; `decode_vs_hf.py` starts it.
+"""Hugging Face's constrained beam search as a process that answers; `hf_peer.py` starts it.
 
 It runs in the peer's own environment and imports nothing of genrec_jax. The folder it is given holds
 `config.json` (the sizes of the T5), `params.npz` (its parameters by Hugging Face's names), `ids.npz`
-(the catalogue's ids, ragged) and `prompts.npz`. Each line of its input is a JSON object, such as
-`{"batch": 16, "beams": 20}`; the answer to each is one line of JSON.
+(the catalogue's ids, ragged) and `prompts.npz`; further words are threads, device and type of numbers.
+Each line of its input is a JSON object, such as `{"batch": 16, "beams": 20}`; the answer to each is one
+line of JSON.
 """
 
 import itertools
@@ -46,12 +47,16 @@ def main() -> None:
     folder = pathlib.Path(sys.argv[1])
     if len(sys.argv) > 2:
         torch.set_num_threads(int(sys.argv[2]))
-    model = load_model(folder)
+    device = torch.device(sys.argv[3] if len(sys.argv) > 3 else "cpu")
+    dtype = getattr(torch, sys.argv[4] if len(sys.argv) > 4 else "float32")
+    model = load_model(folder).to(device, dtype)
     stored = dict(np.load(folder / "ids.npz"))
     values, offsets = stored["values"], stored["offsets"]
     ids = [tuple(values[start:stop].tolist()) for start, stop in itertools.pairwise(offsets)]
     children, item_of = children_of(ids), {tokens: item for item, tokens in enumerate(ids)}
-    prompts = torch.from_numpy(np.load(folder / "prompts.npz")["tokens"].astype(np.int64))
+    prompts = torch.from_numpy(np.load(folder / "prompts.npz")["tokens"].astype(np.int64)).to(
+        device
+    )
     steps = max(map(len, ids)) + 1
 
     def allowed(_: int, sequence: torch.Tensor) -> list[int]:
@@ -76,14 +81,16 @@ def main() -> None:
         )
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    versions |= {"device": str(device), "dtype": str(dtype)}
     print(json.dumps({"threads": torch.get_num_threads(), **versions}), flush=True)
     with torch.inference_mode():
         for line in sys.stdin:
             asked = json.loads(line)
             wall, processor = time.perf_counter(), time.process_time()
             found = generate(asked["batch"], asked["beams"])
+            sequences = found.sequences.tolist()  # waits for a GPU to be done
             wall, processor = time.perf_counter() - wall, time.process_time() - processor
-            items = [item(sequence) for sequence in found.sequences.tolist()]
+            items = [item(sequence) for sequence in sequences]
             answer = {"wall_s": wall, "cpu_s": processor, "items": items}
             answer["scores"] = found.sequences_scores.tolist()
             print(json.dumps(answer), flush=True)

@@ -1,4 +1,4 @@
-"""Training steps of Hugging Face's T5 as a process that answers; `train_vs_hf.py` starts it.
+"""Training steps of Hugging Face's T5 as a process that answers; `hf_peer.py` starts it.
 
 It runs in the peer's own environment and imports nothing of genrec_jax. The folder it is given holds
 `config.json`, `params.npz` (parameters by Hugging Face's names) and `batches.npz`: for each batch i,

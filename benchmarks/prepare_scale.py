@@ -1,12 +1,12 @@
 """How long, and in how much memory, `genrec prepare` takes for 50 million rows of ratings.
 
-    python benchmarks/prepare_scale.py                    # 50 million rows, about 2 GB of scratch
-    python benchmarks/prepare_scale.py --rows 5000000
+    PYTHONPATH=. python benchmarks/prepare_scale.py         # 50 million rows, about 2 GB of scratch
+    PYTHONPATH=. python benchmarks/prepare_scale.py --rows 5000000
 
 Generates a MovieLens-like `ratings.csv` (skewed users and items, unsorted in time), runs the command in
 a process of its own, and reads that process's peak memory from the kernel. The goal is 10 minutes and
-8 GiB. With the default million users the k-core drops nothing; with `--users 10000000` it has work to do,
-and the result goes to a file of its own.
+8 GiB. With the default million users the k-core drops nothing; with `--users 10000000` it has work to do.
+Results of other sizes go to files of their own.
 """
 
 import argparse
@@ -19,9 +19,10 @@ import sys
 import tempfile
 import time
 
-import common
 import numpy as np
 import polars as pl
+
+from benchmarks import common
 
 BLOCK = 2_000_000
 GOAL_SECONDS = 600
@@ -93,11 +94,12 @@ def main() -> None:
         }
     for key, value in result.items():
         print(f"{key:16} {value}")
-    if arguments.rows == parser.get_default("rows"):
-        name = "prepare_scale" + (
-            "" if arguments.users == parser.get_default("users") else "_k_core"
-        )
-        print(f"written to {common.write_result(name, result)}")
+    name = "prepare_scale"
+    if arguments.users != parser.get_default("users"):
+        name += "_k_core"
+    if arguments.rows != parser.get_default("rows"):
+        name += f"_{arguments.rows / 1e6:g}m"
+    print(f"written to {common.write_result(name, result)}")
 
 
 if __name__ == "__main__":

@@ -18,86 +18,36 @@ import time
 
 import jax
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 import genrec_jax
-from benchmarks import beam_search, common
+from benchmarks import beam_search, common, random_run
 from genrec_jax.checkpoint.run_dir import RunDir
-from genrec_jax.checkpoint.store import CheckpointStore
 from genrec_jax.data import prepare_run
 from genrec_jax.data.dataset import Dataset
-from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.recommender import Recommender
-from genrec_jax.indexing import build
-from genrec_jax.model.t5 import T5
-from genrec_jax.pipeline.prompt_batches import PromptAssembler
-from genrec_jax.prompts import templates as templates_lib
-from genrec_jax.pytree import pytree_dataclass
-
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
-STEP = 1
-
-
-@pytree_dataclass
-class State:
-    """As much of a training state as a checkpoint needs."""
-
-    params: nnx.State
-    step: jax.Array
 
 
 def prepared(work: pathlib.Path) -> tuple[Dataset, pathlib.Path | None]:
     """Beauty and T5's vocabulary where they lie beside the checkout, else a generated shop."""
-    beauty = SHARED / "amazon_beauty"
-    if not beauty.is_dir():
+    if not common.BEAUTY.is_dir():
         options = {"num_users": 2000}
         return prepare_run.prepare_from(
             "toystore", None, work / "data", name="toystore", reader_options=options
         ), None
-    dataset = prepare_run.prepare_from("sequences", beauty, work / "data", name="Beauty")
-    return dataset, SHARED / "t5_vocabulary" / "spiece.model"
+    dataset = prepare_run.prepare_from("sequences", common.BEAUTY, work / "data", name="Beauty")
+    return dataset, common.VOCABULARY
 
 
-def random_run(work: pathlib.Path, model: str) -> RunDir:
-    """A run dir as `genrec train` leaves it, its parameters random."""
+def random_run_dir(work: pathlib.Path, model: str) -> RunDir:
+    """A run dir of random parameters."""
     dataset, base = prepared(work)
-    text = templates_lib.OPENP5_TEMPLATES.read_text(encoding="utf-8")
-    templates = templates_lib.load_templates()
-    (built,) = build.build_index(
-        [dataset.path],
-        build.IndexConfig("sequential"),
-        output=work / "index",
-        vocabulary=base,
-        prompt_lines=[text for t in templates for text in (t.input, t.target)],
+    index = random_run.make_index(dataset, work / "index", base)
+    run_dir = random_run.make_run(
+        work / "run", dataset, index, lambda size: beam_search.config_of(model, size)
     )
-    vocabulary = built.vocabulary
-    assembler = PromptAssembler(vocabulary, built.item_ids.texts, templates, dataset.name)
-
-    def write_trie(_: int, path: pathlib.Path) -> None:
-        runs = assembler.target_runs()
-        tries.save(
-            tries.build_trie(runs.values_P, runs.offsets_E1, vocab_size=vocabulary.size), path
-        )
-
-    mixture = {"name": "openp5", "tasks": ["sequential"], "history": 20}
-    run_dir = RunDir.create(
-        work / "run",
-        model_config=beam_search.config_of(model, vocabulary.size),
-        mixture={**mixture, "max_input_length": 512, "cut": "items"},
-        datasets=[dataset],
-        index_dirs=[built.path],
-        vocabulary=vocabulary,
-        templates_text=text,
-        write_trie=write_trie,
-        selection={"metric": "hr@10", "mode": "max"},
-        settings={},
-    )
-    params = nnx.state(T5(run_dir.model_config, rngs=nnx.Rngs(0)), nnx.Param)
-    store = CheckpointStore(run_dir.checkpoint_dir, best_metric="hr@10")
-    store.save(STEP, State(params, jax.numpy.asarray(STEP)), metrics={"hr@10": 0.0})
-    store.close()
+    random_run.add_checkpoint(run_dir)
     return run_dir
 
 
@@ -147,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
         jax.config.update("jax_compilation_cache_dir", str(work / "compiled"))
-        run = arguments.run or str(random_run(work, arguments.model).path)
+        run = arguments.run or str(random_run_dir(work, arguments.model).path)
         recommender = genrec_jax.load(run, num_beams=arguments.beams)
         length = length_of(recommender, arguments.history)
         cold = recommender.warm_up(arguments.batches, [length], k=arguments.k)

@@ -12,10 +12,8 @@ products of real tokens over the matrix-product rate that JAX reaches in the sam
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
-import subprocess
 import tempfile
 import time
 from typing import Any
@@ -26,7 +24,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import beam_search, common, decode_vs_hf
+from benchmarks import beam_search, common, decode_vs_hf, hf_peer
 from genrec_jax.data import dataset, prepare_run
 from genrec_jax.indexing import build, item_ids
 from genrec_jax.model import t5
@@ -105,40 +103,6 @@ def openp5_batches(
     return [packed.batch(number) for number in range(count)], padded
 
 
-class Peer:
-    """Hugging Face in a process of its own that answers one request at a time."""
-
-    def __init__(self, python: str, folder: pathlib.Path):
-        script = pathlib.Path(__file__).with_name("hf_train.py")
-        self._process = subprocess.Popen(
-            [python, str(script), str(folder), str(len(os.sched_getaffinity(0)))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.versions = self._read()
-
-    def train(self, numbers: list[int]) -> dict[str, Any]:
-        """Takes a step on each of these batches."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(numbers) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        """Ends it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer ended with status {self._process.wait()}")
-        return json.loads(line)
-
-
 def flop_of(config: T5Config, batch: Batch) -> float:
     """Forward and backward products of the real tokens; attention within an example only."""
     joined = config.num_heads * config.head_dim
@@ -182,8 +146,10 @@ def measure(
             arrays[f"targets_{number}"] = batch.decoder_target_tokens_BT
         np.savez(work / "batches.npz", **arrays)
         empty = np.zeros(0, np.int64)
-        decode_vs_hf.write_for_peer(work, config, params, empty, empty, empty)
-        peer = None if arguments.no_peer else Peer(arguments.peer_python, work)
+        hf_peer.write_inputs(work, config, params, empty, empty, empty)
+        peer = None
+        if not arguments.no_peer and hf_peer.there(arguments.peer_python):
+            peer = hf_peer.Peer(arguments.peer_python, "hf_train.py", work)
         numbers = list(range(len(ours)))
         our_times, peer_times, our_losses, peer_losses, rates = [], [], [], [], []
         for turn in range(arguments.repeats + 1):  # the first turn compiles, and gives the losses
@@ -193,7 +159,7 @@ def measure(
                 sums.append((metrics["loss_sum"], metrics["target_tokens"]))
             found = [float(total) / float(tokens) for total, tokens in sums]
             spent = time.perf_counter() - wall, time.process_time() - processor
-            answer = peer.train(numbers) if peer is not None else None
+            answer = peer.ask(numbers) if peer is not None else None
             if turn == 0:
                 our_losses, peer_losses = found, answer["losses"] if answer else []
                 continue
@@ -226,7 +192,7 @@ def measure(
         pairs = zip(our_losses, peer_losses, strict=True)
         row["largest_loss_difference"] = max(abs(a - b) / abs(b) for a, b in pairs)
         row["same_losses"] = row["largest_loss_difference"] < SAME_LOSS
-    row["peer"] = peer.versions if peer is not None else None
+    row["peer"] = peer.versions if peer is not None else common.how_to_install("torch")
     return row
 
 
@@ -259,13 +225,13 @@ def main() -> None:
     parser.add_argument("--row", type=int, default=256, help="tokens of a packed row (256)")
     parser.add_argument("--steps", type=int, default=2, help="different batches a turn (2)")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--data", type=pathlib.Path, default=decode_vs_hf.SHARED / "amazon_beauty")
+    parser.add_argument("--data", type=pathlib.Path, default=common.BEAUTY)
     parser.add_argument(
         "--vocabulary",
         type=pathlib.Path,
-        default=decode_vs_hf.SHARED / "t5_vocabulary" / "spiece.model",
+        default=common.VOCABULARY,
     )
-    parser.add_argument("--peer-python", default=".peers/torch/bin/python")
+    parser.add_argument("--peer-python", default=hf_peer.PYTHON)
     parser.add_argument("--no-peer", action="store_true", help="ours and the floor alone")
     arguments = parser.parse_args()
     config = dataclasses.replace(

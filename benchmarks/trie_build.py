@@ -29,7 +29,6 @@ from benchmarks import common, trie_step
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.live import LiveIds
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 CHANGES = 5_000
 VOCAB, LENGTH = 2048, 8
 
@@ -87,7 +86,7 @@ def measure(items: int, arguments: argparse.Namespace) -> dict[str, Any]:
     del trie
     if items <= arguments.most_changed:
         row |= measure_changes(ids_IL)
-    if not arguments.no_static:
+    if arguments.static:
         from static_decoding import csr_utils  # pyright: ignore[reportMissingImports]
 
         index, row["static_s"], row["static_cpu_s"] = timed(
@@ -136,12 +135,12 @@ def measure_changes(ids_IL: np.ndarray) -> dict[str, Any]:
 
 def beauty_bytes() -> dict[str, Any] | None:
     """Beauty's 12,101 items under OpenP5's sequential ids, by T5's vocabulary."""
-    golden = SHARED / "openp5_beauty_golden" / "item_sequential_indexing_original.txt"
+    golden = common.SHARED / "openp5_beauty_golden" / "item_sequential_indexing_original.txt"
     if not golden.is_file():
         return None
     from genrec_jax.indexing.vocabulary import Vocabulary
 
-    vocabulary = Vocabulary(SHARED / "t5_vocabulary" / "spiece.model")
+    vocabulary = Vocabulary(common.VOCABULARY)
     texts = [f"Beauty item_{line.split()[1]}" for line in golden.read_text().splitlines()]
     runs = vocabulary.encode_batch(texts)
     offsets = np.concatenate([[0], np.cumsum([len(run) for run in runs])])
@@ -161,9 +160,13 @@ def main() -> None:
     parser.add_argument("--no-static", action="store_true", help="leave the peer out")
     parser.add_argument("--name", default="trie_build", help="of the file of results")
     arguments = parser.parse_args()
-    rows = []
+    arguments.static = not arguments.no_static and common.static_there()
+    peer = "static" if arguments.static else common.how_to_install("static")
+    rows: list[dict[str, Any]] = []
+    payload = {"peer": peer, "rows": rows, "beauty": beauty_bytes()}
     for items in arguments.items:
         rows.append(measure(items, arguments))
+        path = common.write_result(arguments.name, payload)
         print(rows[-1], flush=True)
     columns = ("items", "sorted", "unsorted", "GiB", "bytes", "open", "changes", "STATIC", "bytes")
     table = Table(*columns, title="building, seconds")
@@ -176,9 +179,7 @@ def main() -> None:
         ]
         table.add_row(f"{row['items']:,}", *own, *peer)
     Console(width=120).print(table)
-    beauty = beauty_bytes()
-    print(f"Beauty: {beauty}")
-    path = common.write_result(arguments.name, {"rows": rows, "beauty": beauty})
+    print(f"Beauty: {payload['beauty']}")
     print(f"wrote {path}")
 
 

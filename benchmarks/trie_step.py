@@ -185,11 +185,11 @@ def measure(
     config = BeamConfig(num_beams=beams, num_results=beams)
     searched = jax.jit(our_search, static_argnames="config")
     runs: dict[str, Callable[[], Any]] = {"ours": lambda: searched(*given, trie, config)}
-    if not arguments.no_static:
+    if arguments.static:
         for name, kept in (("exact", beams), ("30", min(30, beams))):
             runs[f"static_{name}"], _ = static_search(ids_IL, vocab, given, kept)
     row = {f"{name}_ms": ms for name, ms in least_times(runs, arguments.repeats).items()}
-    if not arguments.no_static:
+    if arguments.static:
         row["ratio_exact"] = row["ours_ms"] / row["static_exact_ms"]
         row["ratio_30"] = row["ours_ms"] / row["static_30_ms"]
         row["same"] = same_lists(runs["ours"](), runs["static_exact"](), ids_IL)
@@ -211,10 +211,16 @@ def main() -> None:
     parser.add_argument("--no-static", action="store_true", help="leave the peer out")
     parser.add_argument("--name", default="trie_step", help="of the file of results")
     arguments = parser.parse_args()
+    arguments.static = not arguments.no_static and common.static_there()
+    names = ("vocab", "length", "spread", "repeats")
+    payload: dict[str, Any] = {
+        "settings": {name: getattr(arguments, name) for name in names},
+        "peer": "static" if arguments.static else common.how_to_install("static"),
+        "rows": [],
+    }
     compilation_cache.use()
     columns = ("items", "kind", "batch", "beams", "ours", "STATIC", "STATIC 30", "ratios", "same")
     table = Table(*columns, title="whole searches without a network, ms")
-    rows = []
     for kind in arguments.kinds:
         for items in arguments.items:
             ids_IL = random_ids(kind, items, arguments.vocab, arguments.length)
@@ -225,7 +231,8 @@ def main() -> None:
                 for beams in arguments.beams:
                     row = {"items": items, "kind": kind, "batch": batch, "beams": beams}
                     row |= measure(ids_IL, trie, arguments.vocab, batch, beams, arguments)
-                    rows.append(row)
+                    payload["rows"].append(row)
+                    path = common.write_result(arguments.name, payload)
                     print(row, flush=True)
                     cells = [
                         f"{row[name]:.2f}" if name in row else "-"
@@ -237,9 +244,6 @@ def main() -> None:
                         f"{items:,}", kind, str(batch), str(beams), *cells, " ".join(ratios), same
                     )
     Console(width=120).print(table)
-    names = ("vocab", "length", "spread", "repeats")
-    settings = {name: getattr(arguments, name) for name in names}
-    path = common.write_result(arguments.name, {"settings": settings, "rows": rows})
     print(f"wrote {path}")
 
 
