@@ -28,7 +28,11 @@ lint: $(VENV)/.developer ## Linter, formatter check, type check, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/shellcheck --external-sources --source-path=. launch/*.sh .ci/run
+	$(BIN)/shellcheck --external-sources --source-path=. launch/*.sh benchmarks/*.sh .ci/run
+
+bench: $(VENV)/.developer ## Every CPU benchmark, under 20 minutes on 2 quiet cores, and docs/performance.md from them
+	status=0; $(BIN)/python -m benchmarks.cpu_suite || status=$$?; \
+	  $(BIN)/python -m benchmarks.plots && exit $$status
 
 format: $(VENV)/.developer ## Formats the code
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,143 @@
+"""docs/performance.md: made of the results that are there, and honest about those that are not."""
+
+import json
+
+import pytest
+
+from benchmarks import common, measured, page_sections, plots
+
+CONDITIONS = {
+    "date": "2026-11-21T15:00:00+00:00",
+    "commit": "0123456789ab",
+    "jax": "0.10.2",
+    "device": "1 x cpu",
+    "cpus": 2,
+    "machine": "x86_64",
+    "load_average": 0.31,
+}
+DECODE = {
+    "settings": {"beams": 20},
+    "rows": [
+        {
+            "batch": batch,
+            "compile_s": 9.0,
+            "ours_wall_s": ours,
+            "hf_wall_s": 7.4,
+            "times_faster": 7.4 / ours,
+            "floor_s": 0.9,
+            "of_floor": ours / 0.9,
+            "steps": 5,
+            "lists": {"places": 320, "same_items": 319},
+        }
+        for batch, ours in ((16, 1.0), (1, 0.1))
+    ],
+}
+STEP_ROW = {"kind": "uniform", "ours_ms": 3.0, "static_exact_ms": 6.0, "static_30_ms": 2.0}
+TRIE_STEP = {
+    "rows": [
+        STEP_ROW | {"items": items, "batch": batch, "beams": beams, "ratio_exact": 0.5}
+        for items in (12_000, 1_000_000)
+        for batch in (1, 64)
+        for beams in (20, 70)
+    ]
+}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results"
+
+
+def write(results, name: str, payload: dict) -> None:
+    text = json.dumps({"name": name, "conditions": CONDITIONS, **payload})
+    (results / f"{name}.json").write_text(text)
+
+
+def test_the_committed_page_is_that_of_the_committed_results():
+    for page, sections in ((plots.PAGE, page_sections.SECTIONS), (plots.README, plots.LIMITS)):
+        text = page.read_text(encoding="utf-8")
+        said = f"{page.name} is not that of the results: run `python -m benchmarks.plots`"
+        assert plots.written_anew(text, sections) == text, said
+
+
+def test_without_results_everything_is_named_as_not_measured(results):
+    for name, make in page_sections.SECTIONS.items():
+        assert "ot measured yet: " in make(), name
+    assert all(one.times is None for one in measured.ratios())
+    text = page_sections.gpu()
+    for name in ("gpu_mfu_t5_small", "gpu_decode", "gpu_beauty", "gpu_attention"):
+        assert f"`{name}.json`" in text
+    assert text.count("`bash benchmarks/gpu.sh` on a machine with a GPU") == 4
+    assert not list(plots.draw(results / "figures"))
+
+
+def test_ratios_are_theirs_over_ours(results):
+    write(results, "decode_vs_hf", DECODE)
+    write(results, "trie_step", TRIE_STEP)
+    found = {one.what: one for one in measured.ratios()}
+    batch_16 = found["T5-small, Beauty, 20 beams, batch 16"]
+    assert batch_16.times == pytest.approx(7.4) and batch_16.goal == 6.0
+    assert (batch_16.ours, batch_16.theirs) == ("1 s", "7.4 s")
+    step = found["mask and advance, 1,000,000 uniform ids, batch 64, 70 beams"]
+    assert step.times == pytest.approx(2.0) and step.ours == "3 ms"
+    text = page_sections.ratios()
+    assert "| 1 s | 7.4 s | 7.4x | 6x |" in text
+    assert "`train_vs_hf.json`" in text  # the one that is still to be measured
+
+
+def test_tables_say_where_they_come_from(results):
+    write(results, "decode_vs_hf", DECODE)
+    text = page_sections.decode()
+    assert "| 16 | 1 s | 7.4 s | 900 ms | 1.11x | 5 | 9.0 s | 319/320 |" in text
+    origin = "`decode_vs_hf.json`: 2026-11-21, 2 cores (x86_64), jax 0.10.2, commit 0123456789ab"
+    assert f"{origin}, load 0.31" in text
+    assert "Not measured yet: `make bench` writes `decode_parts_one_core.json`." in text
+
+
+def test_an_absent_peer_is_named_with_its_remedy(results):
+    bare = {key: DECODE["rows"][0][key] for key in DECODE["rows"][0] if not key.startswith("hf")}
+    del bare["lists"]
+    write(results, "decode_vs_hf", DECODE | {"rows": [bare]})
+    (one,) = [one for one in measured.ratios() if one.what.startswith("T5-small, Beauty")]
+    assert one.times is None
+    assert one.missing == (
+        "not measured: install the peer with `bash benchmarks/install_peers.sh torch`"
+    )
+    assert "| 16 | 1 s | not measured |" in page_sections.decode()
+
+
+def test_figures_come_and_go_with_their_results(results, tmp_path):
+    write(results, "decode_vs_hf", DECODE)
+    write(results, "trie_step", TRIE_STEP)
+    drawn = list(plots.draw(tmp_path / "figures"))
+    assert {path.stem for path in drawn} == {"ratios", "trie_step"}
+    ratios, step = (path.read_text() for path in sorted(drawn))
+    assert "7.4x" in ratios and "Hugging Face" in ratios
+    for axis in ("items", "beams", "batch"):
+        assert f">{axis}</text>" in step
+    again = {path: path.read_text() for path in plots.draw(tmp_path / "figures")}
+    assert again[drawn[0]] == drawn[0].read_text() == ratios  # the same bytes for the same results
+    (results / "trie_step.json").unlink()
+    assert [path.stem for path in plots.draw(tmp_path / "figures")] == ["ratios"]
+    assert not (tmp_path / "figures" / "trie_step.svg").exists()
+
+
+def test_a_page_with_wrong_marks_is_refused():
+    mark = "<!-- results: {} -->\n<!-- end of results -->\n"
+    text = mark.format("ratios") + mark.format("typo")
+    with pytest.raises(ValueError, match="marks ratios, typo; wanted each of ratios, trie_step"):
+        plots.written_anew(text, page_sections.SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(7.44, "7.44 s"), (1234.5, "1,234 s"), (0.9996, "1,000 ms"), (0.00123, "1.23 ms")],
+)
+def test_times_have_the_unit_that_suits_them(value, text):
+    assert measured.seconds(value) == text
+
+
+def test_times_below_a_millisecond():
+    assert measured.seconds(99.97e-6) == "100 µs"
