@@ -5,11 +5,13 @@ the manifest is damaged. Neither is ever restored.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from typing import Any
 
 from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
@@ -63,6 +65,23 @@ def read(folder: pathlib.Path) -> Manifest | None:
         return Manifest(int(content["step"]), content["metrics"], content["progress"], files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def digest(folder: pathlib.Path, *, only: str) -> str:
+    """One checksum for all files under a sub-folder: which parameters a checkpoint has.
+
+    Args:
+        folder: a checkpoint dir with a manifest.
+        only: the sub-folder, such as `params`.
+
+    Raises:
+        UserError: it has no manifest (any more).
+    """
+    manifest = read(folder)
+    if manifest is None:
+        raise UserError("has no readable manifest; wanted a complete checkpoint", file=str(folder))
+    files = sorted((n, *f) for n, f in manifest.files.items() if n.startswith(f"{only}/"))
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def damage(folder: pathlib.Path, *, only: str | None = None) -> str | None:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so tha
 
 HELP = """Searches the whole catalogue for every user of a trained run and measures HR, NDCG and MRR.
 
-Every figure comes with a bootstrap interval, with popularity and last-item transition beside it.
-Writes metrics.json and predictions.parquet to RUN_DIR/eval/<split>-<step>/ (a sample of users:
-<split>-<step>-sample<N>/)."""
+Every figure comes with an interval, with popularity and last-item transition beside it. A run of the
+alignment system is asked to rank each user's candidates and to rate (AUC-ROC) too, if it learnt to.
+Writes metrics.json and predictions.parquet to RUN_DIR/eval/<split>-<step>/, beside what was measured
+there before; another search than the usual one, or a sample of users, goes to a folder of its own, such
+as <split>-<step>-sample<N>/."""
 EPILOG = """\
 examples:
 
@@ -254,9 +256,9 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
     from genrec_jax.evaluation import predictions, results, table
 
     for evaluation in written:
-        for footing in table.footings(evaluation.metrics):
-            console.print(table.title(evaluation.metrics, footing), soft_wrap=True, highlight=False)
-            console.print(table.metrics_table(evaluation.metrics, footing, console.width))
+        for title, made in table.tables(evaluation.metrics, console.width):
+            console.print(title, soft_wrap=True, highlight=False)
+            console.print(made)
         for line in [
             *evaluation.metrics["remarks"],
             *table.comparison_lines(evaluation.metrics),
@@ -287,9 +289,9 @@ def _aggregate(
             by_dataset.setdefault(name, []).append(evaluation.metrics)
     combined = {name: aggregate.aggregate(metrics) for name, metrics in by_dataset.items()}
     for content in combined.values():
-        for footing in table.footings(content):
-            console.print(table.title(content, footing), soft_wrap=True, highlight=False)
-            console.print(table.aggregate_table(content, footing))
+        for title, made in table.tables(content, console.width):
+            console.print(title, soft_wrap=True, highlight=False)
+            console.print(made)
     only = next(iter(combined.values()))
     artefacts.write_json(
         file, only if len(combined) == 1 else {"format_version": 1, "datasets": combined}

@@ -24,7 +24,7 @@ MACROS: dict[str, tuple[str, str]] = {
     ),
     "MIXTURE_OR_TASK_MODULE": ("module that registers your SeqIO mixture", '"my_package.tasks"'),
     "TASK_FEATURE_LENGTHS": ("tokens of prompts and targets", '{"inputs": 512, "targets": 32}'),
-    "TRAIN_STEPS": ("training steps in all", "10000"),
+    "TRAIN_STEPS": ("training steps in all; 0: the initial parameters as they are", "10000"),
     "TRAIN_EPOCHS": ("passes over the data instead; needs TRAIN_STEPS=None", "20"),
     "INITIAL_CHECKPOINT_PATH": (
         "whose parameters are the start: a run dir, or what `genrec import-weights` wrote",

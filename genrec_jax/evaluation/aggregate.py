@@ -5,7 +5,9 @@
       "runs": [{"run_dir": "runs/a", "step": 12000}, ...],
       "split": "test", "protocol": "leave_one_out", "num_beams": 20, ..., "dataset": {...}, "users": 22363,
       "systems": {"model/sequential/A1": {"seen_kept": {"hr@10": {
-          "mean": .05, "standard_deviation": .001, "low": .049, "high": .051, "values": [...]}}}}
+          "mean": .05, "standard_deviation": .001, "low": .049, "high": .051, "values": [...]}}}},
+      "templates": {...},
+      "ratings": null or {"users": 12000, "systems": {"history": {"auc_roc": {"mean": .66, ...}}}}
     }
 
 `low` and `high` are the smallest and the largest run; the standard deviation is the sample's, null
@@ -54,7 +56,26 @@ def aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "runs": [{"run_dir": r["run_dir"], "step": r["step"]} for r in results],
         **{key: results[0][key] for key in MUST_AGREE},
         "dataset": results[0]["dataset"],
+        "templates": results[0].get("templates", {}),
         "systems": systems,
+        "ratings": _ratings([result.get("ratings") for result in results]),
+    }
+
+
+def _ratings(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Rating prediction, where every run was asked it."""
+    every = [ratings for ratings in found if ratings]
+    if not every or len(every) < len(found):
+        return None
+    shared = [name for name in every[0]["systems"] if all(name in one["systems"] for one in every)]
+    areas = {
+        name: _spread([one["systems"][name]["auc_roc"]["value"] for one in every])
+        for name in shared
+    }
+    return {
+        "users": every[0]["users"],
+        "liked": every[0]["liked"],
+        "systems": {name: {"auc_roc": area} for name, area in areas.items()},
     }
 
 

@@ -42,7 +42,7 @@ class Choices:
     Attributes:
         users_E: users with a ranking example, ascending.
         items_UC: the candidates by user in ascending order, filled as prompts are made; -1 before.
-        comparison: beside the beams' lists, the scores of all candidates.
+        comparison: beside the beams' lists, the scores of all candidates; None: these are not wanted.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Choices:
         num_users: int,
         num_candidates: int,
         search: Callable[[Params, PromptBatch, np.ndarray], tuple[np.ndarray, np.ndarray]],
-        compare: Callable[[Callable[[Params, PromptBatch], Any]], ExactComparison],
+        compare: Callable[[Callable[[Params, PromptBatch], Any]], ExactComparison] | None,
         score: Callable[[Params, PromptBatch, np.ndarray], Any],
     ):
         """Binds the searches.
@@ -61,14 +61,19 @@ class Choices:
             num_users: of the dataset.
             num_candidates: of an example (C).
             search: (params, batch, candidates) -> lists of these.
-            compare: makes the comparison, given (params, batch) -> scores of candidates.
+            compare: makes the comparison, given (params, batch) -> scores of candidates; None: there is
+                to be none.
             score: (params, batch on the devices, candidates) -> their scores.
         """
         self.users_E = users_E
         self.items_UC = np.full((num_users, num_candidates), -1, np.int32)
         self._search, self._score = search, score
         self._asked_BC = self.items_UC[:0]
-        self.comparison = compare(lambda params, batch: self._score(params, batch, self._asked_BC))
+        self.comparison = None
+        if compare is not None:
+            self.comparison = compare(
+                lambda params, batch: self._score(params, batch, self._asked_BC)
+            )
 
     def learn(self, users_E: Int[np.ndarray, " E"], items_EC: Int[np.ndarray, "E C"]) -> None:
         """Takes the candidates of some users."""
@@ -77,10 +82,12 @@ class Choices:
     def recommend(
         self, params: Params, batch: PromptBatch
     ) -> tuple[Int32[np.ndarray, "B R"], Float[np.ndarray, "B R"]]:
-        """Searches each user's candidates with beams, and scores them all beside it."""
+        """Searches each user's candidates with beams, and scores them all beside it, where wanted."""
         users_B = np.asarray(batch.users_B)
         self._asked_BC = np.where(users_B[:, None] >= 0, self.items_UC[users_B], -1)
         items_BR, scores_BR = self._search(params, batch, self._asked_BC)
+        if self.comparison is None:
+            return items_BR, scores_BR
         # The comparison knows candidates by their place, in the order of item numbers.
         targets_B = _places(self._asked_BC, np.asarray(batch.targets_B)[:, None])[:, 0]
         placed = dataclasses.replace(batch, targets_B=targets_B)
@@ -171,7 +178,7 @@ class AlignmentEvaluator(Evaluator):
         return self._users_E if choices is None else choices.users_E
 
     def comparison(self, template: Scored) -> ExactComparison | None:
-        """What holds the exact ranks of the last `rank`: in ranking, always."""
+        """What holds the exact ranks of the last `rank`: in ranking, always but while training."""
         choices = self._choices_of(template)
         return self.exact if choices is None else choices.comparison
 
@@ -192,7 +199,7 @@ class AlignmentEvaluator(Evaluator):
 
     def rate(self, params: Params) -> Ratings | None:
         """Asks whether users like their held-out items; None where the run does not know how."""
-        if self.question is None:
+        if self.question is None or not len(self.question.users_E):
             return None
         parts, odds = [], functools.partial(self.question.odds, params)
         batches = self.question.batches()

@@ -1,6 +1,7 @@
 """Evaluates one checkpoint of a run: `eval/<split>-<step>/{metrics.json,predictions.parquet}`.
 
-A sample of N users goes to `eval/<split>-<step>-sampleN/`.
+What is searched otherwise than usual, a sample of N users for instance, goes to a folder of its own,
+`eval/<split>-<step>-sampleN/` (`EvaluateConfig.folder`).
 """
 
 import contextlib
@@ -13,20 +14,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint import manifest, restore, store
 from genrec_jax.checkpoint.run_dir import RunDir
-from genrec_jax.data import artefacts, audit
+from genrec_jax.data import artefacts
 from genrec_jax.data.prepare_progress import Steps
+from genrec_jax.evaluation import (
+    description,
+    from_run,
+    merging,
+    predictions,
+    ranking,
+    reference_ranks,
+    results,
+    tie_orders,
+)
 from genrec_jax.evaluation import evaluator as evaluators
-from genrec_jax.evaluation import from_run, predictions, ranking, results, tie_orders
 from genrec_jax.evaluation.alignment import AlignmentEvaluator, RankCandidates, Rate
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
 from genrec_jax.evaluation.exact import ExactRanks
+from genrec_jax.evaluation.reference_ranks import ReferenceGroup
 from genrec_jax.evaluation.results import References, SystemRanks
-from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.parallel import mesh as meshes
 from genrec_jax.parallel.profiling import TracedBatches
 
@@ -66,8 +75,8 @@ def evaluate_checkpoint(
         show_progress: draw a bar on stderr.
 
     Returns:
-        One evaluation for each dataset of the run. An earlier one of the same split, step and size of
-        sample is replaced, once the new one is complete.
+        One evaluation for each dataset of the run. What an earlier one of the same parameters and
+        search measured, and this one does not, is kept beside it (`merging`).
 
     Raises:
         UserError: no valid checkpoint, another dataset than the trained one, an unknown template, a
@@ -124,13 +133,13 @@ class RunEvaluation:
             for entry in self.run.datasets
         }
         tracer = TracedBatches(self.run.events_dir, say=profile) if profile else None
-        self._references: dict[str, list[_Group]] = {}
+        self._references: dict[str, list[ReferenceGroup]] = {}
         self._tie_orders: dict[str, dict[str, Any] | None] = {}
         for name, evaluator in self._evaluators.items():
             evaluator.tracer = tracer
             self._references[name], self._tie_orders[name] = [], None
-            if references is not None and _has_users(evaluator):
-                self._references[name] = _of_scored_users(evaluator, references)
+            if references is not None and reference_ranks.has_users(evaluator):
+                self._references[name] = reference_ranks.of_scored_users(evaluator, references)
                 self._tie_orders[name] = tie_orders.reference_spread(
                     evaluator.dataset,
                     evaluator.splits,
@@ -143,6 +152,7 @@ class RunEvaluation:
         """Evaluates one checkpoint; see `evaluate_checkpoint`."""
         step = restore.choose_step(self.run, checkpoint)
         params = restore.restore_params(self.run, step, mesh=self._mesh)
+        parameters = manifest.digest(self.run.checkpoint_dir / str(step), only=store.PARAMS)
         target = self.run.eval_dir / self._config.folder(step)
         steps = Steps(enabled=self._show_progress)
         written = []
@@ -152,33 +162,50 @@ class RunEvaluation:
                 place.mkdir(exist_ok=True)
                 began = time.monotonic()
                 ranks, lists, exact = self._score(name, params, place, steps)
-                metrics = {
+                now = {
                     "format_version": results.FORMAT_VERSION,
                     "run_dir": str(self.run.path),
                     "step": step,
                     "checkpoint": checkpoint,
+                    "parameters": parameters,
                     "split": self._config.split,
                     "max_users": self._config.max_users,
-                    **_describe(self.run, evaluator, self._config, name, ranks),
+                    **description.describe(self.run, evaluator, self._config, name, ranks),
                     **_systems(
                         evaluator,
                         ranks,
                         exact,
                         self._config,
-                        [*self._references[name], *self._choice_group(name)],
+                        [
+                            *self._references[name],
+                            *reference_ranks.of_candidates(evaluator, self._candidate_references),
+                        ],
                     ),
                     "ratings": self._rate(name, params, steps),
                     "lists": lists,
                     "exact": {name: found.summary() for name, found in exact.items()} or None,
                     "tie_orders": self._tie_orders[name],
-                    "notes": _notes(self._config, evaluator),
+                    "notes": description.notes(self._config, evaluator),
                     "seconds": time.monotonic() - began,
                     "created": results.now(),
                     "conditions": results.conditions(),
                 }
+                final = target / place.relative_to(folder)
+                metrics = self._beside_earlier(final, now, place)
                 artefacts.write_json(place / results.METRICS_FILE, metrics)
-                written.append(Evaluation(target / place.relative_to(folder), metrics))
+                written.append(Evaluation(final, metrics))
         return tuple(written)
+
+    def _beside_earlier(
+        self, final: pathlib.Path, now: dict[str, Any], place: pathlib.Path
+    ) -> dict[str, Any]:
+        """Adds what was measured earlier under the same name to what is written in `place`."""
+        first_host = jax.process_index() == 0  # which alone looks at the folder that it replaces
+        before = merging.earlier(final, now) if first_host else None
+        if before is None:
+            return now
+        merging.merge_predictions(place, final, list(now["templates"]))
+        return merging.merge(before, now, [template.id for template in self.run.templates])
 
     def _score(
         self, dataset_name: str, params: Any, folder: pathlib.Path, steps: Steps
@@ -213,7 +240,8 @@ class RunEvaluation:
         with steps.step(title, len(question.users_E)) as tell:
             self._counter.start(tell)
             rated = evaluator.rate(params)
-        assert rated is not None
+        if rated is None:  # nobody has a rated item to be asked about
+            return None
         others = {}
         if self._rate_references is not None:
             others = self._rate_references(
@@ -221,48 +249,13 @@ class RunEvaluation:
             )
         return rated.summary(others, self._config.intervals.level)
 
-    def _choice_group(self, dataset_name: str) -> list["_Group"]:
-        """Reference systems on ranking's candidates, once these are known."""
-        evaluator = self._evaluators[dataset_name]
-        if (
-            not isinstance(evaluator, AlignmentEvaluator)
-            or evaluator.choices is None
-            or self._candidate_references is None
-        ):
-            return []
-        users_E = evaluator.choices.users_E
-        targets_E = evaluator.dataset.items_X[evaluator.splits.targets_U(evaluator.split)[users_E]]
-        found = self._candidate_references(
-            evaluator.dataset, evaluator.splits, targets_E, evaluator.choices.items_UC[users_E]
-        )
-        names = tuple(evaluators.system_name(t) for t in evaluator.templates if t.task == "ranking")
-        return [
-            _Group(
-                names,
-                {f"{name}/ranking": {"seen_kept": ranks_E} for name, ranks_E in found.items()},
-            )
-        ]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Group:
-    """Reference systems on the users of some of the model's rows.
-
-    Attributes:
-        models: names of those rows, all on the same users.
-        systems: the references' ranks of these users, by name.
-    """
-
-    models: tuple[str, ...]
-    systems: Mapping[str, SystemRanks]
-
 
 def _systems(
     evaluator: Evaluator,
     ranks: Mapping[str, ranking.UserRanks],
     exact: Mapping[str, ExactRanks],
     config: EvaluateConfig,
-    references: Sequence[_Group],
+    references: Sequence[ReferenceGroup],
 ) -> dict[str, Any]:
     systems: dict[str, SystemRanks] = {}
     for name, found in ranks.items():
@@ -280,147 +273,6 @@ def _systems(
         "paired": results.compare_systems(systems, pairs, **settings),
         "interval": results.interval_entry(config.intervals, evaluator.unit),
     }
-
-
-def _has_users(evaluator: Evaluator) -> bool:
-    """Whether anything that is scored asks for the users' held-out items."""
-    return any(
-        evaluator.users_of(template) is not None and template.task != "ranking"
-        for template in evaluator.templates
-    )
-
-
-def _of_scored_users(evaluator: Evaluator, references: References) -> list[_Group]:
-    """The reference systems' ranks of exactly the users that the model is scored on.
-
-    Where rows of the model are on different users, each such group has references of its own, named
-    after its first row.
-    """
-    with_target_U = evaluator.splits.targets_U(evaluator.split) >= 0
-    place_U = np.cumsum(with_target_U) - 1
-    found = references(evaluator.dataset, evaluator.splits, evaluator.split)
-    groups: dict[bytes, list[evaluators.Scored]] = {}
-    for template in evaluator.templates:
-        users_E = evaluator.users_of(template)
-        if users_E is not None and template.task != "ranking":
-            groups.setdefault(users_E.tobytes(), []).append(template)
-    made = []
-    for templates in groups.values():
-        suffix = "" if len(groups) == 1 else f"/{templates[0].id}"
-        places_E = place_U[evaluator.users_of(templates[0])]
-        systems = {
-            f"{name}{suffix}": {footing: ranks_E[places_E] for footing, ranks_E in footings.items()}
-            for name, footings in found.items()
-        }
-        made.append(_Group(tuple(map(evaluators.system_name, templates)), systems))
-    return made
-
-
-def _describe(
-    run: RunDir,
-    evaluator: Evaluator,
-    config: EvaluateConfig,
-    dataset_name: str,
-    ranks: Mapping[str, ranking.UserRanks],
-) -> dict[str, Any]:
-    dataset = evaluator.dataset
-    index = artefacts.read_json(
-        run.dataset(dataset_name).folder / item_ids_lib.MANIFEST,
-        wanted="the description of the run's item ids",
-        remedy="Run `genrec train` again",
-    )
-    return {
-        "protocol": evaluator.protocol,
-        "remarks": list(evaluator.remarks),
-        "num_beams": config.num_beams,
-        "length_penalty": config.length_penalty,
-        "finish_within_beams": config.finish_within_beams,
-        "exact_exclusion": config.exact_exclusion,
-        "exact_block": config.exact_block if config.exact else None,
-        "history": run.mixture["history"],
-        "dataset": {
-            "name": dataset.name,
-            "path": dataset.url or str(dataset.path),
-            "fingerprint": dataset.fingerprint,
-            "users": dataset.num_users,
-            "items": dataset.num_items,
-            "interactions": dataset.num_interactions,
-        },
-        "item_ids": {"method": index["method"], "parameters": index["parameters"]},
-        "templates": {
-            template.id: {"task": template.task, "seen": template.seen}
-            for template in evaluator.templates
-        },
-        "audit": _audit(run, evaluator, dataset_name, ranks, index.get("audit", [])),
-        "oracle": (
-            dataset.manifest.get("oracle")
-            if config.split == "test" and _has_users(evaluator)
-            else None
-        ),
-    }
-
-
-def _audit(
-    run: RunDir,
-    evaluator: Evaluator,
-    dataset_name: str,
-    ranks: Mapping[str, ranking.UserRanks],
-    of_index: Sequence[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """The leakage audit made anew on what was evaluated, and what only indexing could check."""
-    dataset, splits = evaluator.dataset, evaluator.splits
-    made_anew = [
-        *audit.audit_dataset(dataset, splits),
-        *audit.audit_item_ids(dataset, splits, run.item_ids(dataset_name).texts),
-    ]
-    for template in evaluator.templates:
-        if evaluator.users_of(template) is not None:
-            scored = ranks[evaluators.system_name(template)]
-            users_E = scored.users_E
-            made_anew.append(
-                audit.audit_predictions(
-                    dataset, splits, evaluator.split, users_E, scored.targets_U[users_E]
-                )
-            )
-            break
-    checks = {result.check for result in made_anew}
-    return [
-        *map(dataclasses.asdict, made_anew),
-        *(entry for entry in of_index if entry["check"] not in checks),
-    ]
-
-
-def _notes(config: EvaluateConfig, evaluator: Evaluator) -> list[str]:
-    notes = [
-        f"Every system's list is cut at {config.num_beams} items, the number of beams, before anything"
-        " is measured."
-    ]
-    if _has_users(evaluator):
-        notes.append(
-            "Without items of the history: the model searched a second time, in a catalogue that lacks"
-            " them."
-            if config.exact_exclusion
-            else "Without items of the history: they are struck from the model's list, which is then"
-            " shorter, while the baselines rank all that is left. This understates the model at large"
-            " cutoffs; `--exact-exclusion` searches a second time instead."
-        )
-    if config.exact:
-        notes.append(
-            "Rows `exact/...` rank every item of the catalogue by its score, without beams; like the"
-            " other rows they are cut before HR, NDCG and MRR are taken, and their full MRR is apart."
-        )
-    if config.max_users is not None:
-        notes.append(
-            f"Only a random sample of at most {config.max_users} {evaluator.unit} was scored for each row"
-            f" (seed {config.seed})."
-        )
-    if (config.num_beams, config.length_penalty, config.finish_within_beams) != (10, 1.0, True):
-        notes.append(
-            "The search is this project's own; OpenP5's published numbers have 10 beams, length"
-            " penalty 1.0 and Hugging Face's rule for finished lists (`--num-beams 10"
-            " --length-penalty 1 --finish-within-beams`)."
-        )
-    return notes
 
 
 class _Counter:

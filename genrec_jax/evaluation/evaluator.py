@@ -123,9 +123,25 @@ class EvaluateConfig:
             )
 
     def folder(self, step: int) -> str:
-        """What a result is called: a sample never takes the place of everybody's."""
-        sample = "" if self.max_users is None else f"-sample{self.max_users}"
-        return f"{self.split}-{step}{sample}"
+        """What a result is called: `test-2000`, and what its search has of its own, `-beams10`.
+
+        A sample never takes the place of everybody's, nor one search that of another.
+        """
+        usual = EvaluateConfig()
+        of_sample, of_intervals = self.max_users is not None, usual.intervals
+        own = {
+            f"sample{self.max_users}": of_sample,
+            f"seed{self.seed}": of_sample and self.seed != usual.seed,
+            f"beams{self.num_beams}": self.num_beams != usual.num_beams,
+            f"penalty{self.length_penalty:g}": self.length_penalty != usual.length_penalty,
+            "within-beams": self.finish_within_beams,
+            "exact-exclusion": self.exact_exclusion,
+            f"level{self.intervals.level:g}": self.intervals.level != of_intervals.level,
+            f"resamples{self.intervals.resamples}": self.intervals.resamples
+            != of_intervals.resamples,
+            f"bootstrap{self.intervals.seed}": self.intervals.seed != of_intervals.seed,
+        }
+        return "-".join([self.split, str(step), *(name for name, is_own in own.items() if is_own)])
 
     @property
     def beams(self) -> BeamConfig:

@@ -12,14 +12,16 @@
 | item_ids | list of string | the same as the ID texts that the model generated |
 | scores | list of float32 | log-probabilities of those |
 
-Rows stand in the order they were computed: by template, then by prompt length.
+Rows stand in the order they were computed: by template, then by prompt length; rows that an earlier
+evaluation left in the same file come last.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
@@ -99,6 +101,32 @@ class PredictionWriter:
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
         self._waiting, self._rows = [], 0
+
+
+def add_from(
+    path: artefacts.PathLike, earlier: artefacts.PathLike, *, without: Sequence[str]
+) -> None:
+    """Adds the rows of an earlier file, but for those of templates that were scored anew.
+
+    Args:
+        path: a predictions.parquet; replaced once all is written.
+        earlier: another.
+        without: templates whose rows are left out.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    with (
+        artefacts.atomic_file(path) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+    ):
+        for source, left_out in ((path, ()), (earlier, without)):
+            with pq.ParquetFile(source) as opened:
+                for batch in opened.iter_batches(ROWS_PER_GROUP):
+                    rows = pa.Table.from_batches([batch])
+                    wanted = pa.array(list(left_out), pa.string())
+                    known = pc.is_in(rows["template"], value_set=wanted)
+                    writer.write_table(rows.filter(pc.invert(known)).cast(SCHEMA))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,9 @@ from genrec_jax.errors import UserError
 from genrec_jax.evaluation import (
     report_compare,
     report_exact,
+    report_headline,
     report_papers,
+    report_ratings,
     report_sections,
     report_training,
 )
@@ -133,9 +135,10 @@ def _evaluation(
     view: EvaluationView, figures: Sequence[report_papers.Figure], *, salt: str, level: int
 ) -> list[Markup]:
     return [
-        report_sections.headline(view, salt=salt),
+        report_headline.headline(view, salt=salt, level=level),
         report_sections.facts(view),
         report_sections.results_tables(view, level=level),
+        report_ratings.ratings_section(view, level=level),
         report_exact.exact_section(view, level=level),
         report_papers.beside_papers(view, figures, level=level),
         report_sections.comparisons(view, level=level),

@@ -3,30 +3,37 @@
 from collections.abc import Sequence
 from typing import Any
 
-from genrec_jax.evaluation import aggregate, report_plots
+from genrec_jax.evaluation import aggregate, report_plots, report_ratings, results
+from genrec_jax.evaluation.alignment import RATING_SYSTEM
 from genrec_jax.evaluation.report_data import EvaluationView, RunView
+from genrec_jax.evaluation.report_headline import best_possible, headline_metric
 from genrec_jax.evaluation.report_html import ABSENT, Markup, element, interval, section, table
 from genrec_jax.evaluation.report_plots import Interval
-from genrec_jax.evaluation.report_sections import (
-    best_possible,
-    headline_metric,
-    metric_title,
-    system_title,
-)
+from genrec_jax.evaluation.report_sections import metric_title, system_title
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr@10")
 MOST_OTHERS = 30
+POOLS: dict[results.Pool, str] = {"catalogue": "", "candidates": ", each user's candidates"}
+Ranked = tuple[RunView, EvaluationView, str]
+"""A run, its evaluation, and the model's row to show."""
 
 
 def comparison(runs: Sequence[RunView]) -> Markup:
-    """One table a dataset with a row a run, seeds averaged below; and the picture of it."""
+    """Tables a dataset with a row a run, seeds averaged below, and their picture; ratings apart."""
     by_dataset: dict[str, list[tuple[RunView, EvaluationView]]] = {}
     for run in runs:
         for view in run.evaluations:
             by_dataset.setdefault(view.metrics["dataset"]["name"], []).append((run, view))
     parts: list[object] = []
     for number, (name, pairs) in enumerate(by_dataset.items()):
-        parts += [_picture(name, pairs, salt=f"cmp{number}"), _table(name, pairs)]
+        for pool, title in POOLS.items():
+            ranked = [
+                (run, view, main) for run, view in pairs if (main := view.main_of(pool)) is not None
+            ]
+            if ranked:
+                picture = _picture(f"{name}{title}", ranked, salt=f"cmp{number}{pool[:3]}")
+                parts += [picture, _table(f"{name}{title}", ranked)]
+        parts.append(_ratings(name, pairs))
     return section("All runs", *parts, id_="all-runs")
 
 
@@ -35,17 +42,17 @@ def other_evaluations(run: RunView, *, level: int) -> Markup:
     rows = []
     ordered = sorted(run.others, key=lambda metrics: (metrics["split"], metrics["step"]))
     for metrics in ordered[-MOST_OTHERS:]:
+        named = f"{metrics['dataset']['name']}, {metrics['split']}, step {metrics['step']:,}"
+        named += _of_sample(metrics)
         for system, footings in metrics["systems"].items():
             if system.startswith("model/"):
                 metric = headline_metric(metrics, system)
-                rows.append(
-                    [
-                        f"{metrics['dataset']['name']}, {metrics['split']}, step {metrics['step']:,}"
-                        + _of_sample(metrics),
-                        system_title(system, metrics),
-                        f"{metric_title(metric)} {_interval(footings['seen_kept'][metric])}",
-                    ]
-                )
+                figure = f"{metric_title(metric)} {_interval(footings['seen_kept'][metric])}"
+                rows.append([named, system_title(system, metrics), figure])
+        for system, found in ((metrics.get("ratings") or {}).get("systems") or {}).items():
+            if system == RATING_SYSTEM:
+                area = report_ratings.area_text(found["auc_roc"])
+                rows.append([named, "Model, rating", f"AUC-ROC {area}"])
     made = table("Seen items kept", ["evaluation", "system", "result"], rows, numbers_from=2)
     return section("Other evaluations of this run", made, level=level)
 
@@ -55,24 +62,23 @@ def _of_sample(metrics: dict[str, Any]) -> str:
     return "" if most is None else f", a sample of {most:,}"
 
 
-def seed_groups(
-    pairs: Sequence[tuple[RunView, EvaluationView]],
-) -> list[list[tuple[RunView, EvaluationView]]]:
+def seed_groups(ranked: Sequence[Ranked]) -> list[list[Ranked]]:
     """Groups of at least two runs whose settings differ in seeds only."""
-    groups: dict[str, list[tuple[RunView, EvaluationView]]] = {}
-    for run, view in pairs:
+    groups: dict[str, list[Ranked]] = {}
+    for run, view, main in ranked:
         manifest = run.run.manifest
         key = repr(
             [
                 _without_seeds(
                     {part: manifest.get(part) for part in ("model", "mixture", "settings")}
                 ),
+                main,
                 [view.metrics[key] for key in aggregate.MUST_AGREE],
                 view.metrics["dataset"]["fingerprint"],
                 view.metrics.get("item_ids"),
             ]
         )
-        groups.setdefault(key, []).append((run, view))
+        groups.setdefault(key, []).append((run, view, main))
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -87,15 +93,15 @@ def _without_seeds(value: Any) -> Any:
     return [_without_seeds(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _picture(name: str, pairs: Sequence[tuple[RunView, EvaluationView]], *, salt: str) -> Markup:
-    first = pairs[0][1]
-    metric = headline_metric(first.metrics, first.main_system)
+def _picture(name: str, ranked: Sequence[Ranked], *, salt: str) -> Markup:
+    _, first, first_main = ranked[0]
+    metric = headline_metric(first.metrics, first_main)
     rows = []
-    for run, view in pairs:
-        estimate = view.metrics["systems"][view.main_system]["seen_kept"].get(metric)
+    for run, view, main in ranked:
+        estimate = view.metrics["systems"][main]["seen_kept"].get(metric)
         if estimate is not None:
             rows.append(Interval(run.name, estimate["value"], estimate["low"], estimate["high"]))
-    for system in ("popularity", "transition"):
+    for system in _references(first, first_main):
         estimate = first.metrics["systems"].get(system, {}).get("seen_kept", {}).get(metric)
         if estimate is not None:
             rows.append(
@@ -107,12 +113,20 @@ def _picture(name: str, pairs: Sequence[tuple[RunView, EvaluationView]], *, salt
                     report_plots.BASELINE,
                 )
             )
-    rows += best_possible(first.metrics, metric)
+    if results.pool_of(first_main, first.metrics) == "catalogue":
+        rows += best_possible(first.metrics, metric)
     caption = f"{metric_title(metric)} on {name}, {first.metrics['split']} items, with intervals."
     return report_plots.intervals(rows, salt=salt, caption=caption)
 
 
-def _table(name: str, pairs: Sequence[tuple[RunView, EvaluationView]]) -> Markup:
+def _references(view: EvaluationView, main: str) -> tuple[str, ...]:
+    """The systems that stand beside a row of the model."""
+    if results.pool_of(main, view.metrics) == "candidates":
+        return (f"popularity/{main.rpartition('/')[2]}",)
+    return ("popularity", "transition")
+
+
+def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
     rows: list[list[object]] = []
     classes: list[str | None] = []
 
@@ -120,33 +134,57 @@ def _table(name: str, pairs: Sequence[tuple[RunView, EvaluationView]]) -> Markup
         rows.append([label, ids, steps, *(_figure(found.get(column)) for column in COLUMNS)])
         classes.append(css)
 
-    for run, view in pairs:
+    for run, view, main in ranked:
         metrics = view.metrics
         add(
             run.name,
             metrics.get("item_ids", {}).get("method", ABSENT),
             f"{metrics['step']:,}",
-            metrics["systems"][view.main_system]["seen_kept"],
+            metrics["systems"][main]["seen_kept"],
             "model",
         )
-    for group in seed_groups(pairs):
-        combined = aggregate.aggregate([view.metrics for _, view in group])
-        first = group[0][1]
+    for group in seed_groups(ranked):
+        combined = aggregate.aggregate([view.metrics for _, view, _ in group])
+        _, first, main = group[0]
         add(
             f"{len(group)} seeds: mean ± std. dev.",
             first.metrics.get("item_ids", {}).get("method", ABSENT),
             ABSENT,
-            combined["systems"][first.main_system]["seen_kept"],
+            combined["systems"][main]["seen_kept"],
             "best",
         )
-    first = pairs[0][1]
-    for system in ("popularity", "transition"):
+    _, first, main = ranked[0]
+    for system in _references(first, main):
         if system in first.metrics["systems"]:
             found = first.metrics["systems"][system]["seen_kept"]
             add(system_title(system, first.metrics), ABSENT, ABSENT, found, None)
     caption = f"{name}: each run's main row, seen items kept"
     header = ["run", "item IDs", "step", *map(metric_title, COLUMNS)]
     return table(caption, header, rows, row_classes=classes, numbers_from=2)
+
+
+def _ratings(name: str, pairs: Sequence[tuple[RunView, EvaluationView]]) -> Markup:
+    """Each run's rating prediction, with the baselines of the first."""
+    rows: list[list[object]] = []
+    classes: list[str | None] = []
+    for run, view in pairs:
+        ratings = view.metrics.get("ratings")
+        if not ratings:
+            continue
+        found = ratings["systems"]
+        if not rows:
+            rows = [
+                [report_ratings.name_of(system), ABSENT, report_ratings.area_cell(area["auc_roc"])]
+                for system, area in found.items()
+                if system != RATING_SYSTEM
+            ]
+            classes = [None] * len(rows)
+        place = len(rows) - classes.count(None)
+        area = report_ratings.area_cell(found[RATING_SYSTEM]["auc_roc"])
+        rows.insert(place, [run.name, f"{view.metrics['step']:,}", area])
+        classes.insert(place, "model")
+    caption = f"{name}: rating prediction"
+    return table(caption, ["run", "step", "AUC-ROC"], rows, row_classes=classes)
 
 
 def _figure(estimate: dict[str, Any] | None) -> Markup:

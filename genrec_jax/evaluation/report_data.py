@@ -87,8 +87,16 @@ class EvaluationView:
     notice: str | None
 
     @property
-    def main_system(self) -> str:
-        """The model's row for the headline: sequential before others, a seen wording before unseen."""
+    def main_system(self) -> str | None:
+        """The model's row for the headline; None where it only rated.
+
+        Rows over the whole catalogue come before those over candidates, then sequential before others
+        and a seen wording before unseen.
+        """
+        return self.main_of("catalogue") or self.main_of("candidates")
+
+    def main_of(self, pool: results.Pool) -> str | None:
+        """The model's row for the headline among those that ranked `catalogue` or `candidates`."""
         templates = self.metrics.get("templates", {})
 
         def order(system: str) -> tuple[bool, bool]:
@@ -96,12 +104,13 @@ class EvaluationView:
             return (template.get("task") != "sequential", not template.get("seen", True))
 
         models = [name for name in self.metrics["systems"] if name.startswith("model/")]
-        if not models:
+        if not models and not self.metrics.get("ratings"):
             raise UserError(
                 "holds no system of the model (`model/...`). Run `genrec evaluate` again",
                 file=str(self.folder / results.METRICS_FILE),
             )
-        return min(models, key=order)
+        among = [name for name in models if results.pool_of(name, self.metrics) == pool]
+        return min(among, key=order, default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,9 +233,12 @@ def _view(
     checks = [
         *audit.audit_dataset(dataset, part),
         *audit.audit_item_ids(dataset, part, texts),
-        _training_inputs(run, dataset, part),
+        *_training_audit(run, dataset, part),
     ]
-    if not file.is_file():
+    main = stored.main_system
+    if main is None:
+        view = stored
+    elif not file.is_file():
         view = dataclasses.replace(stored, notice=f"{file} is missing, so no users are shown.")
     else:
         table = pq.read_table(file, columns=["user", "template", "target", "rank"])
@@ -235,7 +247,7 @@ def _view(
         if known_E.any():
             of_users = (users_E[known_E], targets_E[known_E])
             checks.append(audit.audit_predictions(dataset, part, metrics["split"], *of_users))
-        template = stored.main_system.rpartition("/")[2]
+        template = main.rpartition("/")[2]
         rows = _choose(
             np.array(table["template"].to_pylist()) == template,
             users_E,
@@ -250,10 +262,29 @@ def _view(
     )
 
 
+def _training_audit(
+    run: RunDir, dataset: datasets.Dataset, part: splits.Splits
+) -> list[audit.AuditResult]:
+    """What training read: what the run's own audit found and, of OpenP5's mixtures, positions anew."""
+    if run.mixture.get("module") is not None:
+        return [_training_inputs(run, dataset, part)]
+    names = [entry.name for entry in run.datasets]
+    stored = run.mixture.get("audit", [])
+    of_tasks = audit.AuditResult(
+        "tasks_hold_out_the_same", "warn", "not known: the run keeps no audit of its mixture"
+    )
+    if len(stored) == len(names):
+        of_tasks = audit.AuditResult(**stored[names.index(dataset.name)])
+    if run.mixture["name"].startswith("alignment"):
+        return [of_tasks]
+    found = [_training_inputs(run, dataset, part)]
+    return [of_tasks, *found] if stored else found
+
+
 def _training_inputs(
     run: RunDir, dataset: datasets.Dataset, part: splits.Splits
 ) -> audit.AuditResult:
-    """What the built-in mixtures read in training, by position; nobody knows it of a user's own."""
+    """What OpenP5's mixtures read in training, by position; nobody knows it of a user's own."""
     if run.mixture.get("module") is not None:
         said = (
             f"not checked: the run was trained on the SeqIO mixture {run.mixture['name']} of the module"

@@ -1,5 +1,6 @@
 """The report's section on the whole catalogue's scores: true ranks, and what the beams missed."""
 
+from genrec_jax.evaluation import results
 from genrec_jax.evaluation.report_data import EvaluationView
 from genrec_jax.evaluation.report_html import ABSENT, Markup, element, section, table
 from genrec_jax.evaluation.report_sections import FOOTINGS, system_title
@@ -39,12 +40,15 @@ def exact_section(view: EvaluationView, *, level: int) -> Markup:
                     f"{beam['targets']:,}",
                 ]
             )
+    pools = {results.pool_of(system, metrics) for system in exact}
+    every = {"catalogue": "item of the catalogue", "candidates": "candidate"}
+    what = " and every ".join(said for pool, said in every.items() if pool in pools)
     said = (
-        f"Every item of the catalogue was scored, so these are the model's own ranks, whatever"
+        f"Every {what} was scored, so these are the model's own ranks, whatever"
         f" {beams} beams find of them. Where the beams miss little, more of them would change nothing."
     )
     return section(
-        "Beams against the whole catalogue",
+        "Beams against every item" if "catalogue" in pools else "Beams against every candidate",
         element("p", said),
         table(
             "True ranks of the held-out items",

@@ -13,6 +13,9 @@ from genrec_jax.evaluation.report_html import ABSENT, Markup, element, join, sec
 
 COLUMNS = ("paper", "table", "task", "dataset", "method", "metric", "value", "note")
 METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+TASKS = {"ranking": "ranking-1+99", "rating": "rating-prediction"}
+"""What the tables of figures call a task, where that is not its name here."""
+AREA = "auc-roc-percent"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +68,7 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
     templates = view.metrics.get("templates", {})
     parts: list[object] = []
     for task in dict.fromkeys(template["task"] for template in templates.values()):
-        rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
-        for figure in figures:
-            if _plain(figure.dataset) == name and figure.task == task:
-                key = (figure.paper, figure.table, figure.method, figure.note)
-                rows.setdefault(key, {})[figure.metric] = figure.value
+        rows = _published(figures, name, task)
         if not rows:
             continue
         columns = [m for m in METRICS if any(m in found for found in rows.values())]
@@ -78,6 +77,8 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
             kept = footings["seen_kept"]
             template = templates.get(system.rpartition("/")[2])
             if template is not None and template["task"] != task:
+                continue
+            if template is None and task == "ranking":  # of the whole catalogue
                 continue
             cells = [f"{kept[m]['value']:.4f}" if m in kept else ABSENT for m in columns]
             ours.append([element("b", system), "this run", *cells])
@@ -98,13 +99,52 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
                 numbers_from=2,
             )
         )
-    if not parts:
+    parts.append(_areas(view, _published(figures, name, "rating")))
+    if not any(parts):
         return Markup("")
     said = (
         "Published figures as printed, under each paper's own protocol; ours with seen items kept. The"
         " transition row is what counting alone reaches, with no learning."
     )
     return section("Beside published figures", element("p", said), *parts, level=level)
+
+
+def _published(
+    figures: Sequence[Figure], dataset: str, task: str
+) -> dict[tuple[str, str, str, str], dict[str, float]]:
+    """Figures of one dataset and task by metric, for each paper, table, method and note."""
+    rows: dict[tuple[str, str, str, str], dict[str, float]] = {}
+    for figure in figures:
+        if _plain(figure.dataset) == dataset and figure.task == TASKS.get(task, task):
+            key = (figure.paper, figure.table, figure.method, figure.note)
+            rows.setdefault(key, {})[figure.metric] = figure.value
+    return rows
+
+
+def _areas(
+    view: EvaluationView, published: dict[tuple[str, str, str, str], dict[str, float]]
+) -> Markup:
+    """Rating prediction beside published figures, which are in percent."""
+    ratings = view.metrics.get("ratings")
+    found = [(key, row[AREA] / 100) for key, row in published.items() if AREA in row]
+    if not ratings or not found:
+        return Markup("")
+    ours = [
+        [element("b", system), "this run", f"{area['auc_roc']['value']:.4f}"]
+        for system, area in ratings["systems"].items()
+    ]
+    classes = ["model" if name.startswith("model/") else None for name in ratings["systems"]]
+    theirs = [
+        [method, join([f"{paper}, table {number}", f" ({note})" if note else ""]), f"{area:.4f}"]
+        for (paper, number, method, note), area in sorted(found, key=lambda row: -row[1])
+    ]
+    return table(
+        f"rating, {view.metrics['dataset']['name']}: ours, then published figures",
+        ["method", "source", "AUC-ROC"],
+        [*ours, *theirs],
+        row_classes=classes,
+        numbers_from=2,
+    )
 
 
 def _plain(name: str) -> str:

@@ -80,16 +80,29 @@ class Panel:
     from_zero: bool = False
 
 
-def intervals(rows: Sequence[Interval], *, salt: str, caption: str) -> Markup:
-    """Systems one below the other, each a dot with its interval and its figure beside it."""
+def intervals(
+    rows: Sequence[Interval], *, salt: str, caption: str, origin: float | None = None
+) -> Markup:
+    """Systems one below the other, each a dot with its interval and its figure beside it.
+
+    Args:
+        rows: the systems.
+        salt: tells the ids of this picture from another's.
+        caption: what it shows.
+        origin: what says nothing, marked by a dashed line (an AUC's 0.5); hit ratios begin at 0.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.55 + 0.36 * len(rows)))
         axes = figure.add_subplot()
         axes.grid(axis="y", visible=False)
-        top = max(max(row.high for row in rows), 1e-9)
+        start = origin or 0.0
+        top = max(max(row.high for row in rows), start + 1e-9)
+        bottom = min(start, *(row.low for row in rows))
+        if origin is not None:
+            axes.axvline(origin, color=MUTED, linestyle="--", linewidth=1.5, zorder=1)
         for place, row in enumerate(rows):
             height = len(rows) - place
-            axes.plot([0, row.value], [height, height], color=GRID, linewidth=1.2, zorder=1)
+            axes.plot([start, row.value], [height, height], color=GRID, linewidth=1.2, zorder=1)
             axes.plot(
                 [row.low, row.high], [height, height], color=row.colour, linewidth=4, alpha=0.35
             )
@@ -105,7 +118,8 @@ def intervals(rows: Sequence[Interval], *, salt: str, caption: str) -> Markup:
             )
         axes.set_yticks(range(len(rows), 0, -1), [row.label for row in rows], color=INK)
         axes.tick_params(length=0)
-        axes.set_xlim(0, top * 1.14)
+        margin = 0.14 * (top - bottom)
+        axes.set_xlim(bottom if origin is None else bottom - margin / 3, top + margin)
         axes.set_ylim(0.4, len(rows) + 0.6)
         axes.spines["left"].set_visible(False)
         figure.set_layout_engine("constrained")

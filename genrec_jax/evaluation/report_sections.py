@@ -1,10 +1,11 @@
-"""The report's sections on one evaluation: headline, tables, examples, audit."""
+"""The report's sections on one evaluation: tables, comparisons, examples, audit, facts."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genrec_jax.evaluation import report_plots
+from genrec_jax.evaluation import results
 from genrec_jax.evaluation.report_data import EvaluationView, ExampleUser, Recommended
 from genrec_jax.evaluation.report_html import (
     ABSENT,
@@ -16,22 +17,14 @@ from genrec_jax.evaluation.report_html import (
     section,
     table,
 )
-from genrec_jax.evaluation.report_plots import Interval
 
 FOOTINGS = {
     "seen_kept": "Items of the user's history kept in the lists",
     "seen_excluded": "Items of the user's history struck from the lists",
 }
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10", "mrr@20")
-HEADLINE_METRICS = ("hr@10", "hr@5", "hr@1")
 SYSTEM_NAMES = {"popularity": "Popularity", "transition": "Last-item transition"}
 MARKS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail"}
-
-
-def headline_metric(metrics: dict[str, Any], system: str) -> str:
-    """HR@10, or the deepest hit ratio that shorter lists can answer."""
-    known = metrics["systems"][system]["seen_kept"]
-    return next((name for name in HEADLINE_METRICS if name in known), next(iter(known)))
 
 
 def metric_title(metric: str) -> str:
@@ -43,9 +36,14 @@ def system_title(system: str, metrics: dict[str, Any]) -> str:
     """A system's name as people read it, such as `Model, sequential, A1 (seen wording)`."""
     if not system.startswith(("model/", "exact/")):
         name, _, task = system.partition("/")
-        return SYSTEM_NAMES.get(name, name) + (f", users of {task}" if task else "")
+        where = f", users of {task}" if task else ""
+        if results.pool_of(system, metrics) == "candidates":
+            where = " among the same candidates"
+        return SYSTEM_NAMES.get(name, name) + where
     kind, *task, template_id = system.split("/")
     first = "Model" if kind == "model" else "Model without beams"
+    if [template_id] == task:  # a task of one prompt
+        return f"{first}, {template_id}"
     seen = metrics.get("templates", {}).get(template_id, {}).get("seen")
     wording = "" if seen is None else f" ({'seen' if seen else 'unseen'} wording)"
     return ", ".join([first, *task, template_id]) + wording
@@ -56,43 +54,8 @@ def unit(metrics: dict[str, Any]) -> str:
     return metrics.get("unit", "users")
 
 
-def verdict(view: EvaluationView) -> Markup:
-    """In one sentence each: what the model reached, and how it stands to every other system."""
-    metrics, main = view.metrics, view.main_system
-    metric = headline_metric(metrics, main)
-    estimate = metrics["systems"][main]["seen_kept"][metric]
-    cutoff = int(metric.partition("@")[2])
-    places = "first place" if cutoff == 1 else f"first {cutoff} places"
-    level = metrics.get("interval", {}).get("level", 0.95)
-    sentences = [
-        join(
-            [
-                "The held-out item stands in the model's ",
-                places,
-                " for ",
-                element("strong", f"{estimate['value']:.1%}"),
-                f" of {estimate['count']:,} {unit(metrics)} ({level:.0%} interval {estimate['low']:.1%} to"
-                f" {estimate['high']:.1%}).",
-            ]
-        )
-    ]
-    for comparison in metrics.get("paired", []):
-        if (
-            comparison["a"] == main
-            and comparison["metric"] == metric
-            and comparison.get("footing", "seen_kept") == "seen_kept"
-        ):
-            sentences.append(_comparison(comparison, metrics))
-    oracle = (metrics.get("oracle") or {}).get(metric)
-    if oracle:
-        said = f"The data are generated: whoever knows the rules expects {oracle:.1%}."
-        sentences.append(element("span", said))
-    return element("p", join(sentences, " "), class_="verdict")
-
-
-def _comparison(comparison: dict[str, Any], metrics: dict[str, Any]) -> Markup:
-    other = system_title(comparison["b"], metrics)
-    other = other[:1].lower() + other[1:]
+def stands_to(other: str, comparison: Mapping[str, Any]) -> Markup:
+    """One sentence on a paired comparison of the model with another system."""
     figures = (
         f"{comparison['difference']:+.4f}, paired interval {comparison['low']:+.4f} to"
         f" {comparison['high']:+.4f}"
@@ -106,62 +69,35 @@ def _comparison(comparison: dict[str, Any], metrics: dict[str, Any]) -> Markup:
     return element("span", said, class_=css)
 
 
-def headline(view: EvaluationView, *, salt: str) -> Markup:
-    """The verdict and the picture that shows it."""
-    metrics = view.metrics
-    metric = headline_metric(metrics, view.main_system)
-    rows = []
-    for system, footings in metrics["systems"].items():
-        estimate = footings["seen_kept"][metric]
-        is_model = system.startswith("model/")
-        rows.append(
-            Interval(
-                system_title(system, metrics),
-                estimate["value"],
-                estimate["low"],
-                estimate["high"],
-                report_plots.MODEL if is_model else report_plots.BASELINE,
-            )
-        )
-    rows += best_possible(metrics, metric)
-    caption = (
-        f"{metric_title(metric)} on the {metrics['split']} items of"
-        f" {metrics['dataset']['name']}, with intervals; seen items kept."
-    )
-    return join([verdict(view), report_plots.intervals(rows, salt=salt, caption=caption)])
-
-
-def best_possible(metrics: dict[str, Any], metric: str) -> list[Interval]:
-    """The generator's own optimum as a row of the picture, where there is one."""
-    oracle = (metrics.get("oracle") or {}).get(metric)
-    return [Interval("Best possible", oracle, oracle, oracle, report_plots.BEST)] if oracle else []
-
-
 def results_tables(view: EvaluationView, *, level: int) -> Markup:
-    """Every metric of every system, on both footings."""
+    """Every metric of every system, on both footings; rankings of candidates in tables of their own."""
     metrics = view.metrics
     parts: list[object] = []
-    for footing, title in FOOTINGS.items():
+    for pool, footing in itertools.product(results.POOLS, FOOTINGS):
         systems = {
             name: footings[footing]
             for name, footings in metrics["systems"].items()
-            if footing in footings
+            if footing in footings and results.pool_of(name, metrics) == pool
         }
-        if not systems:
+        # Negatives are none of the user's items: among candidates there is nothing to strike.
+        if not systems or (pool == "candidates" and footing == "seen_excluded"):
             continue
+        title = FOOTINGS[footing] if pool == "catalogue" else "Each user's own candidates alone"
         columns = [name for name in COLUMNS if any(name in found for found in systems.values())]
         rows, classes = [], []
         for name, found in systems.items():
             rows.append([system_title(name, metrics), *(_cell(found.get(c)) for c in columns)])
             classes.append("model" if name.startswith("model/") else None)
         oracle = metrics.get("oracle")
-        if oracle and footing == "seen_kept":
+        if oracle and footing == "seen_kept" and pool == "catalogue":
             rows.append(
                 ["Best possible", *(f"{oracle[c]:.4f}" if c in oracle else ABSENT for c in columns)]
             )
             classes.append("best")
         parts.append(table(title, ["", *map(metric_title, columns)], rows, row_classes=classes))
-    share = metrics.get("lists", {}).get(view.main_system)
+    share = metrics.get("lists", {}).get(view.main_of("catalogue"))
+    if not any(parts):  # it only rated
+        return Markup("")
     parts.append(tie_orders(view))
     notes = [*metrics.get("remarks", []), *metrics.get("notes", [])]
     if share:
@@ -169,7 +105,7 @@ def results_tables(view: EvaluationView, *, level: int) -> Markup:
         taken = "" if seen is None else f"{seen:.1%} held an item of the user's history and "
         notes.append(f"Of the model's list places, {taken}{share['empty_share']:.1%} were empty.")
     interval = metrics.get("interval")
-    if interval:
+    if interval and parts:
         notes.append(
             f"Under each figure: its {interval['level']:.0%} interval,"
             f" {interval['method']}, {interval['resamples']:,} resamples."
@@ -283,6 +219,8 @@ def audit_warning(view: EvaluationView) -> Markup | None:
 def examples_section(view: EvaluationView, *, level: int) -> Markup:
     """A few users with their history, the held-out item and the model's list."""
     cards = element("div", *(_card(user, level + 1) for user in view.examples), class_="cards")
+    if view.main_system is None and view.notice is None:
+        return Markup("")
     said = (
         f"{unit(view.metrics).capitalize()} spread evenly over hits in first place, hits below it, and"
         " misses. The number behind an item is the probability the model gives it."
@@ -332,11 +270,21 @@ def moment(text: str | None) -> str | None:
     return f"{text[:16].replace('T', ' ')} UTC"
 
 
+def _search(view: EvaluationView) -> str | None:
+    """What was searched, if anything was."""
+    searched: dict[results.Pool, str] = {
+        "catalogue": "the whole catalogue",
+        "candidates": "each user's candidates",
+    }
+    pools = [said for pool, said in searched.items() if view.main_of(pool) is not None]
+    return f"{view.metrics['num_beams']} beams over {' and '.join(pools)}" if pools else None
+
+
 def facts(view: EvaluationView) -> Markup:
     """What was evaluated, in short."""
     metrics = view.metrics
     dataset = metrics["dataset"]
-    ids = metrics.get("item_ids", {})
+    ids, ratings = metrics.get("item_ids", {}), metrics.get("ratings")
     return definitions(
         [
             ("Dataset", dataset["name"]),
@@ -345,9 +293,13 @@ def facts(view: EvaluationView) -> Markup:
                 f"{dataset['users']:,}, {dataset['items']:,}, {dataset['interactions']:,}",
             ),
             ("Protocol", f"{metrics['protocol'].replace('_', ' ')}, {metrics['split']} items"),
-            (f"{unit(metrics).capitalize()} scored", f"{metrics.get('users', 0):,}"),
+            (
+                f"{unit(metrics).capitalize()} scored",
+                f"{metrics.get('users', 0):,}" if metrics["systems"] else None,
+            ),
             ("Item IDs", ids.get("method")),
-            ("Search", f"{metrics['num_beams']} beams over the whole catalogue"),
+            ("Search", _search(view)),
+            ("Asked to rate", f"{ratings['users']:,} users" if ratings else None),
             ("Checkpoint", f"step {metrics['step']:,} ({metrics.get('checkpoint', 'named')})"),
             ("Evaluated", moment(metrics.get("created"))),
         ]

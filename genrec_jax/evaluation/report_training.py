@@ -28,6 +28,7 @@ def training_section(run: RunView, *, salt: str, level: int) -> Markup:
         if steps:
             ends = [min(steps), max(steps)]
             lines.append(Line(ends, [reference[1]] * 2, reference[0], dashed=True))
+    areas = [_line(run, "validation", name, None) for name in names if name == "auc"]
     panels = [
         Panel(
             "Loss per target token",
@@ -37,6 +38,7 @@ def training_section(run: RunView, *, salt: str, level: int) -> Markup:
             ],
         ),
         Panel("Validation hit ratio", lines, from_zero=True),
+        Panel("Validation AUC-ROC of ratings", areas),
     ]
     picture = report_plots.curves(panels, salt=f"{salt}c", caption="Learning curves.")
     return section("Training", picture, _cost(run), level=level)
@@ -63,7 +65,7 @@ def settings_section(run: RunView, *, level: int) -> Markup:
     return section("Settings", summary, details, level=level)
 
 
-def _line(run: RunView, kind: str, name: str, label: str) -> Line:
+def _line(run: RunView, kind: str, name: str, label: str | None) -> Line:
     steps, values = curve(run.records, kind, name)
     return Line(steps, values, label)
 

@@ -3,6 +3,7 @@
     {
       "format_version": 1,
       "run_dir": "runs/beauty", "step": 12000, "checkpoint": "best", "split": "test",
+      "parameters": "...",                    checksum of the checkpoint's files
       "max_users": null,                      or how many were to be scored at most, a sample
       "protocol": "leave_one_out",            or "seqio_tasks": what the tasks of a SeqIO mixture hold
       "dataset": {"name": "Beauty", "path": "data/beauty", "fingerprint": "...",
@@ -51,8 +52,9 @@
     }
 
 Metrics of a list of n items stop at the cutoff n, so with 10 beams there is no `hr@20`. A run on
-several datasets has one such file a dataset, in `eval/<split>-<step>/<dataset>/`; a sample of N users is
-in `eval/<split>-<step>-sampleN/`.
+several datasets has one such file a dataset, in `eval/<split>-<step>/<dataset>/`; another search than the
+usual one is in a folder that says so (`EvaluateConfig.folder`). Several evaluations under one name are
+merged (`merging`): `created` and `conditions` are the last one's, `seconds` their sum.
 """
 
 import dataclasses
@@ -61,7 +63,7 @@ import importlib.metadata
 import pathlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -76,6 +78,8 @@ from genrec_jax.evaluation.metrics import RankHistogram, metric_names
 FORMAT_VERSION = 1
 METRICS_FILE = "metrics.json"
 FOOTINGS = ("seen_kept", "seen_excluded")
+Pool = Literal["catalogue", "candidates"]
+POOLS: tuple[Pool, ...] = ("catalogue", "candidates")
 PAIRED_METRICS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10")
 INTERVAL_METHOD = "percentile bootstrap over {unit}"
 
@@ -85,6 +89,12 @@ SystemRanks = Mapping[str, Int[np.ndarray, " E"]]
 References = Callable[[Dataset, Splits, SplitName], Mapping[str, SystemRanks]]
 """Ranks of other systems, by name, of every user of the dataset who has a target, in user order. This
 is how baselines come in: they are imported by the command line, not from here."""
+
+
+def pool_of(system: str, metrics: Mapping[str, Any]) -> Pool:
+    """What a system of a metrics.json ranks: the `catalogue`, or each user's own `candidates`."""
+    template = metrics.get("templates", {}).get(system.rpartition("/")[2], {})
+    return "candidates" if template.get("task") == "ranking" else "catalogue"
 
 
 def summarise_systems(

@@ -1,8 +1,12 @@
-"""An evaluation as a table for the terminal: a row a system, the interval under each figure."""
+"""An evaluation as tables for the terminal: a row a system, the interval under each figure."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import rich.table
+
+from genrec_jax.evaluation.results import POOLS, Pool, pool_of
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr@10")
 BY_IMPORTANCE = ("hr@10", "ndcg@10", "hr@20", "hr@5", "hr@1", "mrr@10")
@@ -14,29 +18,53 @@ TITLES = {
 }
 
 
-def title(result: dict[str, Any], footing: str) -> str:
+def tables(
+    result: dict[str, Any], width: int | None = None
+) -> Iterator[tuple[str, rich.table.Table]]:
+    """Every table of a result, each with the line to print above it.
+
+    Args:
+        result: a metrics.json or an aggregate.
+        width: of the terminal; see `metrics_table`.
+    """
+    make = aggregate_table if "runs" in result else metrics_table
+    for pool, footing in itertools.product(POOLS, TITLES):
+        if pool == "candidates" and footing == "seen_excluded":
+            continue  # negatives are none of the user's items: there is nothing to strike
+        if _systems(result, footing, pool):
+            yield title(result, footing, pool), make(result, footing, width, pool)
+    if result.get("ratings"):
+        ratings = result["ratings"]
+        yield (
+            f"{_measured(result)}, {ratings['users']} users, of whom {ratings['liked']:.1%} liked the"
+            " item: rating prediction",
+            ratings_table(result),
+        )
+
+
+def title(result: dict[str, Any], footing: str, pool: Pool = "catalogue") -> str:
     """What a table shows, to be printed above it; `result` is a metrics.json or an aggregate."""
+    users, all_users = result["users"], result["dataset"]["users"]
+    unit = result.get("unit", "users")
+    of_all = "" if users == all_users or unit != "users" else f" of {all_users}"
+    what = TITLES[footing] if pool == "catalogue" else "each user's own candidates"
+    return f"{_measured(result)}, {users}{of_all} {unit}, {result['num_beams']} beams: {what}"
+
+
+def _measured(result: dict[str, Any]) -> str:
     measured = (
         f"mean and standard deviation of {len(result['runs'])} runs"
         if "runs" in result
         else f"step {result['step']}"
     )
-    users, all_users = result["users"], result["dataset"]["users"]
-    unit = result.get("unit", "users")
-    of_all = "" if users == all_users or unit != "users" else f" of {all_users}"
-    return (
-        f"{result['dataset']['name']}, {result['split']}, {measured}, {users}{of_all} {unit},"
-        f" {result['num_beams']} beams: {TITLES[footing]}"
-    )
-
-
-def footings(result: dict[str, Any]) -> list[str]:
-    """The footings that any system has; `result` is a metrics.json or an aggregate."""
-    return [name for name in TITLES if any(name in found for found in result["systems"].values())]
+    return f"{result['dataset']['name']}, {result['split']}, {measured}"
 
 
 def metrics_table(
-    metrics: dict[str, Any], footing: str = "seen_kept", width: int | None = None
+    metrics: dict[str, Any],
+    footing: str = "seen_kept",
+    width: int | None = None,
+    pool: Pool = "catalogue",
 ) -> rich.table.Table:
     """The content of a metrics.json as a table.
 
@@ -44,8 +72,9 @@ def metrics_table(
         metrics: as `results` lays it out.
         footing: `seen_kept` or `seen_excluded`.
         width: of the terminal; the less important metrics are left out where they do not fit.
+        pool: what the systems rank.
     """
-    systems = _on_footing(metrics, footing)
+    systems = _systems(metrics, footing, pool)
     columns = _columns_that_fit(systems, footing, width)
     table = rich.table.Table()
     table.add_column("system", no_wrap=True)
@@ -53,10 +82,9 @@ def metrics_table(
         table.add_column(name.upper(), justify="right", no_wrap=True)
     for system, footings in systems.items():
         estimates = [footings[footing][name] for name in columns]
-        cells = [f"{e['value']:.4f}\n[dim]{e['low']:.4f}-{e['high']:.4f}[/dim]" for e in estimates]
-        table.add_row(_label(system, metrics), *cells)
+        table.add_row(_label(system, metrics), *map(_estimate, estimates))
     oracle = metrics.get("oracle")
-    if oracle and footing == "seen_kept":
+    if oracle and footing == "seen_kept" and pool == "catalogue":
         table.add_row(
             "best possible\n[dim]the generator's own[/dim]",
             *[f"{oracle[name]:.4f}" if name in oracle else "" for name in columns],
@@ -88,21 +116,24 @@ def exact_lines(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
+def ratings_table(result: dict[str, Any]) -> rich.table.Table:
+    """Rating prediction of a metrics.json or an aggregate: a row a system."""
+    made = rich.table.Table()
+    made.add_column("system", no_wrap=True)
+    made.add_column("AUC-ROC", justify="right", no_wrap=True)
+    for name, found in result["ratings"]["systems"].items():
+        area = found["auc_roc"]
+        cell = _spread(area) if "mean" in area else _estimate(area)
+        made.add_row(name, cell)
+    return made
+
+
 def rating_lines(metrics: dict[str, Any]) -> list[str]:
-    """Rating prediction as sentences; nothing where it was not asked."""
-    ratings = metrics.get("ratings")
-    if not ratings:
-        return []
-    found = {name: system["auc_roc"] for name, system in ratings["systems"].items()}
-    areas = [f"{n} {a['value']:.4f} [{a['low']:.4f}, {a['high']:.4f}]" for n, a in found.items()]
-    lines = [
-        f"rating, AUC-ROC over {ratings['users']} users ({ratings['liked']:.0%} liked the item):"
-        f" {', '.join(areas)}"
-    ]
-    return lines + [
+    """The paired comparisons of rating prediction as sentences; nothing where it was not asked."""
+    return [
         f"{c['a']} against {c['b']}: AUC-ROC {c['difference']:+.4f}"
         f" [{c['low']:+.4f}, {c['high']:+.4f}], p = {c['p_value']:.2g}"
-        for c in ratings["paired"]
+        for c in (metrics.get("ratings") or {}).get("paired", [])
     ]
 
 
@@ -131,31 +162,42 @@ def _columns_that_fit(systems: dict[str, Any], footing: str, width: int | None) 
     return [name for name in COLUMNS if name in wanted]
 
 
-def aggregate_table(combined: dict[str, Any], footing: str = "seen_kept") -> rich.table.Table:
+def aggregate_table(
+    combined: dict[str, Any],
+    footing: str = "seen_kept",
+    width: int | None = None,
+    pool: Pool = "catalogue",
+) -> rich.table.Table:
     """The content of an aggregate file as a table: mean, and standard deviation under it."""
-    systems = _on_footing(combined, footing)
-    columns = [name for name in COLUMNS if name in next(iter(systems.values()))[footing]]
+    systems = _systems(combined, footing, pool)
+    columns = _columns_that_fit(systems, footing, width)
     table = rich.table.Table()
     table.add_column("system", no_wrap=True)
     for name in columns:
         table.add_column(name.upper(), justify="right", no_wrap=True)
     for system, footings in systems.items():
         spreads = [footings[footing][name] for name in columns]
-        cells = [
-            f"{s['mean']:.4f}"
-            + (
-                ""
-                if s["standard_deviation"] is None
-                else f"\n[dim]±{s['standard_deviation']:.4f}[/dim]"
-            )
-            for s in spreads
-        ]
-        table.add_row(system, *cells)
+        table.add_row(system, *map(_spread, spreads))
     return table
 
 
-def _on_footing(result: dict[str, Any], footing: str) -> dict[str, Any]:
-    return {name: found for name, found in result["systems"].items() if footing in found}
+def _estimate(found: dict[str, Any]) -> str:
+    """A figure with its interval under it."""
+    return f"{found['value']:.4f}\n[dim]{found['low']:.4f}-{found['high']:.4f}[/dim]"
+
+
+def _spread(found: dict[str, Any]) -> str:
+    """A mean with its standard deviation under it, where there is one."""
+    deviation = found["standard_deviation"]
+    return f"{found['mean']:.4f}" + ("" if deviation is None else f"\n[dim]±{deviation:.4f}[/dim]")
+
+
+def _systems(result: dict[str, Any], footing: str, pool: Pool) -> dict[str, Any]:
+    return {
+        name: found
+        for name, found in result["systems"].items()
+        if footing in found and pool_of(name, result) == pool
+    }
 
 
 def _label(system: str, metrics: dict[str, Any]) -> str:

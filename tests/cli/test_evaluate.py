@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from genrec_jax.baselines import popularity, transition
 from genrec_jax.cli import evaluate, main
 from genrec_jax.data import splits as splitting
+from genrec_jax.evaluation import checkpoints
+from genrec_jax.evaluation.evaluator import EvaluateConfig
+from genrec_jax.parallel import mesh as meshes
 from tests.evaluation import tiny_run
 
 QUICK = ["--templates", "A1", "--num-beams", "6", "--batch-size", "32"]
@@ -40,7 +45,7 @@ def run(*words):
 def test_evaluates_and_prints_a_table_with_the_baselines(runs, toy, capsys):
     assert run(runs[0], *QUICK) == 0
     printed = capsys.readouterr().out
-    folder = runs[0] / "eval" / "test-10"
+    folder = runs[0] / "eval" / "test-10-beams6"
     metrics = json.loads((folder / "metrics.json").read_text())
     for word in ("model/sequential/A1", "popularity", "transition", "best possible", "HR@5"):
         assert word in printed
@@ -59,7 +64,8 @@ def test_evaluates_and_prints_a_table_with_the_baselines(runs, toy, capsys):
 def test_a_sample_of_users_is_called_one(runs, capsys):
     assert run(runs[0], *QUICK, "--max-users", 7, "--split", "validation", "--no-baselines") == 0
     assert "validation, step 10, 7 of 40 users, 6 beams" in capsys.readouterr().out
-    metrics = json.loads((runs[0] / "eval" / "validation-10-sample7" / "metrics.json").read_text())
+    file = runs[0] / "eval" / "validation-10-sample7-beams6" / "metrics.json"
+    metrics = json.loads(file.read_text())
     assert (metrics["max_users"], metrics["users"]) == (7, 7)
 
 
@@ -73,7 +79,7 @@ def test_profile_traces_the_first_batches_and_scores_them_once(runs, capsys):
     with gzip.open(file) as opened:
         events = json.load(opened)["traceEvents"]
     assert {e["args"]["step_num"] for e in events if e.get("name") == "evaluate"} == {"0", "1"}
-    metrics = json.loads((runs[0] / "eval" / "validation-10" / "metrics.json").read_text())
+    metrics = json.loads((runs[0] / "eval" / "validation-10-beams6" / "metrics.json").read_text())
     assert metrics["exact"]["model/sequential/A1"]["ranks"]["seen_kept"]["count"] == 40
 
 
@@ -83,7 +89,7 @@ def test_aggregates_seeds(runs, tmp_path, capsys):
     combined = json.loads(file.read_text())
     spread = combined["systems"]["model/sequential/A1"]["seen_kept"]["hr@5"]
     values = [
-        json.loads((path / "eval" / f"test-{step}" / "metrics.json").read_text())["systems"][
+        json.loads((path / "eval" / f"test-{step}-beams6" / "metrics.json").read_text())["systems"][
             "model/sequential/A1"
         ]["seen_kept"]["hr@5"]["value"]
         for path, step in zip(runs, (10, 11), strict=True)
@@ -97,16 +103,38 @@ def test_gin_says_what_flags_may_override(runs, capsys):
     words = ["--gin_file=gin_configs/runs/evaluate.gin", f'--gin.MODEL_DIR="{runs[0]}"']
     words += ['--gin.SPLIT="validation"', '--gin.TEMPLATES=["A1"]', "--gin.NUM_BEAMS=9"]
     assert run(*words, "--num-beams=6", "--gin.BATCH_SIZE=32", "--no-baselines") == 0
-    metrics = json.loads((runs[0] / "eval" / "validation-10" / "metrics.json").read_text())
+    metrics = json.loads((runs[0] / "eval" / "validation-10-beams6" / "metrics.json").read_text())
     assert (metrics["split"], metrics["num_beams"]) == ("validation", 6)
-    assert list(metrics["systems"]) == ["model/sequential/A1"]
+    # With what `--profile` measured there before, of the whole catalogue.
+    assert list(metrics["systems"]) == ["model/sequential/A1", "exact/sequential/A1"]
     assert metrics["oracle"] is None
 
 
 def test_watching_a_finished_run_evaluates_validation_and_ends(runs, capsys):
     (runs[1] / "finished.json").write_text("{}")
     assert run(runs[1], *QUICK, "--watch", "--watch-poll", "0.01") == 0
-    assert (runs[1] / "eval" / "validation-11" / "metrics.json").exists()
+    assert (runs[1] / "eval" / "validation-11-beams6" / "metrics.json").exists()
+
+
+def test_a_mesh_of_devices_gives_one_devices_lists(runs, tmp_path, capsys):
+    """The fake devices as data 2, fsdp 2, tensor 2: rows, parameters and vocabulary are split."""
+    single, spread = (tmp_path / name / "run" for name in ("single", "spread"))
+    for copy in (single, spread):
+        shutil.copytree(runs[1], copy, ignore=shutil.ignore_patterns("eval"))
+    config = EvaluateConfig(templates=("A1",), num_beams=6, batch_size=32)
+    checkpoints.evaluate_checkpoint(single, config=config, mesh=meshes.single_device_mesh())
+    assert run(spread, *QUICK, "--fsdp", 2, "--tensor", 2, "--no-baselines") == 0
+
+    def read(copy):
+        (file,) = (copy / "eval").glob("*/predictions.parquet")
+        rows = pq.read_table(file).to_pylist()
+        return {row["user"]: (row["rank"], row["items"], row["scores"]) for row in rows}
+
+    expected, found = read(single), read(spread)
+    assert expected.keys() == found.keys() and len(found) == 40
+    for user, (rank, items, scores) in expected.items():
+        assert found[user][:2] == (rank, items)
+        np.testing.assert_allclose(found[user][2], scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +144,8 @@ def test_watching_a_finished_run_evaluates_validation_and_ends(runs, capsys):
         (["--templates", "Z1"], "this run has no template Z1; wanted one or several of A1"),
         (["--num-beams", "0"], "num_beams is 0"),
         (["--watch", "--aggregate", "x.json"], "--watch takes one run dir"),
+        (["--fsdp", "3"], "there are 8 devices; the nearest mesh that fits is"),
+        (["--tensor", "4"], "does not divide this model's dimensions: 2 by tensor=4"),
     ],
 )
 def test_mistakes_are_one_line(runs, words, message, capsys):

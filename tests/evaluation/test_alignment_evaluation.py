@@ -1,5 +1,7 @@
 """A unified model of the alignment system (random parameters): three questions in one evaluation."""
 
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -8,9 +10,10 @@ from genrec_jax.baselines import history, popularity
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.cli import index as index_command
 from genrec_jax.cli import main
+from genrec_jax.data import artefacts
 from genrec_jax.data import splits as splits_lib
 from genrec_jax.decoding import trie as tries
-from genrec_jax.evaluation import auc, from_run, results, table
+from genrec_jax.evaluation import auc, checkpoints, from_run, report, results, table
 from genrec_jax.evaluation.alignment import AlignmentEvaluator
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.evaluation.in_training import ValidationEvaluator
@@ -91,6 +94,15 @@ def written(made):
     return folder, results.load(folder)
 
 
+def trained_on(made, folder, *tasks):
+    """The same run, as if it had been trained on other tasks."""
+    run = made[0]
+    shutil.copytree(run.path, folder, ignore=shutil.ignore_patterns("eval"))
+    manifest = dict(run.manifest) | {"mixture": run.mixture | {"tasks": list(tasks)}}
+    artefacts.write_json(folder / "run.json", manifest)
+    return RunDir.load(folder)
+
+
 def examples_of(made, task):
     _, dataset, assembler = made
     part = splits_lib.leave_one_out(dataset)
@@ -141,6 +153,9 @@ def test_all_three_stand_in_one_result(written):
     assert ("model/ranking/ranking", "popularity/ranking") in pairs
     assert ("model/ranking/ranking", "popularity") not in pairs
     assert list(metrics["ratings"]["systems"]) == ["model/rating/rating", "history"]
+    titles = [title for title, _ in table.tables(metrics)]
+    assert ["history kept" in titles[0], "history struck" in titles[1]] == [True, True]
+    assert "each user's own candidates" in titles[2] and "rating prediction" in titles[3]
     assert "AUC-ROC" in table.rating_lines(metrics)[0]
 
 
@@ -179,6 +194,57 @@ def test_the_best_checkpoint_is_chosen_by_retrieval(made):
     )
     assert values["hr@10"] == values["hr@10/retrieval/retrieval"]
     assert 0 <= values["hr@10/ranking/ranking"] <= 1 and "auc" in values
+
+
+def test_without_retrieval_it_is_chosen_by_rankings_or_by_ratings(made, tmp_path):
+    mesh, params = meshes.single_device_mesh(), from_run_params(made[0])
+    ranking = trained_on(made, tmp_path / "raat", "ranking", "mlm", "mim", "bpr")
+    asked = ValidationEvaluator(ranking, mesh, max_users=USERS)
+    values = asked.hit_ratio(params)
+    assert values["hr@10"] == values["hr@10/ranking/ranking"] > 0 and "auc" not in values
+    (evaluator,) = asked.evaluators.values()
+    assert evaluator.comparison(evaluator.templates[0]) is None  # no exact scores while training
+    rating = trained_on(made, tmp_path / "rpat", "rating", "mlm", "mim")
+    assert set(ValidationEvaluator(rating, mesh, max_users=USERS).hit_ratio(params)) == {"auc"}
+
+
+def test_ratings_alone_are_printed_and_reported(made, tmp_path, capsys):
+    run = trained_on(made, tmp_path / "rpat", "rating", "mlm", "mim")
+    assert main.main(["evaluate", str(run.path), "--max-users", "40", "--batch-size", "40"]) == 0
+    printed = capsys.readouterr().out
+    metrics = results.load(run.path / "eval/test-10-sample40")
+    assert metrics["systems"] == {} and metrics["notes"] == []
+    areas = {name: found["auc_roc"] for name, found in metrics["ratings"]["systems"].items()}
+    for name, area in areas.items():
+        assert f"{name}" in printed and f"{area['value']:.4f}" in printed
+        assert f"{area['low']:.4f}-{area['high']:.4f}" in printed
+    assert "model/rating/rating against history: AUC-ROC" in printed
+    page = report.write_report([run.path], tmp_path / "report.html").read_text()
+    for area in areas.values():
+        assert f"{area['value']:.4f}" in page
+    assert "of all pairs: AUC-ROC" in page and "the user&#x27;s history" in page
+    assert "beams" not in page.partition("Settings</h2>")[0]
+
+
+def test_the_mesh_gives_one_devices_answers(made, written, tmp_path):
+    """Candidates and ratings too, with rows, parameters and vocabulary split over eight devices."""
+    copy = shutil.copytree(made[0].path, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    config = EvaluateConfig(max_users=USERS)
+    (spread,) = checkpoints.evaluate_checkpoint(copy, config=config, mesh=meshes.make_mesh(2, 2, 2))
+
+    def rows(folder):
+        columns = ["user", "template", "rank", "items"]
+        table = pq.read_table(folder / "predictions.parquet", columns=columns)
+        return sorted(map(str, table.to_pylist()))
+
+    assert rows(spread.folder) == rows(written[0])
+    mine, one = (
+        found["ratings"]["systems"]["model/rating/rating"]["auc_roc"]
+        for found in (spread.metrics, written[1])
+    )
+    assert mine == pytest.approx(one, nan_ok=True)
+    for name in ("model/ranking/ranking", "exact/ranking/ranking"):
+        assert spread.metrics["systems"][name] == written[1]["systems"][name]
 
 
 def from_run_params(run):

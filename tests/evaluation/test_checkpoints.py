@@ -27,6 +27,10 @@ CONFIG = EvaluateConfig(
 )
 
 
+OWN = "-beams6-resamples200"
+"""What CONFIG has of its own, in the names of folders."""
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     return tiny_run.make_dataset(tmp_path_factory.mktemp("data"))
@@ -58,10 +62,10 @@ def written(run_dir, mesh):
 
 
 def test_best_is_evaluated_and_written_where_it_is_looked_for(written, run_dir):
-    assert written.folder == run_dir.path / "eval" / "test-10"
+    assert written.folder == run_dir.path / "eval" / f"test-10{OWN}"
     assert results.load(written.folder) == written.metrics
     assert written.metrics["step"] == 10
-    assert sorted(path.name for path in (run_dir.path / "eval").iterdir()) == ["test-10"]
+    assert sorted(path.name for path in (run_dir.path / "eval").iterdir()) == [f"test-10{OWN}"]
 
 
 def test_metrics_follow_from_the_predictions_file(written, toy):
@@ -139,6 +143,66 @@ def test_references_are_cut_to_the_users_that_were_scored(run_dir, mesh, toy):
     (group,) = evaluation._references["toystore"]
     ranks = group.systems["numbered"]["seen_kept"]
     assert ranks.tolist() == (chosen + 1).tolist()
+
+
+def test_a_narrower_evaluation_adds_to_what_there_is(run_dir, mesh, written, tmp_path, toy):
+    copy = tiny_run.RunDir.load(shutil.copytree(run_dir.path, tmp_path / "run"))
+    narrow = dataclasses.replace(CONFIG, templates=("A11", "A5"))
+    (both,) = checkpoints.evaluate_checkpoint(copy, config=narrow, mesh=mesh)
+    assert both.folder.name == written.folder.name
+    before, after = written.metrics, results.load(both.folder)
+    assert after == both.metrics
+    assert list(after["systems"]) == [
+        *(f"model/sequential/{template}" for template in ("A1", "A5", "A11")),
+        "numbered",
+    ]
+    for name in before["systems"]:  # A11, measured again, is what it was
+        assert after["systems"][name] == before["systems"][name]
+    assert {pair["a"] for pair in after["paired"]} == {
+        "model/sequential/A1",
+        "model/sequential/A11",
+    }
+    assert list(after["templates"]) == ["A1", "A5", "A11"]
+
+    def rows(folder, templates):
+        table = pq.read_table(folder / "predictions.parquet").to_pylist()
+        return sorted(str(row) for row in table if row["template"] in templates)
+
+    old = ("A1", "A11")
+    assert rows(both.folder, old) == rows(written.folder, old)
+    assert len(rows(both.folder, ("A5",))) == toy.num_users
+
+
+def test_another_search_has_a_folder_of_its_own(run_dir, mesh, written, tmp_path):
+    copy = tiny_run.RunDir.load(shutil.copytree(run_dir.path, tmp_path / "run"))
+    before = (written.folder / "metrics.json").read_bytes()
+    other = dataclasses.replace(CONFIG, templates=("A1",), num_beams=5, max_users=9, seed=2)
+    (apart,) = checkpoints.evaluate_checkpoint(copy, config=other, mesh=mesh)
+    assert apart.folder.name == "test-10-sample9-seed2-beams5-resamples200"
+    assert list(apart.metrics["systems"]) == ["model/sequential/A1"]
+    assert (copy.eval_dir / written.folder.name / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "test-7"),
+        ({"templates": ("A1",), "exact": True, "batch_size": 3}, "test-7"),
+        ({"split": "validation", "max_users": 5}, "validation-7-sample5"),
+        ({"seed": 3}, "test-7"),
+        (
+            {"num_beams": 10, "length_penalty": 1.0, "finish_within_beams": True},
+            "test-7-beams10-penalty1-within-beams",
+        ),
+        ({"exact_exclusion": True}, "test-7-exact-exclusion"),
+        (
+            {"intervals": intervals.BootstrapConfig(level=0.9, seed=4)},
+            "test-7-level0.9-bootstrap4",
+        ),
+    ],
+)
+def test_the_folder_says_what_a_search_has_of_its_own(fields, name):
+    assert EvaluateConfig(**fields).folder(7) == name
 
 
 def test_several_devices_give_the_same_lists(run_dir, written, tmp_path):
@@ -229,7 +293,7 @@ def test_an_interrupted_evaluation_leaves_the_old_one(run_dir, mesh, written, mo
         evaluation.evaluate(10)
     assert (written.folder / "metrics.json").read_bytes() == before
     names = {path.name for path in (run_dir.path / "eval").iterdir()}
-    assert names <= {"test-10", "validation-20-sample25"}
+    assert names <= {f"test-10{OWN}", "validation-20-sample25-beams6-resamples200"}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +328,7 @@ def test_several_datasets_get_a_folder_each(tmp_path, mesh):
     run_dir = tiny_run.make_run(tmp_path / "run", [first.path, second.path])
     config = dataclasses.replace(CONFIG, templates=("A1",))
     north, south = checkpoints.evaluate_checkpoint(run_dir, config=config, mesh=mesh)
-    assert north.folder == run_dir.path / "eval" / "test-10" / "north"
+    assert north.folder == run_dir.path / "eval" / f"test-10{OWN}" / "north"
     assert (results.load(north.folder)["users"], results.load(south.folder)["users"]) == (20, 30)
     measured = ValidationEvaluator(run_dir, mesh, num_beams=6, templates=["A1"]).hit_ratio(
         checkpoints.restore.restore_params(run_dir, 10, mesh=mesh)

@@ -404,7 +404,7 @@ def test_a_really_evaluated_run_is_reported(dataset, tmp_path):
     run = tiny_run.make_run(tmp_path / "real", [dataset.path], tasks=("sequential",))
     config = EvaluateConfig(num_beams=4, max_users=20, templates=("A1",))
     (written_one,) = checkpoints.evaluate_checkpoint(run, "best", config)
-    assert written_one.folder.name == "test-10-sample20"
+    assert written_one.folder.name == "test-10-sample20-beams4"
     value = written_one.metrics["systems"]["model/sequential/A1"]["seen_kept"]["hr@1"]["value"]
     page = written(tmp_path, [run.path])
     assert f"the model's first place for {value:.1%} of 20 users" in page.text

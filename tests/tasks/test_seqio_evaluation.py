@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -131,6 +132,8 @@ def reference(dataset, splits, split):
 
 
 def evaluate(run, mesh, **fields):
+    """From nothing: what was evaluated before would stand beside it."""
+    shutil.rmtree(run.eval_dir, ignore_errors=True)
     config = dataclasses.replace(CONFIG, **fields)
     (found,) = checkpoints.evaluate_checkpoint(run, config=config, mesh=mesh, references=reference)
     rows = pq.read_table(found.folder / "predictions.parquet").to_pylist()
@@ -279,7 +282,23 @@ def test_the_command_and_the_report(runs, monkeypatch, tmp_path, capsys):
         "not checked: the run was trained on the SeqIO mixture own_mixture",
     ):
         assert words in page, words
-    assert results.load(runs[1].path / "eval" / "test-10")["unit"] == "examples"
+    assert results.load(runs[1].path / "eval" / "test-10-beams6")["unit"] == "examples"
+
+
+def test_a_task_scored_later_stands_beside_the_others(runs, mesh):
+    """Its references are on its own users, so they take no other's place."""
+    first, _ = evaluate(runs[1], mesh)
+    config = dataclasses.replace(CONFIG, templates=("half",))
+    (found,) = checkpoints.evaluate_checkpoint(
+        runs[1], config=config, mesh=mesh, references=reference
+    )
+    systems = found.metrics["systems"]
+    assert systems["numbered"] == first["systems"]["numbered"]
+    assert systems["numbered/half"]["seen_kept"]["hr@5"]["value"] == 3 / 20
+    assert ("model/seqio/half", "numbered/half") in {
+        (pair["a"], pair["b"]) for pair in found.metrics["paired"]
+    }
+    assert found.metrics["users"] == first["users"] + 20
 
 
 def test_a_report_of_examples_of_nobody(runs, mesh, tmp_path):

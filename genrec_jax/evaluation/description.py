@@ -1,0 +1,124 @@
+"""What metrics.json says of an evaluation beside its figures: protocol, data, search, audit, notes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.data import artefacts, audit
+from genrec_jax.evaluation import evaluator as evaluators
+from genrec_jax.evaluation import ranking
+from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
+from genrec_jax.evaluation.reference_ranks import has_users
+from genrec_jax.indexing import item_ids as item_ids_lib
+
+
+def describe(
+    run: RunDir,
+    evaluator: Evaluator,
+    config: EvaluateConfig,
+    dataset_name: str,
+    ranks: Mapping[str, ranking.UserRanks],
+) -> dict[str, Any]:
+    """The entries from `protocol` to `oracle`, the audit made anew among them; see `results`."""
+    dataset = evaluator.dataset
+    index = artefacts.read_json(
+        run.dataset(dataset_name).folder / item_ids_lib.MANIFEST,
+        wanted="the description of the run's item ids",
+        remedy="Run `genrec train` again",
+    )
+    return {
+        "protocol": evaluator.protocol,
+        "remarks": list(evaluator.remarks),
+        "num_beams": config.num_beams,
+        "length_penalty": config.length_penalty,
+        "finish_within_beams": config.finish_within_beams,
+        "exact_exclusion": config.exact_exclusion,
+        "exact_block": config.exact_block if config.exact else None,
+        "history": run.mixture["history"],
+        "dataset": {
+            "name": dataset.name,
+            "path": dataset.url or str(dataset.path),
+            "fingerprint": dataset.fingerprint,
+            "users": dataset.num_users,
+            "items": dataset.num_items,
+            "interactions": dataset.num_interactions,
+        },
+        "item_ids": {"method": index["method"], "parameters": index["parameters"]},
+        "templates": {
+            template.id: {"task": template.task, "seen": template.seen}
+            for template in evaluator.templates
+        },
+        "audit": _audit(run, evaluator, dataset_name, ranks, index.get("audit", [])),
+        "oracle": (
+            dataset.manifest.get("oracle")
+            if config.split == "test" and has_users(evaluator)
+            else None
+        ),
+    }
+
+
+def _audit(
+    run: RunDir,
+    evaluator: Evaluator,
+    dataset_name: str,
+    ranks: Mapping[str, ranking.UserRanks],
+    of_index: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The leakage audit made anew on what was evaluated, and what only indexing could check."""
+    dataset, splits = evaluator.dataset, evaluator.splits
+    made_anew = [
+        *audit.audit_dataset(dataset, splits),
+        *audit.audit_item_ids(dataset, splits, run.item_ids(dataset_name).texts),
+    ]
+    for template in evaluator.templates:
+        if evaluator.users_of(template) is not None:
+            scored = ranks[evaluators.system_name(template)]
+            users_E = scored.users_E
+            made_anew.append(
+                audit.audit_predictions(
+                    dataset, splits, evaluator.split, users_E, scored.targets_U[users_E]
+                )
+            )
+            break
+    checks = {result.check for result in made_anew}
+    return [
+        *map(dataclasses.asdict, made_anew),
+        *(entry for entry in of_index if entry["check"] not in checks),
+    ]
+
+
+def notes(config: EvaluateConfig, evaluator: Evaluator) -> list[str]:
+    """The `notes` entry: where this departs from the published protocol."""
+    if not evaluator.templates:  # ratings alone
+        return []
+    found = [
+        f"Every system's list is cut at {config.num_beams} items, the number of beams, before anything"
+        " is measured."
+    ]
+    if has_users(evaluator):
+        found.append(
+            "Without items of the history: the model searched a second time, in a catalogue that lacks"
+            " them."
+            if config.exact_exclusion
+            else "Without items of the history: they are struck from the model's list, which is then"
+            " shorter, while the baselines rank all that is left. This understates the model at large"
+            " cutoffs; `--exact-exclusion` searches a second time instead."
+        )
+    if config.exact:
+        found.append(
+            "Rows `exact/...` rank every item of the catalogue by its score, without beams; like the"
+            " other rows they are cut before HR, NDCG and MRR are taken, and their full MRR is apart."
+        )
+    if config.max_users is not None:
+        found.append(
+            f"Only a random sample of at most {config.max_users} {evaluator.unit} was scored for each row"
+            f" (seed {config.seed})."
+        )
+    if (config.num_beams, config.length_penalty, config.finish_within_beams) != (10, 1.0, True):
+        found.append(
+            "The search is this project's own; OpenP5's published numbers have 10 beams, length"
+            " penalty 1.0 and Hugging Face's rule for finished lists (`--num-beams 10"
+            " --length-penalty 1 --finish-within-beams`)."
+        )
+    return found

@@ -1,0 +1,119 @@
+"""An evaluation beside an earlier one of the same parameters and search: nothing measured is lost.
+
+`genrec evaluate --templates A5` adds a row to what `genrec evaluate` measured before. What was measured
+again replaces what it was; all else stays. Another search (beams, a sample of users, ...) is in another
+folder (`EvaluateConfig.folder`), and a result of other parameters is replaced as a whole.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from genrec_jax.errors import UserError
+from genrec_jax.evaluation import predictions, results
+
+MUST_AGREE = (
+    *("split", "step", "protocol", "unit", "num_beams", "length_penalty", "finish_within_beams"),
+    *("exact_exclusion", "max_users", "history", "item_ids", "interval"),
+)
+PAIR = ("a", "b", "footing", "metric")
+
+
+def earlier(folder: pathlib.Path, now: dict[str, Any]) -> dict[str, Any] | None:
+    """The metrics of an earlier evaluation in a folder that stand beside `now`; None: there are none.
+
+    Args:
+        folder: where both belong.
+        now: the metrics of the new one.
+    """
+    try:
+        found = results.load(folder)
+    except UserError:  # none, or nothing that could be read
+        return None
+    same = all(found.get(key) == now.get(key) for key in MUST_AGREE)
+    same &= found["dataset"]["fingerprint"] == now["dataset"]["fingerprint"]
+    same &= found.get("parameters") in (
+        None,
+        now["parameters"],
+    )  # None: written before it was noted
+    return found if same else None
+
+
+def merge(
+    before: dict[str, Any], now: dict[str, Any], template_order: Sequence[str]
+) -> dict[str, Any]:
+    """One metrics.json of two.
+
+    Args:
+        before: what was measured earlier.
+        now: what was measured now; it wins.
+        template_order: template ids as the run lists them; rows of the model are put in this order.
+    """
+    if now["unit"] == "examples":
+        now = _with_own_references(before, now)
+    merged = dict(now)
+    for key in ("systems", "lists", "templates", "exact"):
+        entries = (before.get(key) or {}) | (now.get(key) or {})
+        merged[key] = _in_order(entries, template_order)
+    merged["exact"] = merged["exact"] or None
+    for key in ("ratings", "tie_orders", "oracle", "exact_block"):
+        merged[key] = before.get(key) if now.get(key) is None else now[key]
+    for key in ("notes", "remarks"):
+        merged[key] = list(dict.fromkeys([*now[key], *before.get(key, [])]))
+    compared = {tuple(pair[key] for key in PAIR) for pair in now["paired"]}
+    merged["paired"] = now["paired"] + [
+        pair for pair in before["paired"] if tuple(pair[key] for key in PAIR) not in compared
+    ]
+    checked = {entry["check"] for entry in now["audit"]}
+    merged["audit"] = now["audit"] + [
+        entry for entry in before["audit"] if entry["check"] not in checked
+    ]
+    merged["seconds"] = before["seconds"] + now["seconds"]
+    if now["unit"] == "examples":  # of all tasks
+        merged["users"] = sum(
+            next(iter(footings["seen_kept"].values()))["count"]
+            for name, footings in merged["systems"].items()
+            if name.startswith("model/")
+        )
+    return merged
+
+
+def _with_own_references(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Names references apart that are on other users than those of the same name before.
+
+    Each task of a SeqIO mixture has its own users. As within one evaluation, references are then called
+    after the first row of the model that they stand beside.
+    """
+    names = {}
+    for pair in reversed(now["paired"]):
+        found, known = now["systems"][pair["b"]], before["systems"].get(pair["b"])
+        if known is not None and known != found:
+            names[pair["b"]] = f"{pair['b']}/{pair['a'].rpartition('/')[2]}"
+    systems = {names.get(name, name): found for name, found in now["systems"].items()}
+    paired = [pair | {"b": names.get(pair["b"], pair["b"])} for pair in now["paired"]]
+    return now | {"systems": systems, "paired": paired}
+
+
+def merge_predictions(
+    folder: pathlib.Path, earlier_folder: pathlib.Path, scored: Sequence[str]
+) -> None:
+    """Adds an earlier evaluation's lists to those in `folder`, but for templates scored anew."""
+    file = earlier_folder / predictions.PREDICTIONS_FILE
+    if file.is_file():
+        predictions.add_from(folder / predictions.PREDICTIONS_FILE, file, without=scored)
+
+
+def _in_order(entries: dict[str, Any], template_order: Sequence[str]) -> dict[str, Any]:
+    """Rows of the model by template, each with its `exact/` row behind it, then all other systems."""
+    places = {template: place for place, template in enumerate(template_order)}
+
+    def place(name: str) -> tuple[bool, int, bool]:
+        ours = name.startswith(("model/", "exact/")) or ("/" not in name and name in places)
+        last = len(places)
+        return (
+            not ours,
+            places.get(name.rpartition("/")[2], last) if ours else last,
+            name.startswith("exact/"),
+        )
+
+    return dict(sorted(entries.items(), key=lambda entry: place(entry[0])))

@@ -1,0 +1,131 @@
+"""The report's section on rating prediction: AUC-ROC beside the History baseline, and their test."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from genrec_jax.evaluation import report_plots
+from genrec_jax.evaluation.alignment import RATING_SYSTEM
+from genrec_jax.evaluation.report_data import EvaluationView
+from genrec_jax.evaluation.report_html import (
+    ABSENT,
+    Markup,
+    element,
+    interval,
+    join,
+    section,
+    table,
+)
+from genrec_jax.evaluation.report_plots import Interval
+from genrec_jax.evaluation.report_sections import stands_to
+
+NAMES = {RATING_SYSTEM: "Model", "history": "History: share of the user's items that were liked"}
+GUESSING = 0.5
+
+
+def name_of(system: str) -> str:
+    """A system's name as people read it."""
+    return NAMES.get(system, system)
+
+
+def headline(view: EvaluationView, *, salt: str) -> Markup:
+    """What the area says, how it stands to the baseline, and the picture of both."""
+    metrics, ratings = view.metrics, view.metrics["ratings"]
+    areas = {name: found["auc_roc"] for name, found in ratings["systems"].items()}
+    model = areas[RATING_SYSTEM]
+    users, liked = f"{ratings['users']:,} users", f"{ratings['liked']:.1%}"
+    if not math.isfinite(model["value"]):
+        said = f"Of {users}, {liked} liked their held-out item: without both kinds there is no AUC-ROC."
+        return element("p", said, class_="verdict")
+    level = metrics.get("interval", {}).get("level", 0.95)
+    low, high = _ends(model)
+    sentences = [
+        join(
+            [
+                "Of a user who liked the held-out item and one who did not, the model holds the first"
+                " more likely to like it in ",
+                element("strong", f"{model['value']:.1%}"),
+                f" of all pairs: AUC-ROC {model['value']:.4f}, {level:.0%} interval {low:.4f} to"
+                f" {high:.4f}, over {users}, of whom {liked} liked it."
+                " Guessing reaches 50%.",
+            ]
+        )
+    ]
+    sentences += [
+        stands_to("the user's history" if found["b"] == "history" else found["b"], found)
+        for found in ratings["paired"]
+        if math.isfinite(found["low"])
+    ]
+    rows = [
+        Interval(
+            name_of(name).partition(":")[0],
+            area["value"],
+            *_ends(area),
+            report_plots.MODEL if name == RATING_SYSTEM else report_plots.BASELINE,
+        )
+        for name, area in areas.items()
+    ]
+    caption = (
+        f"AUC-ROC of rating prediction on the {metrics['split']} items of"
+        f" {metrics['dataset']['name']}, with intervals; the dashed line is guessing."
+    )
+    picture = report_plots.intervals(rows, salt=salt, caption=caption, origin=GUESSING)
+    return join([element("p", join(sentences, " "), class_="verdict"), picture])
+
+
+def ratings_section(view: EvaluationView, *, level: int) -> Markup:
+    """Every figure of rating prediction; nothing where it was not asked."""
+    ratings = view.metrics.get("ratings")
+    if not ratings:
+        return Markup("")
+    against = {found["b"]: found for found in ratings["paired"]}
+    rows, classes = [], []
+    for name, found in ratings["systems"].items():
+        area, compared = found["auc_roc"], against.get(name)
+        rows.append([name_of(name), area_cell(area), *_test(compared)])
+        classes.append("model" if name == RATING_SYSTEM else None)
+    caption = (
+        f"AUC-ROC over {ratings['users']:,} users with a rated held-out item, of whom"
+        f" {ratings['liked']:.1%} liked it"
+    )
+    header = ["", "AUC-ROC", "the model less this", "interval", "p"]
+    notes = [
+        "The score is the model's log-odds of the two answers' first tokens, at the decoder's first step.",
+        "Intervals and the test of the difference on the same users: DeLong's, normal.",
+    ]
+    return section(
+        "Ratings",
+        table(caption, header, rows, row_classes=classes),
+        element("ul", *(element("li", note) for note in notes), class_="notes"),
+        level=level,
+    )
+
+
+def area_cell(area: Mapping[str, Any]) -> Markup:
+    """An area with its interval below it."""
+    if not math.isfinite(area["value"]):
+        return ABSENT
+    small = element("small", interval(*_ends(area)))
+    return join([f"{area['value']:.4f}", small])
+
+
+def area_text(area: Mapping[str, Any]) -> str:
+    """An area with its interval in words."""
+    low, high = _ends(area)
+    return f"{area['value']:.4f} ({low:.4f} to {high:.4f})"
+
+
+def _ends(area: Mapping[str, Any]) -> tuple[float, float]:
+    """Of the interval; the value itself where one example of a kind gives none."""
+    low, high = area["low"], area["high"]
+    return (low, high) if math.isfinite(low) else (area["value"], area["value"])
+
+
+def _test(compared: Mapping[str, Any] | None) -> list[object]:
+    if compared is None or not math.isfinite(compared["low"]):
+        return [ABSENT] * 3
+    return [
+        f"{compared['difference']:+.4f}",
+        f"{compared['low']:+.4f} to {compared['high']:+.4f}",
+        f"{compared['p_value']:.2g}",
+    ]

@@ -1,0 +1,208 @@
+"""The report on runs that rank candidates and rate: every verdict, every table, several runs together."""
+
+import math
+import re
+import shutil
+
+import pytest
+
+from genrec_jax.data import artefacts
+from genrec_jax.evaluation import aggregate, report, results
+from tests.evaluation import report_run, tiny_run
+from tests.evaluation.test_report import HEADER, Page
+
+MODEL = "model/rating/rating"
+RANKING = "model/ranking/ranking"
+
+
+def area(value, half=0.02):
+    return {"auc_roc": {"value": value, "low": value - half, "high": value + half, "count": 900}}
+
+
+def ratings(model=0.71, history=0.66, low=0.03, high=0.07):
+    return {
+        "users": 900,
+        "liked": 0.75,
+        "systems": {MODEL: area(model), "history": area(history)},
+        "paired": [
+            {"a": MODEL, "b": "history", "metric": "auc_roc", "difference": model - history}
+            | {"low": low, "high": high, "p_value": 0.001}
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    dataset = tiny_run.make_dataset(folder, num_users=80)
+    return report_run.make_reported_run(folder / "first", dataset)
+
+
+@pytest.fixture
+def reported(run, tmp_path):
+    """(name, entry of metrics.json ...) -> a copy of the run with that evaluation alone."""
+
+    def make(name, **entries):
+        folder = shutil.copytree(run.path, tmp_path / name)
+        shutil.rmtree(folder / "eval/validation-200")
+        file = folder / "eval/test-400/metrics.json"
+        artefacts.write_json(file, results.load(file) | entries)
+        return folder
+
+    return make
+
+
+def rated_only(reported, name, **figures):
+    return reported(
+        name, systems={}, lists={}, paired=[], templates={}, notes=[], ratings=ratings(**figures)
+    )
+
+
+def with_ranking(metrics):
+    """Rows of a unified model: its ranking of 100 candidates and popularity's, beside the others."""
+    footing = metrics["systems"]["model/sequential/A1"]["seen_kept"]
+    halved = {
+        name: found | {key: found[key] / 2 for key in ("value", "low", "high")}
+        for name, found in footing.items()
+    }
+    systems = metrics["systems"] | {
+        RANKING: {"seen_kept": footing, "seen_excluded": footing},
+        "exact/ranking/ranking": {"seen_kept": footing},
+        "popularity/ranking": {"seen_kept": halved},
+    }
+    pair = {"a": RANKING, "b": "popularity/ranking", "footing": "seen_kept", "metric": "hr@10"}
+    figures = {"difference": -0.125, "low": -0.2, "high": -0.05, "p_value": 0.001}
+    ranks = {"mrr": 0.3, "mean_rank": 12.0, "median_rank": 9.0, "count": 80}
+    beam = {"10": {"miss_rate": 0.01, "target_miss_rate": 0.0, "targets": 40}}
+    return {
+        "systems": systems,
+        "templates": metrics["templates"] | {"ranking": {"task": "ranking", "seen": True}},
+        "paired": [*metrics["paired"], pair | figures],
+        "exact": {RANKING: {"items": 100, "ranks": {"seen_kept": ranks}, "beam": beam}},
+    }
+
+
+def page_of(tmp_path, run_dirs, **options) -> Page:
+    path = report.write_report(run_dirs, tmp_path / "report.html", **options)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_a_run_that_only_rates_has_its_area_its_baseline_and_the_test(reported, tmp_path):
+    page = page_of(tmp_path, [rated_only(reported, "rpat")])
+    assert "in 71.0% of all pairs: AUC-ROC 0.7100, 95% interval 0.6900 to 0.7300" in page.text
+    assert "over 900 users, of whom 75.0% liked it. Guessing reaches 50%." in page.text
+    assert "It beats the user's history beyond the interval (+0.0500" in page.text
+    assert "+0.0300 to +0.0700 0.001" in page.text
+    assert "Asked to rate 900 users" in page.text
+    for absent in (
+        "Users scored",
+        "HR@10 on the",
+        "Model, sequential",
+        "beams over",
+        "Examples User",
+    ):
+        assert absent not in page.text, absent
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.2, -0.1, "It is behind the user's history"), (-0.1, 0.1, "It cannot be told from the u")],
+)
+def test_a_model_that_rates_no_better_is_told_so(reported, tmp_path, low, high, said):
+    text = page_of(tmp_path, [rated_only(reported, "rpat", low=low, high=high)]).text
+    assert said in text and "It beats" not in text
+
+
+def test_without_likes_and_dislikes_there_is_no_area(reported, tmp_path):
+    nothing = {"model": math.nan, "history": math.nan, "low": math.nan, "high": math.nan}
+    page = page_of(tmp_path, [rated_only(reported, "rpat", **nothing)])
+    assert "without both kinds there is no AUC-ROC" in page.text
+    assert not re.search(r"\bnan\b", page.text)
+
+
+def test_a_unified_run_has_a_heading_for_each_question(reported, run, tmp_path):
+    metrics = results.load(run.eval_dir / "test-400")
+    unified = reported("unified", ratings=ratings(), **with_ranking(metrics))
+    page = page_of(tmp_path, [unified])
+    value = metrics["systems"]["model/sequential/A1"]["seen_kept"]["hr@10"]["value"]
+    for words in (
+        "Retrieval from the whole catalogue",
+        "Ranking of 100 candidates",
+        f"first 10 places among 100 candidates for {value:.1%}",
+        "It is behind popularity among the same candidates beyond the interval",
+        "Drawing lots would find 10.0%.",
+        "Rating prediction",
+        "Each user's own candidates alone",
+        "Model without beams, ranking",
+        "Every candidate was scored",
+        "20 beams over the whole catalogue and each user's candidates",
+    ):
+        assert words in page.text, words
+    # Candidates stand in no table or picture of the catalogue: one caption, one label in its picture.
+    before = page.text.partition("Ranking of 100 candidates")[0]
+    assert "the same candidates" not in before
+
+
+def test_the_audit_is_that_of_the_tasks_that_were_trained(reported, tmp_path):
+    folder = rated_only(reported, "rpat")
+    manifest = artefacts.read_json(folder / "run.json", wanted="the run", remedy="")
+    said = "none of the 99 positions that rating, mlm, mim train on is held out by rating"
+    entry = {"check": "tasks_hold_out_the_same", "status": "pass", "detail": said}
+    manifest["mixture"] |= {"name": "alignment_rpat", "audit": [entry]}
+    artefacts.write_json(folder / "run.json", manifest)
+    text = page_of(tmp_path, [folder]).text
+    assert f"tasks hold out the same ✓ pass {said}" in text
+    assert "inputs before targets" not in text
+
+
+def test_several_runs_are_compared_question_by_question(reported, run, tmp_path):
+    metrics = results.load(run.eval_dir / "test-400")
+    unified = reported("unified", ratings=ratings(model=0.6), **with_ranking(metrics))
+    page = page_of(tmp_path, [unified, rated_only(reported, "rpat")])
+    for words in (
+        "toystore, each user's candidates: each run's main row",
+        "toystore: each run's main row",
+        "toystore: rating prediction",
+    ):
+        assert words in page.text, words
+    table = page.text.partition("toystore: rating prediction")[2]
+    assert (
+        table.index("unified 400 0.6000") < table.index("rpat 400 0.7100") < table.index("0.6600")
+    )
+
+
+def test_other_evaluations_name_ratings(reported, tmp_path):
+    folder = rated_only(reported, "rpat")
+    shutil.copytree(folder / "eval/test-400", folder / "eval/validation-400")
+    file = folder / "eval/validation-400/metrics.json"
+    artefacts.write_json(file, results.load(file) | {"split": "validation"})
+    text = page_of(tmp_path, [folder]).text
+    assert "toystore, validation, step 400 Model, rating AUC-ROC 0.7100 (0.6900 to 0.7300)" in text
+
+
+def test_published_rankings_and_ratings_stand_beside_ours(reported, run, tmp_path):
+    csv = tmp_path / "figures.csv"
+    csv.write_text(
+        HEADER + "Alignment,2,ranking-1+99,toystore,RaAT,hr@10,0.3453,\n"
+        "Alignment,3,rating-prediction,toystore,RpAT,auc-roc-percent,71.16,\n"
+    )
+    metrics = results.load(run.eval_dir / "test-400")
+    unified = reported("unified", ratings=ratings(), **with_ranking(metrics))
+    text = page_of(tmp_path, [unified], paper_figures=csv).text
+    published = text.partition("Beside published figures")[2].partition("Paired comparisons")[0]
+    assert "RaAT Alignment, table 2 0.3453" in published
+    assert "model/rating/rating this run 0.7100" in published
+    assert "RpAT Alignment, table 3 0.7116" in published
+    assert "transition this run" not in published  # it ranks no candidates
+
+
+def test_areas_of_seeds_are_averaged(reported):
+    found = [
+        results.load(rated_only(reported, f"seed{n}", model=model) / "eval/test-400")
+        | {"run_dir": f"seed{n}"}
+        for n, model in enumerate((0.70, 0.72))
+    ]
+    combined = aggregate.aggregate(found)["ratings"]["systems"]
+    assert combined[MODEL]["auc_roc"]["mean"] == pytest.approx(0.71)
+    assert combined[MODEL]["auc_roc"]["standard_deviation"] == pytest.approx(0.0002**0.5)
+    assert combined["history"]["auc_roc"]["standard_deviation"] == 0
