@@ -8,6 +8,7 @@ On several hosts every method is called by all of them; host 0 looks at the disk
 """
 
 import errno
+import math
 import pathlib
 import shutil
 import sys
@@ -237,7 +238,11 @@ class CheckpointStore:
             return None
         sign = 1 if self._best_mode == "max" else -1
         scored = [(step, self.metrics(step).get(self._best_metric)) for step in self.steps()]
-        measured = [(sign * value, -step) for step, value in scored if value is not None]
+        measured = [
+            (sign * value, -step)
+            for step, value in scored
+            if value is not None and not math.isnan(value)
+        ]
         return -max(measured)[1] if measured else None
 
     def _prune(self) -> None:

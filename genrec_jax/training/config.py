@@ -116,11 +116,13 @@ class ValidationConfig:
     Attributes:
         period: steps between validations [EVAL_PERIOD]; None: never.
         loss_batches: batches of validation examples of each task for the loss, always the same ones.
-        users: users of each dataset to search for, always the same ones; None: all; 0: no search.
+        users: users of each dataset to search for and to ask for ratings, always the same ones; None: all;
+            0: neither.
         num_beams: beams of the search.
         batch_size: users searched at once.
         templates: template ids; None: the first seen one of each task.
-        metric: decides which checkpoint is best: `hr@10`, `ndcg@10` or `loss`.
+        metric: decides which checkpoint is best: `hr@10`, `ndcg@10` (of the searches over the whole
+            catalogue; of rankings where there are none), `auc` of ratings, or `loss`.
         patience: validations without improvement before training stops early; None: never.
     """
 

@@ -19,7 +19,7 @@ from genrec_jax.model import t5
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
 from genrec_jax.parallel.profiling import TracedSteps
-from genrec_jax.pipeline import mixture_audit
+from genrec_jax.pipeline import mixture_audit, mixtures
 from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import progress as progress_lib
 from genrec_jax.training import state as state_lib
@@ -107,7 +107,9 @@ def train(
         UserError: settings, data or disk that do not allow it; `NonFiniteLoss` when training diverges.
     """
     if validate is None and config.validation.period is not None:
-        validation.check_metric(config.validation)
+        own = config.data.mixture_module is not None
+        tasks = None if own else mixtures.MIXTURE_TASKS.get(config.data.mixture)
+        validation.check_metric(config.validation, tasks)
     with StopRequest() as stop:
         if mesh is None:
             mesh = _make_mesh(config)

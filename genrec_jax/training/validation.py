@@ -1,6 +1,6 @@
 """What the loop measures while training: loss on fixed batches, hit ratio by constrained search."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,15 @@ from genrec_jax.evaluation.in_training import ValidationEvaluator
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline.validation import ValidationBatches
+from genrec_jax.prompts.templates import SEARCHED_TASKS
 from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import step as step_lib
 from genrec_jax.training.config import TrainConfig, ValidationConfig
 from genrec_jax.training.inputs import Inputs
 
 Validate = Callable[[nnx.State], dict[str, float]]
+LISTS = (*SEARCHED_TASKS, "ranking")
+"""Tasks that answer with lists, of which a hit ratio is measured."""
 
 
 def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Mesh) -> Validate:
@@ -26,8 +29,8 @@ def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Me
 
     Returns:
         A function that gives `loss` (cross entropy a target token, in nats, in the first seen template
-        of each task), `hr@10`, `ndcg@10` and each template's own; every host calls it. A user's own
-        SeqIO mixture is measured on its tasks' validation splits.
+        of each task), `hr@10`, `ndcg@10` and each template's own, and `auc` of rating prediction; every
+        host calls it. A user's own SeqIO mixture is measured on its tasks' validation splits.
 
     Raises:
         UserError: a user's own SeqIO mixture has no validation split, or targets that are no items.
@@ -57,18 +60,25 @@ def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Me
     return validate
 
 
-def check_metric(settings: ValidationConfig) -> None:
+def check_metric(settings: ValidationConfig, tasks: Sequence[str] | None) -> None:
     """Refuses, before anything is trained, to choose the best checkpoint by what is not measured.
+
+    Args:
+        settings: what is measured, and what chooses.
+        tasks: of the mixture; None for a user's own, whose tasks are all searched.
 
     Raises:
         UserError: the metric is none of those that `make_validate` gives.
     """
     cutoff = min(10, settings.num_beams)
-    measured = [] if settings.users == 0 else [f"hr@{cutoff}", f"ndcg@{cutoff}"]
+    listing = tasks is None or any(task in LISTS for task in tasks)
+    measured = [f"hr@{cutoff}", f"ndcg@{cutoff}"] if listing else []
+    measured += ["auc"] if tasks is not None and "rating" in tasks else []
+    if settings.users == 0:
+        measured = []
     if not {"loss", *measured} & set(settings.metric.split("/")):
-        wanted = (
-            f"{', '.join(measured)} or loss" if measured else "loss (no users are searched for)"
-        )
+        nobody = "no users are searched for" if settings.users == 0 else "no task gives lists"
+        wanted = f"{', '.join(measured)} or loss" if measured else f"loss ({nobody})"
         raise UserError(
             f"the best checkpoint is chosen by {settings.metric!r}, which is not measured; wanted"
             f" {wanted}. Set --gin.config.ValidationConfig.metric"

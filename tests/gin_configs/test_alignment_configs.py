@@ -101,9 +101,9 @@ def test_settings_are_the_papers(file):
     assert data.rates == dict.fromkeys(alignment_mixtures.MIXTURE_TASKS[data.mixture], 1)
     rate = settings.optimizer.learning_rate
     assert (rate.peak, rate.warmup_steps, rate.decay) == (0.001, 1000, "constant")
-    searches = "retrieval" in data.rates
-    assert settings.validation.users == (3000 if searches else 0)
-    assert settings.validation.metric == ("hr@10" if searches else "loss")
+    lists = {"retrieval", "ranking"} & set(data.rates)
+    assert settings.validation.metric == ("hr@10" if lists else "auc")
+    assert settings.validation.users == 3000
     assert settings.validation.num_beams == 20
 
 

@@ -11,7 +11,7 @@ import pytest
 from genrec_jax.checkpoint import restore, run_dir
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.training import config, inputs, logging, run, schedules
+from genrec_jax.training import config, inputs, logging, run, schedules, validation
 from genrec_jax.training.optimizers import Optimizer
 
 
@@ -203,6 +203,30 @@ def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(make_con
     without_search = config.ValidationConfig(users=0)
     with pytest.raises(UserError, match=r"chosen by 'hr@10'.* wanted loss"):
         train(make_config(validation=without_search))
+    by_area = config.ValidationConfig(metric="auc")
+    with pytest.raises(UserError, match=r"chosen by 'auc'.* hr@10, ndcg@10 or loss"):
+        train(make_config(validation=by_area))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "metric", "said"),
+    [
+        (("ranking", "mlm"), "hr@10", None),
+        (("retrieval", "rating"), "hr@10", None),
+        (("rating", "mlm"), "auc", None),
+        (("rating", "mlm"), "hr@10", "wanted auc or loss"),
+        (("ranking", "mlm"), "auc", "wanted hr@10, ndcg@10 or loss"),
+        (("mim", "mlm"), "hr@10", "wanted loss .no task gives lists"),
+        (None, "hr@10", None),
+    ],
+)
+def test_what_is_measured_depends_on_the_tasks(tasks, metric, said):
+    settings = config.ValidationConfig(metric=metric)
+    if said is None:
+        validation.check_metric(settings, tasks)
+    else:
+        with pytest.raises(UserError, match=said):
+            validation.check_metric(settings, tasks)
 
 
 def test_a_run_dir_without_a_checkpoint_may_start_anew_with_other_settings(make_config, capsys):
