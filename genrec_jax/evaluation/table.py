@@ -202,6 +202,7 @@ def _systems(result: dict[str, Any], footing: str, pool: Pool) -> dict[str, Any]
 
 def _label(system: str, metrics: dict[str, Any]) -> str:
     template = metrics["templates"].get(system.rpartition("/")[2])
-    if template is None or template["seen"] is None:
+    ours = system.startswith(("model/", "exact/"))
+    if not ours or template is None or template["seen"] is None:
         return system
     return f"{system}\n[dim]{'seen' if template['seen'] else 'unseen'} wording[/dim]"

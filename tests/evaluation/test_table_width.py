@@ -26,3 +26,23 @@ def test_as_many_metrics_as_fit_and_none_cut(width, columns):
     assert text.count("0.0753-0.1124") == columns * len(METRICS["systems"])
     assert "HR@10" in text
     assert "…" not in text
+
+
+def test_candidates_have_a_table_of_their_own_and_only_the_model_a_wording():
+    footing = {"seen_kept": dict.fromkeys(table.COLUMNS, ESTIMATE)}
+    names = ("model/retrieval/retrieval", "model/ranking/ranking", "popularity/ranking")
+    result = {
+        "dataset": {"name": "toys", "users": 9},
+        **{"split": "test", "step": 3, "users": 9, "num_beams": 20},
+        "systems": dict.fromkeys(names, footing),
+        "templates": {name: {"task": name, "seen": True} for name in ("retrieval", "ranking")},
+    }
+    (_, catalogue), (title, candidates) = table.tables(result)
+    assert title == "toys, test, step 3, 9 users, 20 beams: each user's own candidates"
+    assert list(catalogue.columns[0].cells) == [
+        "model/retrieval/retrieval\n[dim]seen wording[/dim]"
+    ]
+    assert list(candidates.columns[0].cells) == [
+        "model/ranking/ranking\n[dim]seen wording[/dim]",
+        "popularity/ranking",
+    ]
