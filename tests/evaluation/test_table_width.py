@@ -33,7 +33,10 @@ def test_candidates_have_a_table_of_their_own_and_only_the_model_a_wording():
     names = ("model/retrieval/retrieval", "model/ranking/ranking", "popularity/ranking")
     result = {
         "dataset": {"name": "toys", "users": 9},
-        **{"split": "test", "step": 3, "users": 9, "num_beams": 20},
+        "split": "test",
+        "step": 3,
+        "users": 9,
+        "num_beams": 20,
         "systems": dict.fromkeys(names, footing),
         "templates": {name: {"task": name, "seen": True} for name in ("retrieval", "ranking")},
     }
