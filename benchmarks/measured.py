@@ -161,7 +161,7 @@ def _trie_steps() -> list[Ratio]:
 
 def _trie_step(row: dict[str, Any], where: str = "") -> Ratio:
     title = (
-        f"{where}mask and advance, {row['items']:,} {row['kind'].replace('_', ' ')} ids,"
+        f"{where}mask and advance, {row['items']:,} {row['kind'].replace('_', '-')} ids,"
         f" batch {row['batch']}, {row['beams']} beams"
     )
     if "static_exact_ms" not in row:

@@ -59,17 +59,36 @@ def trie_step() -> str:
         theirs = [row.get(f"static_{one}_ms") for one in ("exact", "30")]
         cells.append(
             (
-                f"{row['items']:,} {row['kind'].replace('_', ' ')}",
+                f"{row['items']:,} {row['kind'].replace('_', '-')}",
                 str(row["batch"]),
                 str(row["beams"]),
                 seconds(row["ours_ms"] / 1e3),
                 *("not measured" if ms is None else seconds(ms / 1e3) for ms in theirs),
                 f"{row['ratio_exact']:.2f}" if "ratio_exact" in row else "",
+                f"{row['same']:.4f}" if "same" in row else "",
             )
         )
-    header = ("ids", "batch", "beams", "ours", "STATIC, exact", "STATIC, 30", "ours / exact")
+    header = (
+        *("ids", "batch", "beams", "ours", "STATIC, exact", "STATIC, 30"),
+        *("ours / exact", "same ids as exact"),
+    )
     content = figure("trie_step", "Time of a search without a network by items, beams and batch")
-    return section(found, "trie_step", content + table(header, cells))
+    return section(found, "trie_step", content + table(header, cells) + growth(rows))
+
+
+def growth(rows: list[dict[str, Any]]) -> str:
+    """How much longer the largest uniform catalogue takes than the smallest."""
+    uniform = [row for row in rows if row["kind"] == "uniform"]
+    sizes = sorted({row["items"] for row in uniform})
+    if len(sizes) < 2:
+        return ""
+    times = {(row["items"], row["batch"], row["beams"]): row["ours_ms"] for row in uniform}
+    ratios = [
+        f"{ms / times[sizes[0], batch, beams]:.1f}x at batch {batch} and {beams} beams"
+        for (items, batch, beams), ms in sorted(times.items())
+        if items == sizes[-1] and (sizes[0], batch, beams) in times
+    ]
+    return f"\n\n{sizes[-1]:,} uniform ids take, of the time of {sizes[0]:,}: {', '.join(ratios)}."
 
 
 def trie_build() -> str:

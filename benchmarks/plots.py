@@ -18,8 +18,10 @@ import matplotlib
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks import common, cpu_suite, gpu_suite, measured, page_sections, suite
 from genrec_jax.data import artefacts
@@ -45,8 +47,14 @@ Rows = list[dict[str, Any]]
 
 
 def draw_ratios() -> Figure | None:
-    """A bar for each comparison, on a logarithmic axis."""
-    found = [one for one in measured.ratios() if one.times is not None]
+    """A bar for each comparison, on a logarithmic axis; the skewed catalogues are in the table alone."""
+    found = [
+        one
+        for one in measured.ratios()
+        if one.times is not None
+        and " zipf ids" not in one.what
+        and "one-parent ids" not in one.what
+    ]
     if not found:
         return None
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.24 * len(found)), layout="constrained")
@@ -67,7 +75,8 @@ def draw_ratios() -> Figure | None:
         if one.goal is not None:
             axes.plot([one.goal] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.2)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.7, min(times) / 1.6), max(times) * 1.8)
+    axes.set_xlim(min(0.7, min(times) / 2.5), max(times) * 2.2)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set_yticks(list(places), [f"{one.what} ({one.peer})" for one in found], fontsize=7)
     axes.set_xlabel("times faster or smaller than the peer (black: the goal)")
@@ -100,7 +109,7 @@ def draw_trie_step() -> Figure | None:
             _line(panel, mine, along, "ours_ms", color, "-", label)
             _line(panel, mine, along, "static_exact_ms", color, ":", None)
         _label(panel, along, "ms for 8 tokens" if along == "items" else "")
-        panel.legend(fontsize=6)
+        _legend_below(panel)
     figure.suptitle("A search without its network; dotted: STATIC, exact", fontsize=9)
     return figure
 
@@ -150,7 +159,7 @@ def _latency(axes: Axes, rows: Rows) -> None:
     _line(axes, shown, "batch", "p99", OURS, "--", "p99")
     _label(axes, "batch", "ms a call")
     axes.set_title("recommend, T5-small", fontsize=9)
-    axes.legend()
+    _legend_below(axes)
 
 
 def _beams(axes: Axes, rows: Rows, model: str) -> None:
@@ -161,10 +170,11 @@ def _beams(axes: Axes, rows: Rows, model: str) -> None:
         _line(axes, shown, "beams", "ms", color, "-", f"batch {batch}")
     _label(axes, "beams", "ms a user")
     axes.set_title(f"search, {model} model, {largest:,} items", fontsize=9)
-    axes.legend()
+    _legend_below(axes)
 
 
 def _parts(axes: Axes, rows: Rows) -> None:
+    rows = sorted(rows, key=lambda row: row["batch"])
     below = [0.0] * len(rows)
     places = range(len(rows))
     for number, name in enumerate(rows[0]["parts_s"]):
@@ -189,16 +199,29 @@ def _line(
 
 
 def _label(axes: Axes, x: str, y: str) -> None:
+    """Names the axes, both logarithmic; ticks along x stand where something was measured."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    values = sorted(
+        {int(value) for line in axes.lines for value in np.atleast_1d(line.get_xdata())}
+    )
+    axes.set_xticks(values, [_short(value) for value in values])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _legend_below(axes: Axes) -> None:
+    axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
 
 
 def _short(value: int) -> str:
     for size, letter in ((10**6, "M"), (10**3, "k")):
         if value >= size:
-            return f"{value / size:g}{letter}"
+            return f"{value / size:.3g}{letter}"
     return str(value)
 
 

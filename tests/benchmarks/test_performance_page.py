@@ -96,6 +96,15 @@ def test_tables_say_where_they_come_from(results):
     assert "Not measured yet: `make bench` writes `decode_parts_one_core.json`." in text
 
 
+def test_the_trie_table_says_what_a_larger_catalogue_costs(results):
+    rows = [row | {"ours_ms": row["items"] / 12_000} for row in TRIE_STEP["rows"][::4]]
+    write(results, "trie_step", {"rows": rows})
+    text = page_sections.trie_step()
+    assert (
+        "1,000,000 uniform ids take, of the time of 12,000: 83.3x at batch 1 and 20 beams." in text
+    )
+
+
 def test_an_absent_peer_is_named_with_its_remedy(results):
     bare = {key: DECODE["rows"][0][key] for key in DECODE["rows"][0] if not key.startswith("hf")}
     del bare["lists"]
