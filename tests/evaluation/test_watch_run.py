@@ -54,7 +54,7 @@ def test_evaluates_what_another_process_saves_until_it_is_done(run_dir):
         assert job.wait() == 0
     assert steps == [10, 20, 30]
     folders = sorted(path.name for path in run_dir.eval_dir.iterdir())
-    assert folders == [f"validation-{step}-sample10" for step in (10, 20, 30)]
+    assert folders == [f"validation-{step}-sample10-beams6" for step in (10, 20, 30)]
 
 
 def test_a_checkpoint_pruned_before_its_turn_is_told_of(run_dir, tmp_path):
