@@ -168,9 +168,9 @@ def test_a_run_on_a_cpu_is_a_row_of_the_paper_on_films_and_names_its_commands(fi
     assert (data.index_method, data.num_candidates) == ("short", 100)
     assert data.like_above == (6 if "movietweetings" in data.datasets[0] else 3)
     assert settings.initial_checkpoint is None
-    searches = "retrieval" in tasks
-    assert settings.validation.metric == ("hr@10" if searches else "loss")
-    assert (settings.validation.users == 0) == (not searches)
+    lists = {"retrieval", "ranking"} & set(tasks)
+    assert settings.validation.metric == ("hr@10" if lists else "auc")
+    assert settings.validation.users == 1000
     templates_lib.load_templates(ROOT / data.templates_file)
     head = (ROOT / file).read_text().split("\n\n")[0]
     for command in (
