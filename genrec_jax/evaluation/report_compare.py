@@ -5,6 +5,7 @@ from typing import Any
 
 from genrec_jax.evaluation import aggregate, report_plots, report_ratings, results
 from genrec_jax.evaluation.alignment import RATING_SYSTEM
+from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.evaluation.report_data import EvaluationView, RunView
 from genrec_jax.evaluation.report_headline import best_possible, headline_metric
 from genrec_jax.evaluation.report_html import ABSENT, Markup, element, interval, section, table
@@ -43,7 +44,7 @@ def other_evaluations(run: RunView, *, level: int) -> Markup:
     ordered = sorted(run.others, key=lambda metrics: (metrics["split"], metrics["step"]))
     for metrics in ordered[-MOST_OTHERS:]:
         named = f"{metrics['dataset']['name']}, {metrics['split']}, step {metrics['step']:,}"
-        named += _of_sample(metrics)
+        named += _of_sample(metrics) + _of_search(metrics)
         for system, footings in metrics["systems"].items():
             if system.startswith("model/"):
                 metric = headline_metric(metrics, system)
@@ -60,6 +61,18 @@ def other_evaluations(run: RunView, *, level: int) -> Markup:
 def _of_sample(metrics: dict[str, Any]) -> str:
     most = metrics.get("max_users")
     return "" if most is None else f", a sample of {most:,}"
+
+
+def _of_search(metrics: dict[str, Any]) -> str:
+    """What is unusual in a search, so that two evaluations of one checkpoint are told apart."""
+    usual = EvaluateConfig()
+    own = {
+        f"{metrics['num_beams']} beams": metrics["num_beams"] != usual.num_beams,
+        f"length penalty {metrics['length_penalty']:g}": metrics["length_penalty"] != 0,
+        "lists finished within the beams": metrics["finish_within_beams"],
+        "searched again without the history": metrics["exact_exclusion"],
+    }
+    return "".join(f", {said}" for said, is_own in own.items() if is_own)
 
 
 def seed_groups(ranked: Sequence[Ranked]) -> list[list[Ranked]]:

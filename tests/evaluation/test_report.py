@@ -240,6 +240,16 @@ def test_a_later_sample_does_not_take_the_place_of_everybody(run, tmp_path):
     assert "step 400, a sample of 5" in written(tmp_path, [copy]).text
 
 
+def test_another_search_is_told_apart(run, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    file = copy / "eval/validation-200/metrics.json"
+    other = {"num_beams": 10, "length_penalty": 1.0, "finish_within_beams": True}
+    artefacts.write_json(file, json.loads(file.read_text()) | other)
+    text = written(tmp_path, [copy]).text
+    said = "step 200, 10 beams, length penalty 1, lists finished within the beams Model, sequential"
+    assert said in text
+
+
 def test_settings_are_all_shown(run, tmp_path):
     text = written(tmp_path, [run.path]).text
     assert "model.embed_dim 16" in text
