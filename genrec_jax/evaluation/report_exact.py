@@ -48,7 +48,7 @@ def exact_section(view: EvaluationView, *, level: int) -> Markup:
         f" {beams} beams find of them. Where the beams miss little, more of them would change nothing."
     )
     return section(
-        "Beams against every item" if "catalogue" in pools else "Beams against every candidate",
+        f"Beams against {'the whole catalogue' if 'catalogue' in pools else 'all candidates'}",
         element("p", said),
         table(
             "True ranks of the held-out items",

@@ -21,7 +21,7 @@ def evaluated(tmp_path_factory):
         for beams in (2, dataset.num_items):
             words = f"--exact --exact-block 48 --num-beams {beams} --templates A1 --max-users 24"
             assert main.main(["evaluate", str(run.path), *words.split()]) == 0
-            (path,) = (run.path / "eval").iterdir()
+            path = run.path / f"eval/test-10-sample24-beams{beams}"
             found[beams] = results.load(path)
     return run, dataset, found
 
