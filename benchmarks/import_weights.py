@@ -113,7 +113,10 @@ def worker(folder: str, output: str, number: int, count: int, port: int) -> None
     import jax
 
     if count > 1:
-        jax.distributed.initialize(f"127.0.0.1:{port}", count, number)
+        # Process 0 hashes what was written, which takes minutes; the others wait for it.
+        jax.distributed.initialize(
+            f"127.0.0.1:{port}", count, number, shutdown_timeout_seconds=3600
+        )
     from genrec_jax.checkpoint import imported
     from genrec_jax.checkpoint.import_weights import ForeignWeights
     from genrec_jax.parallel import mesh as mesh_lib
