@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
+from genrec_jax.indexing import item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.pipeline import hashing, seqio_runtime
 from genrec_jax.pipeline.examples import ExampleTask
@@ -25,6 +27,11 @@ def feature_of(words: Vocabulary) -> Any:
     assert words.path is not None
     vocabulary = seqio.SentencePieceVocabulary(str(words.path), extra_ids=0)
     return seqio.Feature(vocabulary=vocabulary, add_eos=True)
+
+
+def vocabulary_of(index_dir: artefacts.PathLike) -> Any:
+    """An index's vocabulary as SeqIO has it: T5X's gin files name it by the index (gin_configs/t5x)."""
+    return feature_of(item_ids.load_vocabulary(index_dir)).vocabulary
 
 
 def add_task(
