@@ -266,11 +266,14 @@ def gpu() -> str:
 
 
 def _mfu() -> str:
-    found = [measured.load(f"gpu_mfu_{one}") for one in ("t5_small", "t5_base", "t5_xl")]
+    models = ("t5_small", "t5_base", "t5_xl")
+    found = [measured.load(f"gpu_mfu_{model}") for model in models]
     rows = []
-    for one in filter(None, found):
+    for model, one in zip(models, found, strict=True):
+        if one is None:
+            rows.append((model, "", "", not_yet(f"gpu_mfu_{model}", GPU), "", ""))
+            continue
         for row in one.rows:
-            model = one.content["settings"]["model"]
             if "does_not_fit" in row:
                 rows.append((model, f"{row['dropout']:g}", row["remat"], "does not fit", "", ""))
                 continue
@@ -280,8 +283,8 @@ def _mfu() -> str:
                 (model, f"{row['dropout']:g}", row["remat"], seconds(row["step_s"]), *shares)
             )
     header = ("model", "dropout", "remat", "step", "MFU", "of a large product's rate")
-    title = "**Training, bfloat16** (goal: 50% on T5-base and T5-XL shapes, 40% on small). "
-    return title + section(found, "gpu_mfu_t5_small", "\n\n" + table(header, rows), GPU)
+    title = "**Training, bfloat16** (goal: 50% on T5-base and T5-XL shapes, 40% on small).\n\n"
+    return title + section(found, "gpu_mfu_t5_small", table(header, rows), GPU)
 
 
 def _gpu_decode() -> str:
@@ -298,8 +301,8 @@ def _gpu_decode() -> str:
         for row in (found.rows if found else ())
     ]
     header = ("type", "batch", "p50", "p99", "users/s", "Hugging Face")
-    title = "**Decoding**, T5-small, 12,101 items, 20 beams. "
-    return title + section([found], "gpu_decode", "\n\n" + table(header, rows), GPU)
+    title = "**Decoding**, T5-small, 12,101 items, 20 beams.\n\n"
+    return title + section([found], "gpu_decode", table(header, rows), GPU)
 
 
 def _gpu_beauty() -> str:
@@ -315,7 +318,7 @@ def _gpu_beauty() -> str:
         for row in (found.rows if found else ())
     ]
     header = ("batch", "users", "all compiled", "compiling on the way", "users/s")
-    title = "**Beauty's whole test set** (22,363 users, 20 beams; goal: 15 s). "
+    title = "**Beauty's whole test set** (22,363 users, 20 beams; goal: 15 s).\n\n"
     source = f"Data: {found.content['data']['source']}.\n\n" if found else ""
     return title + section([found], "gpu_beauty", source + table(header, rows), GPU)
 
@@ -334,8 +337,8 @@ def _gpu_attention() -> str:
         for row in (found.rows if found else ())
     ]
     header = ("attention with T5's bias", "forward", "with gradients", "error")
-    title = "**Implementations of attention.** "
-    return title + section([found], "gpu_attention", "\n\n" + table(header, rows), GPU)
+    title = "**Implementations of attention.**\n\n"
+    return title + section([found], "gpu_attention", table(header, rows), GPU)
 
 
 SECTIONS: dict[str, Callable[[], str]] = {

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import common, gpu_suite
+from benchmarks import common, gpu_suite, page_sections
 
 # Python runs a module of this name as it starts, in every process of the suite.
 SITECUSTOMIZE = """
@@ -53,7 +53,7 @@ def test_the_packages_are_hidden(environment):
 
 
 @pytest.mark.long
-def test_the_whole_suite_runs_without_tensorflow_gin_and_polars(environment, tmp_path):
+def test_the_whole_suite_runs_without_tensorflow_gin_and_polars(environment, tmp_path, monkeypatch):
     run = subprocess.run(
         ["bash", "benchmarks/gpu.sh", "--smoke", "--results", str(tmp_path / "results")],
         cwd=common.ROOT,
@@ -73,3 +73,8 @@ def test_the_whole_suite_runs_without_tensorflow_gin_and_polars(environment, tmp
     attention = {row["implementation"]: row for row in written["gpu_attention"]["rows"]}
     assert attention["ours"]["both_error"] < 0.05 and attention["xla"]["both_error"] < 0.05
     assert "forward_refused" in attention["cudnn"]  # a CPU has no cuDNN, and the result says so
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    page = page_sections.gpu()
+    assert "ot measured yet" not in page
+    for words in ("| t5_xl | 0.1 | dots |", "| bfloat16 | 2 |", "| 8 | 24 |", "| t5_small, ours |"):
+        assert words in page

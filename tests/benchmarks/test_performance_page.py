@@ -117,6 +117,17 @@ def test_an_absent_peer_is_named_with_its_remedy(results):
     assert "| 16 | 1 s | not measured |" in page_sections.decode()
 
 
+def test_of_several_models_the_unmeasured_ones_are_named(results):
+    row = {"dropout": 0.1, "remat": "none", "step_s": 0.05, "mfu": 0.4321, "of_matmul": 0.5}
+    write(results, "gpu_mfu_t5_base", {"rows": [row, row | {"dropout": 0.0, "mfu": None}]})
+    write(results, "gpu_mfu_t5_xl", {"rows": [row | {"does_not_fit": "RESOURCE_EXHAUSTED"}]})
+    text = page_sections.gpu()
+    assert "| t5_base | 0.1 | none | 50 ms | 43.2% | 50.0% |" in text
+    assert "| t5_base | 0 | none | 50 ms | peak not known | 50.0% |" in text
+    assert "| t5_xl | 0.1 | none | does not fit |" in text
+    assert "| t5_small |  |  | not measured yet: " in text and "`gpu_mfu_t5_small.json`" in text
+
+
 def test_figures_come_and_go_with_their_results(results, tmp_path):
     write(results, "decode_vs_hf", DECODE)
     write(results, "trie_step", TRIE_STEP)
