@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import common
-from genrec_jax.decoding import search
+from genrec_jax.decoding import reading, search
 from genrec_jax.decoding.search import BeamConfig, BeamResult
 from genrec_jax.decoding.trie import Trie, build_trie
 from genrec_jax.parallel import compilation_cache
@@ -96,7 +96,11 @@ def our_search(
         given_BMC = jnp.take_along_axis(view_BMV, tokens_BMC, axis=2)
         return jnp.where(tokens_BMC == trie.eos_id, 0.0, given_BMC)
 
-    network = search.Network(advance, asked_logits, lambda cache, parents_BM: ())
+    def kept(view_BMV):
+        # The bounds are made here, inside the time: a network makes them with its normaliser.
+        return reading.KeptLogits(view_BMV, reading.highest_of_groups(view_BMV))
+
+    network = search.Network(advance, asked_logits, lambda cache, parents_BM: (), kept)
     return search.beam_search(network, None, trie, config, jnp.ones(batch, bool))
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from genrec_jax.decoding import reading
+from genrec_jax.decoding.reading import KeptLogits
 from genrec_jax.decoding.search import Network
 from genrec_jax.model import incremental
 from genrec_jax.model.t5 import T5
@@ -17,6 +19,7 @@ MAX_LOGITS_BYTES = 1 << 28
 VOCABULARY_CHUNK = 4096
 MASKED = -1e10
 LOGITS_AXES = ("batch", "beams", "length", "vocab")
+HEAD_AXES = ("vocab", "activation_embed")
 (VOCAB,) = rules.MESH_AXES_OF["vocab"]
 
 
@@ -39,6 +42,7 @@ def t5_network(
     rows = encoder_valid_BL.shape[0] * num_beams
     ways = rules.ways_of("batch") * rules.ways_of("vocab")
     whole = rows * model.config.padded_vocab_size * 4 <= MAX_LOGITS_BYTES * ways
+    split = rules.ways_of("vocab") > 1
 
     def advance(tokens_BMQ: Array, slot: Array, cache: Any) -> tuple[Any, Array, Any]:
         if cache is None:
@@ -57,12 +61,22 @@ def t5_network(
             if not whole:
                 return hidden_BMQD, normaliser(model, hidden_BMQD), cache
             logits_BMQV = rules.constrain(model.logits(hidden_BMQD), LOGITS_AXES)
-            return logits_BMQV, jax.nn.logsumexp(logits_BMQV, axis=-1), cache
+            if split:
+                return logits_BMQV, jax.nn.logsumexp(logits_BMQV, axis=-1), cache
+            highest_BMQG = reading.highest_of_groups(logits_BMQV)
+            view = KeptLogits(logits_BMQV, highest_BMQG)
+            return view, _logsumexp(logits_BMQV, jnp.max(highest_BMQG, axis=-1)), cache
 
-    def asked_logits(view: Array, tokens_BMC: Array) -> Array:
-        if whole:
-            return jnp.take_along_axis(view, tokens_BMC, axis=2)
-        return logits_of_tokens(model, view, tokens_BMC)
+    def asked_logits(view: Any, tokens_BMC: Array, *beside: Array) -> Array:
+        if not whole:
+            return _own_products(view, tokens_BMC, *beside)
+        if not split:
+            return jnp.take_along_axis(view.logits_BMV, tokens_BMC, axis=2)
+        first = jax.lax.axis_index(VOCAB) * view.shape[2]
+        is_own_BMC = (tokens_BMC >= first) & (tokens_BMC < first + view.shape[2])
+        own_BMC = jnp.clip(tokens_BMC - first, 0, view.shape[2] - 1)
+        own_BMC = jnp.take_along_axis(view, own_BMC, axis=2)
+        return jax.lax.psum(jnp.where(is_own_BMC, own_BMC, 0.0), VOCAB)
 
     def reorder(cache: incremental.SelfCache, parents_BM: Array) -> incremental.SelfCache:
         with jax.named_scope("reorder"):
@@ -70,7 +84,11 @@ def t5_network(
                 cache = incremental.make_room(cache, parents_BM.shape[1], num_steps)
             return incremental.continue_beams(cache, parents_BM)
 
-    return Network(advance, asked_logits, reorder)
+    if not whole:
+        head = (model.head_VD(),)
+        return Network(advance, asked_logits, reorder, beside=head, beside_axes=(HEAD_AXES,))
+    kept = None if split else lambda view: view
+    return Network(advance, asked_logits, reorder, kept, view_axes=("batch", "beams", "vocab"))
 
 
 def normaliser(model: T5, hidden_BMQD: Float[Array, "B M Q D"]) -> Float[Array, "B M Q"]:
@@ -95,20 +113,40 @@ def logits_of_tokens(
 ) -> Float[Array, "B M C"]:
     """The logits of asked-for tokens only; where the vocabulary is split, from whoever has their rows."""
 
-    def joined(first: Array, hidden_BMD: Array, tokens_BMC: Array, head_VD: Array) -> Array:
-        rows_BMC = tokens_BMC - first
+    def joined(_: Array, hidden_BMD: Array, tokens_BMC: Array, head_VD: Array) -> Array:
+        return _own_products(hidden_BMD, tokens_BMC, head_VD)
+
+    if rules.ways_of("vocab") == 1:
+        return _own_products(hidden_BMD, tokens_BMC, model.head_VD(), ways=rules.ways_of("batch"))
+    return _over_parts(joined, model.head_VD(), hidden_BMD, tokens_BMC)
+
+
+def _own_products(
+    hidden_BMD: Float[Array, "B M D"],
+    tokens_BMC: Int[Array, "B M C"],
+    head_VD: Float[Array, "V D"],
+    ways: int = 1,
+) -> Float[Array, "B M C"]:
+    """Products with the head's rows of the tokens; under `shard_map`, of each device's own rows.
+
+    Args:
+        hidden_BMD: what the head takes.
+        tokens_BMC: the tokens.
+        head_VD: its rows; the device's own, where the vocabulary is split.
+        ways: parts that the compiler splits the batch into.
+    """
+
+    def logits_of(tokens_BMC: Array) -> Array:
+        if rules.ways_of("vocab") == 1:
+            return jnp.einsum("bmd,bmcd->bmc", hidden_BMD, head_VD[tokens_BMC])
+        rows_BMC = tokens_BMC - jax.lax.axis_index(VOCAB) * head_VD.shape[0]
         mine_BMC = (rows_BMC >= 0) & (rows_BMC < head_VD.shape[0])
         own_BMC = jnp.einsum("bmd,bmcd->bmc", hidden_BMD, head_VD.at[rows_BMC].get(mode="clip"))
         return jax.lax.psum(jnp.where(mine_BMC, own_BMC, 0.0), VOCAB)
 
-    def logits_of(tokens_BMC: Array) -> Array:
-        if rules.ways_of("vocab") == 1:
-            return jnp.einsum("bmd,bmcd->bmc", hidden_BMD, model.head_VD()[tokens_BMC])
-        return _over_parts(joined, model.head_VD(), hidden_BMD, tokens_BMC)
-
     # A row of the head for each token asked for: in parts, where together they take too much memory.
     count, parts = tokens_BMC.shape[2], 1
-    bytes_each = hidden_BMD.size * 4 // rules.ways_of("batch")
+    bytes_each = hidden_BMD.size * 4 // ways
     while bytes_each * count // parts > MAX_LOGITS_BYTES and count % (2 * parts) == 0:
         parts *= 2
     if parts == 1:
@@ -117,6 +155,13 @@ def logits_of_tokens(
     tokens_BMPC = tokens_BMC.reshape(batch, beams, parts, count // parts)
     logits_PBMC = jax.lax.map(logits_of, jnp.moveaxis(tokens_BMPC, 2, 0))
     return jnp.moveaxis(logits_PBMC, 0, 2).reshape(tokens_BMC.shape)
+
+
+def _logsumexp(
+    logits: Float[Array, "*rows V"], highest: Float[Array, "*rows"]
+) -> Float[Array, "*rows"]:
+    """Logsumexp over the last axis, whose maximum is known and finite."""
+    return highest + jnp.log(jnp.sum(jnp.exp(logits - highest[..., None]), axis=-1))
 
 
 def normaliser_in_chunks(
@@ -154,6 +199,5 @@ def _over_parts(joined: Callable[..., Array], head_VD: Array, *arrays: Array) ->
         first = jax.lax.axis_index(VOCAB) * head_VD.shape[0]
         return joined(first, *arrays, head_VD)
 
-    split = rules.spec_of(("vocab", "activation_embed"))
-    specs = (split, *(batch for _ in arrays))
+    specs = (rules.spec_of(HEAD_AXES), *(batch for _ in arrays))
     return jax.shard_map(own, in_specs=specs, out_specs=batch, check_vma=False)(head_VD, *arrays)

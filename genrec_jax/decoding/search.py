@@ -5,6 +5,10 @@ carry unfinished ids; a finished id leaves them for a separate pool. A cut keeps
 and, among equal scores, the smallest item numbers: a finished id has its item's number, an unfinished
 one the smallest number of the items it may still become. So lists do not depend on batch, chunk width
 or layout, and equal scores give the same list everywhere.
+
+On a mesh each device selects among the beams of its own rows (`shard_map`), with the whole trie at hand:
+the compiler's own partitioning of gathers and selections would bring candidates together. What crosses
+devices is what the network does, and whether any row goes on.
 """
 
 import dataclasses
@@ -13,16 +17,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from genrec_jax.decoding import candidates, selection
+from genrec_jax.decoding import candidates, reading, selection
+from genrec_jax.decoding.children import Beams
 from genrec_jax.decoding.constraints import Constraints
+from genrec_jax.decoding.reading import KeptLogits
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.errors import UserError
+from genrec_jax.parallel import rules
 from genrec_jax.pytree import pytree_dataclass
 
 DECODER_START = 0
-ROOT_WIDTHS = 8
+ROOT_WIDTHS = 16
 """Chunks that the root reads at a time, at most."""
 
 
@@ -48,7 +56,7 @@ class BeamConfig:
     length_penalty: float = 0.0
     finish_within_beams: bool = False
     renormalise: bool = False
-    chunk_width: int = 256
+    chunk_width: int = 128
 
     def __post_init__(self):
         for field in ("num_beams", "num_results", "chunk_width"):
@@ -79,14 +87,24 @@ class Network(NamedTuple):
             each beam, the first of them at position `slot`: first Q tokens to one beam, then one to
             each of k. `log_normaliser` is the logsumexp of the next token's logits over the whole
             vocabulary; the view's leaves lead with B, M, Q.
-        asked_logits: (view, tokens_BMC) -> logits_BMC, of a view whose leaves lead with B, M.
+        asked_logits: (view, tokens_BMC, *beside) -> logits_BMC, of a view whose leaves lead with B, M.
+            On a mesh it is called where each device has its own part of the view and of `beside`.
         reorder: (cache, parents_BM) -> cache, whose beam m continues what was beam parents[b, m]; the
             number of beams may change.
+        kept: view -> all its logits, where the network keeps them; None where it does not. Wide nodes
+            are then read by bounds (`reading`); lists are the same.
+        view_axes: logical axes of the view's leaves, the query axis left out.
+        beside: arrays that `asked_logits` reads beside the view.
+        beside_axes: their logical axes.
     """
 
     advance: Callable[..., tuple[Any, Float[Array, "B M Q"], Any]]
     asked_logits: Callable[[Any, Int[Array, "B M C"]], Float[Array, "B M C"]]
     reorder: Callable[[Any, Int[Array, "B M"]], Any]
+    kept: Callable[[Any], KeptLogits] | None = None
+    view_axes: rules.Axes = ("batch",)
+    beside: tuple[Array, ...] = ()
+    beside_axes: tuple[rules.Axes, ...] = ()
 
 
 @pytree_dataclass
@@ -114,6 +132,11 @@ class SearchState:
     items_BR: Int[Array, "B R"]
     active_B: Bool[Array, " B"]
     cache: Any
+
+
+ROW_FIELDS = tuple(
+    field.name for field in dataclasses.fields(SearchState) if field.name not in ("step", "cache")
+)
 
 
 def beam_steps(trie: Trie) -> int:
@@ -180,7 +203,13 @@ def _start(
     if tokens_Q.shape[0] > 1 and not config.renormalise:
         # Positions take the place of beams here: each is asked for the one token that follows it.
         view_BQ = jax.tree.map(lambda leaf: leaf[:, 0, :-1], view)
-        logits_BQC = network.asked_logits(view_BQ, tokens_BMQ[:, 0, 1:, None])
+        logits_BQC = _on_each_device(
+            lambda view, beside, tokens, _: network.asked_logits(view, tokens, *beside),
+            network,
+            view_BQ,
+            tokens_BMQ[:, 0, 1:, None],
+            (),
+        )
         scores_BM = jnp.sum(logits_BQC[:, :, 0] - normaliser_BMQ[:, 0, :-1], axis=1)[:, None]
     scores_BM = jnp.where(wanted_B[:, None], scores_BM, -jnp.inf)
     zeros_BM = jnp.zeros((batch, 1), jnp.int32)
@@ -213,18 +242,61 @@ def _extend(
     constraints: Constraints | None,
 ) -> SearchState:
     """Replaces the running beams by their best children, and lets finished children into the pool."""
-    beams = candidates.Beams(state.places_BM, state.tails_BM, state.scores_BM)
+    fields = {name: getattr(state, name) for name in ROW_FIELDS}
+
+    def extend(view_BM: Any, beside: Any, rows: Any, whole: Any) -> tuple[dict[str, Array], Array]:
+        fields, normaliser_BM, constraints = rows
+        step, trie = whole
+        front = reading.frontier_of(
+            Beams(fields["places_BM"], fields["tails_BM"], fields["scores_BM"]),
+            trie,
+            lambda tokens_BMC: network.asked_logits(view_BM, tokens_BMC, *beside),
+            None if network.kept is None else network.kept(view_BM),
+            normaliser_BM,
+            constraints,
+        )
+        state = SearchState(step=step, cache=None, **fields)
+        state, parents_BM = _extend_rows(state, front, config)
+        return {name: getattr(state, name) for name in ROW_FIELDS}, parents_BM
+
+    rows = (fields, normaliser_BM, constraints)
+    fields, parents_BM = _on_each_device(extend, network, view_BM, rows, (state.step, trie))
+    return SearchState(step=state.step + 1, cache=network.reorder(cache, parents_BM), **fields)
+
+
+def _on_each_device(
+    function: Callable[..., Any], network: Network, view: Any, rows: Any, whole: Any
+) -> Any:
+    """`function(view, beside, rows, whole)`, on a mesh by each device for its own rows.
+
+    Args:
+        function: its results lead with rows.
+        network: says how the view and `beside` are split.
+        view: the network's, of beams.
+        rows: a pytree of what leads with rows.
+        whole: a pytree of what every device has.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function(view, network.beside, rows, whole)
+    by_rows = rules.spec_of(("batch",))
+    beside = tuple(map(rules.spec_of, network.beside_axes))
+    in_specs = (rules.spec_of(network.view_axes), beside, by_rows, PartitionSpec())
+    split = jax.shard_map(function, in_specs=in_specs, out_specs=by_rows, check_vma=False)
+    return split(view, network.beside, rows, whole)
+
+
+def _extend_rows(
+    state: SearchState, front: reading.Frontier, config: BeamConfig
+) -> tuple[SearchState, Int[Array, "B M"]]:
+    """The next state, without the network's cache, and which beam each beam continues."""
+    trie = front.trie
     # One beam, at the root, reads more children at a time; as many fit in memory.
     alone = state.scores_BM.shape[1] == 1
     width = config.chunk_width * (min(config.num_beams, ROOT_WIDTHS) if alone else 1)
-    logits_of = lambda tokens_BMC: network.asked_logits(view_BM, tokens_BMC)  # noqa: E731
     if config.renormalise:
-        normaliser_BM = candidates.normaliser_of_children(
-            beams, trie, logits_of, width, constraints
-        )
-    children = candidates.best_children(
-        beams, trie, logits_of, normaliser_BM, config.num_beams, width, constraints
-    )
+        normaliser_BM = candidates.normaliser_of_children(front, width)
+        front = front._replace(normaliser_BM=normaliser_BM)
+    children = candidates.best_children(front, config.num_beams, width)
     step = state.step + 1
     length = (trie.prefix_Q.shape[0] + step).astype(jnp.float32)
     finished_BM = children.finished_BM
@@ -252,7 +324,7 @@ def _extend(
         longest = jnp.float32(trie.prefix_Q.shape[0] + trie.max_steps)
         going_B = _penalised(best_B, longest, config) >= worst_B
     active_B = state.active_B & going_B & (best_B > -jnp.inf)
-    return SearchState(
+    extended = SearchState(
         step=step,
         tokens_BM=children.tokens_BM,
         places_BM=children.places_BM,
@@ -261,8 +333,9 @@ def _extend(
         finished_BR=pool_scores,
         items_BR=pool_items,
         active_B=active_B,
-        cache=network.reorder(cache, children.parents_BM),
+        cache=None,
     )
+    return extended, children.parents_BM
 
 
 def _penalised(

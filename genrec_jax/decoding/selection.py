@@ -33,26 +33,29 @@ class Top(NamedTuple):
 def top(scores_BC: Float[Array, "B C"], keep: int) -> Top:
     """The `keep` highest scores of each row; of equal ones at the cut, any.
 
-    Long rows are dealt out to groups first. The groups with the k highest maxima hold the k highest
-    scores, and of their members alone the second top-k is taken. A score that was left out and equals
-    the last one is a member of those groups, or else more than k groups have maxima as high.
+    Long rows are dealt out to groups first. The groups with the k highest maxima hold k scores as high
+    as the row's k highest, and of their members alone the second top-k is taken. One score more than is
+    kept says whether an equal one was left out.
     """
-    scores_BC = _filled(scores_BC, keep)
+    wanted = keep + 1
+    scores_BC = _filled(scores_BC, wanted)
     batch, count = scores_BC.shape
-    size = _group_size(count, keep)
+    size = _group_size(count, wanted)
     if size == 1:
-        top_BR, indices_BR = jax.lax.top_k(scores_BC, keep)
-        return Top(top_BR, indices_BR, _lost(top_BR, scores_BC))
-    groups = count // size
-    # Member s of group g stands at s * groups + g, so that the maxima are taken of whole rows.
-    highest_BG = jnp.max(scores_BC.reshape(batch, size, groups), axis=1)
-    _, chosen_BR = jax.lax.top_k(highest_BG, keep)
-    members_BSR = jnp.arange(size, dtype=jnp.int32)[None, :, None] * groups + chosen_BR[:, None]
-    members_BC = members_BSR.reshape(batch, -1)
-    member_scores_BC = jnp.take_along_axis(scores_BC, members_BC, axis=1)
-    top_BR, places_BR = jax.lax.top_k(member_scores_BC, keep)
-    indices_BR = jnp.take_along_axis(members_BC, places_BR, axis=1)
-    return Top(top_BR, indices_BR, _lost(top_BR, member_scores_BC, highest_BG))
+        top_BR, indices_BR = _top_k(scores_BC, wanted)
+    else:
+        groups = -(-count // size)
+        scores_BC = _filled(scores_BC, groups * size)
+        # Member s of group g stands at s * groups + g, so that the maxima are taken of whole rows.
+        highest_BG = jnp.max(scores_BC.reshape(batch, size, groups), axis=1)
+        _, chosen_BR = _top_k(highest_BG, wanted)
+        members_BSR = jnp.arange(size, dtype=jnp.int32)[None, :, None] * groups + chosen_BR[:, None]
+        members_BC = members_BSR.reshape(batch, -1)
+        top_BR, places_BR = _top_k(jnp.take_along_axis(scores_BC, members_BC, axis=1), wanted)
+        indices_BR = jnp.take_along_axis(members_BC, places_BR, axis=1)
+    last_B, next_B = top_BR[:, keep - 1], top_BR[:, keep]
+    lost_B = jnp.where(next_B == last_B, last_B, -jnp.inf)
+    return Top(top_BR[:, :keep], indices_BR[:, :keep], lost_B)
 
 
 def top_of_ties(
@@ -60,10 +63,10 @@ def top_of_ties(
 ) -> tuple[Float[Array, "B R"], Int[Array, "B R"]]:
     """The `keep` best of each row by score, then by smallest item, in no order; scores and indices."""
     scores_BC, items_BC = _filled(scores_BC, keep), _filled(items_BC, keep)
-    cut_B1 = jax.lax.top_k(scores_BC, keep)[0][:, -1:]
+    cut_B1 = _top_k(scores_BC, keep)[0][:, -1:]
     order_BC = jnp.where(scores_BC == cut_B1, _descending(items_BC), -jnp.inf)
     order_BC = jnp.where(scores_BC > cut_B1, jnp.inf, order_BC)
-    indices_BR = jax.lax.top_k(order_BC, keep)[1]
+    _, indices_BR = _top_k(order_BC, keep)
     return jnp.take_along_axis(scores_BC, indices_BR, axis=1), indices_BR
 
 
@@ -75,8 +78,19 @@ def best_pairs(
     return -scores_BC[:, :keep], items_BC[:, :keep]
 
 
+def _top_k(scores_BC: Array, keep: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` behind a barrier.
+
+    On a CPU XLA knows a top-k as a sort of which the first are taken, and calls its own routine for it;
+    a slice of the result merges with that one, and the whole row is sorted, at 5 to 20 times the cost.
+    """
+    top_BR, indices_BR = jax.lax.top_k(scores_BC, keep)
+    # Apart, because XLA's partitioner fails on a barrier of both.
+    return jax.lax.optimization_barrier(top_BR), jax.lax.optimization_barrier(indices_BR)
+
+
 def _filled(column_BC: Array, keep: int) -> Array:
-    """The column with -inf (of integers, zeros) after it, as long as what is kept."""
+    """The column with -inf (of integers, zeros) after it, at least as long as `keep`."""
     missing = max(keep - column_BC.shape[1], 0)
     fill = -jnp.inf if jnp.issubdtype(column_BC.dtype, jnp.floating) else 0
     return (
@@ -84,22 +98,12 @@ def _filled(column_BC: Array, keep: int) -> Array:
     )
 
 
-def _lost(top_BR: Array, *columns: Array) -> Array:
-    """The last score of the top where more than k entries of a column are as high, else -inf."""
-    cut_B1 = top_BR[:, -1:]
-    lost_B = jnp.full(top_BR.shape[:1], -jnp.inf, jnp.float32)
-    for column_BC in columns:
-        over_B = jnp.sum(column_BC >= cut_B1, axis=1) > top_BR.shape[1]
-        lost_B = jnp.where(over_B, cut_B1[:, 0], lost_B)
-    return lost_B
-
-
-def _group_size(count: int, keep: int) -> int:
-    """Members of a group: near the size at which both stages read least, and dividing the row."""
+def _group_size(count: int, wanted: int) -> int:
+    """Members of a group: near the size at which both stages read least."""
     if count < SMALLEST_GROUPED:
         return 1
-    size = 1 << max(int((count / keep) ** 0.5).bit_length() - 1, 0)
-    while count % size or count // size < keep:
+    size = 1 << max(int((count / wanted) ** 0.5).bit_length() - 1, 0)
+    while -(-count // size) < wanted:
         size //= 2
     return size
 

@@ -14,6 +14,7 @@ from genrec_jax.decoding.trie import build_trie
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline.batch import PromptBatch
+from tests.decoding import crossing
 from tests.model import fixture_params
 
 MODELS = ("hf_t511", "hf_t50")
@@ -143,11 +144,19 @@ def test_every_mesh_gives_one_devices_lists(
         monkeypatch.setattr(network, "VOCABULARY_CHUNK", 100)
     graphdef, params, stored = one_model
     mesh = mesh_lib.make_mesh(*sizes)
-    split = make_recommend_step(graphdef, BeamConfig(num_beams=10, num_results=10), mesh)(
+    step = make_recommend_step(graphdef, BeamConfig(num_beams=10, num_results=10), mesh)
+    arguments = (
         jax.device_put(params, rules.tree_shardings(params, mesh)),
         jax.device_put(prompts(stored, np.arange(8) % 5), rules.batch_sharding(mesh)),
         jax.device_put(trie_of(stored), rules.replicated(mesh)),
     )
+    compiled = step.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    split = compiled(*arguments)
+    # Of the search itself only the asked-for logits are added up, from whoever has them.
+    expected = {"all-reduce"} if sizes[2] > 1 else set()
+    if not kept_logits and sizes[1] > 1:
+        expected = expected | {"all-gather"}  # of the head, a parameter
+    assert crossing.of_search(compiled.as_text()) == expected
     assert split.items_BR.sharding.is_equivalent_to(rules.batch_sharding(mesh), 2)
     assert np.array_equal(lists_of_one_device.items_BR, split.items_BR)
     np.testing.assert_allclose(lists_of_one_device.scores_BR, split.scores_BR, atol=3e-5)
