@@ -10,6 +10,8 @@ from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 
 STRUCK = 0
+USERS_AT_A_TIME = 32_768
+"""Histories are spread out for this many users at a time, which bounds their memory."""
 
 Ranking = Callable[[Int[np.ndarray, " E"], Int[np.ndarray, " E"]], Int64[np.ndarray, " E"]]
 """Last item of a history (-1: none) and an item -> the item's 1-based rank, a strict order."""
@@ -31,6 +33,11 @@ class Targets:
     items_E: Int32[np.ndarray, " E"]
     last_E: Int32[np.ndarray, " E"]
 
+    def of_users(self, some: slice) -> "Targets":
+        """Those of some of the users."""
+        columns = (self.users_E, self.positions_E, self.items_E, self.last_E)
+        return Targets(*(column_E[some] for column_E in columns))
+
 
 def targets(dataset: Dataset, splits: Splits, split: SplitName) -> Targets:
     """Finds the targets of a split."""
@@ -49,6 +56,16 @@ def rank(
     ranks_E = ranking(of.last_E, of.items_E)
     if not exclude_seen:
         return ranks_E
+    for start in range(0, len(ranks_E), USERS_AT_A_TIME):
+        some = slice(start, start + USERS_AT_A_TIME)
+        ranks_E[some] = _without_seen(dataset, of.of_users(some), ranks_E[some], ranking)
+    return ranks_E
+
+
+def _without_seen(
+    dataset: Dataset, of: Targets, ranks_E: Int64[np.ndarray, " E"], ranking: Ranking
+) -> Int64[np.ndarray, " E"]:
+    """The ranks once the items of the histories are struck out."""
     rows_P, items_P = _distinct_seen(dataset, of)
     seen_ranks_P = ranking(of.last_E[rows_P], items_P)
     above_E = np.bincount(rows_P[seen_ranks_P < ranks_E[rows_P]], minlength=len(ranks_E))
