@@ -32,6 +32,7 @@ from genrec_jax.data import dataset as datasets
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.evaluation import predictions
 from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import compilation_cache
 
 MODEL = {"embed_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
 
@@ -133,9 +134,15 @@ def main() -> None:
     names = ("users", "peak_bytes", "log_bytes", "bytes_per_user", "without_log", "parquet_rows")
     table = Table(*names, "parquet_groups", "seconds", title="genrec evaluate")
     rows: list[dict[str, Any]] = []
-    for users in sorted(arguments.users):
+    sizes = sorted(arguments.users)
+    compiled = tempfile.TemporaryDirectory(prefix="evaluate-memory-compiled-")
+    os.environ[compilation_cache.VARIABLE] = compiled.name
+    # Compiling takes more memory than evaluating: the first size is run once before, and not counted.
+    for number, users in enumerate([sizes[0], *sizes]):
         with tempfile.TemporaryDirectory(prefix="evaluate-memory-") as scratch:
             row = measure(pathlib.Path(scratch), users, arguments)
+        if number == 0:
+            continue
         rows.append(row | grown(row, rows[0] if rows else row))
         print(rows[-1], flush=True)
         cells = [rows[-1].get(name, "") for name in (*names, "parquet_groups", "seconds")]
@@ -146,6 +153,7 @@ def main() -> None:
         }
         name = "evaluate_memory" + ("_baselines" if arguments.baselines else "")
         path = common.write_result(name, {"settings": settings, "rows": rows})
+    compiled.cleanup()
     Console(width=120).print(table)
     print(f"wrote {path}")
 
