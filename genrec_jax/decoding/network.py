@@ -69,7 +69,8 @@ def t5_network(
 
     def asked_logits(view: Any, tokens_BMC: Array, *beside: Array) -> Array:
         if not whole:
-            return _own_products(view, tokens_BMC, *beside)
+            (head_VD,) = beside
+            return _own_products(view, tokens_BMC, head_VD)
         if not split:
             return jnp.take_along_axis(view.logits_BMV, tokens_BMC, axis=2)
         first = jax.lax.axis_index(VOCAB) * view.shape[2]
