@@ -2,7 +2,7 @@
 
 A fenced block tagged `bash` is run by the long suite, in order, page by page, in one scratch
 folder. A block that cannot be run here says so in its tag: `bash download`, `bash gpu`,
-`bash tpu`, `bash seqio`, `bash install` or `bash sketch` (a shape with placeholders).
+`bash tpu`, `bash seqio`, `bash t5x`, `bash install` or `bash sketch` (a shape with placeholders).
 """
 
 import os
@@ -19,7 +19,7 @@ from genrec_jax.cli import main
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TAGS = {"", "download", "gpu", "tpu", "seqio", "install", "sketch"}
+TAGS = {"", "download", "gpu", "tpu", "seqio", "t5x", "install", "sketch"}
 BLOCK = re.compile(r"^```(bash[^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
