@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.+?) ([a-z][\w\-]*)\((.*)$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)$")
+_ASYNC_START = "async-collective-start"  # what a TPU's compiler calls the fusion that starts one
 _ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w*|c64|c128)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _LOOP = re.compile(r"\b(body|condition)=%?([\w.\-]+)")
@@ -48,14 +49,16 @@ class _Computation:
     """One of a program's computations.
 
     Attributes:
-        lines: its own collectives: kind, shapes of the result, the rest of the line.
+        lines: its own collectives: operation, shapes of the result, the rest of the line.
         calls: what it calls.
+        fusion: the name of the fusion that it is the inside of; None where it is none's.
         loops: body and condition of its loops, and the number of rounds where XLA notes it.
         constant: the largest integer among its constants.
     """
 
     lines: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     calls: list[str] = dataclasses.field(default_factory=list)
+    fusion: str | None = None
     loops: list[tuple[str, str, int | None]] = dataclasses.field(default_factory=list)
     constant: int = 0
 
@@ -80,24 +83,34 @@ def of_program(text: str, mesh: Mesh) -> tuple[Collective, ...]:
             visit(body, times * (rounds or _bound(computations, condition) or 1))
 
     visit(entry, 1)
-    # On a TPU the steps of an asynchronous collective share its channel, each in a fusion of its own.
-    seen: dict[object, tuple[str, tuple[str, ...], int, int]] = {}
+    counts: dict[tuple[str, tuple[str, ...]], int] = collections.Counter()
+    sizes: dict[tuple[str, tuple[str, ...]], int] = collections.Counter()
+
+    def add(kind: str, axes: tuple[str, ...], times: int, size: int) -> None:
+        counts[kind, axes] += times
+        sizes[kind, axes] += times * size
+
+    # On a TPU an asynchronous collective is split over fusions that share its channel: one starts it,
+    # others, often in loops, bring it forward. Outside fusions many collectives may have one channel.
+    split: dict[tuple[str, tuple[str, ...], str, int], list[tuple[str, int]]]
+    split = collections.defaultdict(list)
     for name, times in runs.items():
-        for number, (kind, shapes, line) in enumerate(computations[name].lines):
+        fusion = computations[name].fusion
+        for operation, shapes, line in computations[name].lines:
+            kind = operation.removesuffix("-start")
             groups = _groups(line, mesh.size)
             axes = _axes(groups, mesh)
             if not axes:
                 continue
+            size = _bytes(operation, shapes, len(groups[0]))
             channel = _CHANNEL.search(line)
-            place = channel[1] if channel else (name, number)
-            size = _bytes(kind, shapes, len(groups[0]))
-            before = seen.get(place, (kind, axes, 0, 0))
-            seen[place] = (kind, axes, max(times, before[2]), max(size, before[3]))
-    counts: dict[tuple[str, tuple[str, ...]], int] = collections.Counter()
-    sizes: dict[tuple[str, tuple[str, ...]], int] = collections.Counter()
-    for kind, axes, times, size in seen.values():
-        counts[kind, axes] += times
-        sizes[kind, axes] += times * size
+            if fusion is None or channel is None:
+                add(kind, axes, times, size)
+            else:
+                split[kind, axes, channel[1], size].append((fusion, times))
+    for (kind, axes, _, size), parts in split.items():
+        started = sum(times for fusion, times in parts if fusion.startswith(_ASYNC_START))
+        add(kind, axes, started or min(times for _, times in parts), size)
     found = [Collective(*key, counts[key], sizes[key]) for key in counts]
     return tuple(sorted(found, key=lambda one: (-one.bytes, one.kind, one.axes)))
 
@@ -113,6 +126,7 @@ def _bound(computations: dict[str, _Computation], condition: str) -> int:
 def _read(text: str) -> tuple[dict[str, _Computation], str]:
     computations: dict[str, _Computation] = {}
     entry, current = "", _Computation()
+    fusions: dict[str, str] = {}
     for line in text.splitlines():
         header = _COMPUTATION.match(line)
         if header:
@@ -122,13 +136,12 @@ def _read(text: str) -> tuple[dict[str, _Computation], str]:
         instruction = _INSTRUCTION.match(line)
         if instruction is None:
             continue
-        shapes, operation, rest = instruction.groups()
+        name, shapes, operation, rest = instruction.groups()
         constant = _CONSTANT.search(line)
         if constant:
             current.constant = max(current.constant, int(constant[1]))
-        kind = operation.removesuffix("-start")
-        if kind in KINDS:
-            current.lines.append((kind, shapes, rest))
+        if operation.removesuffix("-start") in KINDS:
+            current.lines.append((operation, shapes, rest))
         elif operation == "while":
             named = dict(_LOOP.findall(rest))
             trips = _TRIPS.search(rest)
@@ -136,9 +149,15 @@ def _read(text: str) -> tuple[dict[str, _Computation], str]:
             current.loops.append((named["body"], named["condition"], rounds))
         else:
             branches = _BRANCHES.search(rest)
-            current.calls += _CALLED.findall(rest)
+            called = _CALLED.findall(rest)
+            current.calls += called
+            if operation == "fusion":
+                fusions |= dict.fromkeys(called, name)
             if branches:
                 current.calls += [name.strip().lstrip("%") for name in branches[1].split(",")]
+    for called, name in fusions.items():
+        if called in computations:
+            computations[called].fusion = name
     return computations, entry
 
 
@@ -166,20 +185,21 @@ def _axes(groups: list[tuple[int, ...]], mesh: Mesh) -> tuple[str, ...]:
     )
 
 
-def _bytes(kind: str, shapes: str, members: int) -> int:
+def _bytes(operation: str, shapes: str, members: int) -> int:
     """The larger side of one collective: its result, but what goes into a reduce-scatter."""
     sizes = []
     for dtype, dims in _ARRAY.findall(shapes):
         width = 1 if dtype == "pred" else int(re.search(r"\d+", dtype)[0]) / 8  # type: ignore[index]
         sizes.append(int(math.prod(int(dim) for dim in dims.split(",") if dim) * width))
-    if not sizes:
-        return 0
-    if kind == "all-reduce":
-        return sum(sizes)
-    if kind == "reduce-scatter":
+    if operation.startswith("reduce-scatter"):
         return sum(sizes) * members
-    # A started collective lists what goes in before what comes out.
-    return max(sizes) if shapes.startswith("(") else sum(sizes)
+    if operation.endswith("-start") and not operation.startswith("all-reduce"):
+        # What goes in is listed before what comes out: several arrays as two tuples, one bare.
+        if shapes.startswith("(("):
+            arrays = len(_ARRAY.findall(shapes[: shapes.index("), (")]))
+            return sum(sizes[arrays : 2 * arrays])
+        return max(sizes, default=0)
+    return sum(sizes)
 
 
 def total_bytes(found: tuple[Collective, ...]) -> int:

@@ -56,6 +56,72 @@ def test_a_program_written_by_hand():
     }
 
 
+# Sums in a `shard_map` all have channel 1. The gathering of channel 4 starts before a loop, whose rounds
+# bring it forward, and is done after it.
+SHARED_CHANNELS = """
+HloModule shared_channels
+
+%start (p: f32[4]) -> f32[8] {
+  ROOT %gather.1 = f32[8]{0:T(128)S(1)} all-gather(%p), channel_id=4, replica_groups=[4,2]<=[8]
+}
+
+%step (p: f32[4]) -> f32[8] {
+  ROOT %gather.2 = f32[8]{0} all-gather(%p), channel_id=4, replica_groups=[4,2]<=[8]
+}
+
+%done (p: f32[4]) -> f32[8] {
+  ROOT %gather.3 = f32[8]{0} all-gather(%p), channel_id=4, replica_groups=[4,2]<=[8]
+}
+
+%body (s: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %sum.3 = f32[4]{0} all-reduce(%x), channel_id=1, replica_groups={{0,4},{1,5},{2,6},{3,7}}
+  %fusion.1 = f32[8]{0} fusion(%x), kind=kCustom, calls=%step
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %sum.1 = f32[4]{0} all-reduce(%a), channel_id=1, replica_groups={{0,4},{1,5},{2,6},{3,7}}
+  %sum.2 = f32[4]{0} all-reduce(%sum.1), channel_id=1, replica_groups={{0,4},{1,5},{2,6},{3,7}}
+  %most = f32[2]{0} all-reduce(%sum.2), channel_id=1, replica_groups=[4,2]<=[8], to_apply=%max
+  %async-collective-start = f32[8]{0} fusion(%a), kind=kCustom, calls=%start
+  %loop = (s32[]) while(%x), body=%body, condition=%c, config={"known_trip_count":{"n":"24"}}
+  %async-collective-done = f32[8]{0} fusion(%a), kind=kCustom, calls=%done
+  %two = (f32[8]{0}, s8[8]{0}) all-gather(%a, %b), channel_id=1, replica_groups={{0,2},{1,3}}
+  %begun = ((f32[4]{0}, s8[4]{0}), (f32[8]{0}, s8[8]{0})) all-gather-start(%a, %b), channel_id=1, \
+replica_groups={{0,2},{1,3}}
+}
+"""
+
+
+def test_collectives_that_share_a_channel_all_count_and_steps_of_one_do_not():
+    found = collectives.of_program(SHARED_CHANNELS, meshes.make_mesh(2, 2, 2))
+    assert found == (
+        Collective("all-reduce", ("data",), 26, 26 * 16),
+        Collective("all-gather", ("fsdp",), 2, 2 * (32 + 8)),
+        Collective("all-gather", ("tensor",), 1, 32),
+        Collective("all-reduce", ("tensor",), 1, 8),
+    )
+
+
+def test_compiled_sums_over_two_axes_in_a_shard_map():
+    mesh = meshes.make_mesh(2, 2, 2)
+
+    def run(x_BD):
+        first_BD = jax.lax.psum(x_BD, "data")
+        second_BD = jax.lax.psum(jnp.sin(first_BD) * x_BD, "data")
+        return jax.lax.psum(jnp.cos(second_BD) * x_BD, "tensor")
+
+    rows = PartitionSpec("data", "tensor")
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=PartitionSpec("data"))
+    shape = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, rows))
+    text = jax.jit(mapped).lower(shape).compile().as_text()
+    assert text is not None
+    found = collectives.of_program(text, mesh)
+    assert found == (
+        Collective("all-reduce", ("data",), 2, 2 * 4 * 8 * 4),
+        Collective("all-reduce", ("tensor",), 1, 4 * 8 * 4),
+    )
+
+
 def test_a_compiled_loop_of_products_adds_up_once_a_round():
     """Four rounds of a product contracted over `tensor`: 4 all-reduces of 2 rows of 16 floats."""
     mesh = meshes.make_mesh(2, 2, 2)
@@ -77,5 +143,6 @@ def test_a_compiled_loop_of_products_adds_up_once_a_round():
         jax.ShapeDtypeStruct((4, 32, 16), jnp.float32, sharding=place(None, "tensor")),
     ]
     text = jax.jit(run).lower(*shapes).compile().as_text()
+    assert text is not None
     found = collectives.of_program(text, mesh)
     assert found == (Collective("all-reduce", ("tensor",), 4, 4 * 2 * 16 * 4),)
