@@ -1,12 +1,14 @@
 """The parameters that a run starts from: another run's, or imported weights fitted to its vocabulary."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from genrec_jax.checkpoint import foreign_config, new_tokens, restore, store
+from genrec_jax import storage
+from genrec_jax.checkpoint import foreign_config, imported, new_tokens, restore, store
 from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.checkpoint.new_tokens import NewTokens
 from genrec_jax.checkpoint.run_dir import RunDir
@@ -16,6 +18,30 @@ from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model.config import T5Config
 
 WHOLE_WORDS = ("whole_word_embedding",)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """What a folder holds.
+
+    Attributes:
+        path: the folder.
+        config: its network.
+        vocabulary: its vocabulary; None where weights were imported without one.
+        restore: gives the parameters on a mesh.
+        of_run: whether it is a run dir.
+    """
+
+    path: artefacts.PathLike
+    config: T5Config
+    vocabulary: Vocabulary | None
+    restore: Callable[[Mesh], nnx.State]
+    of_run: bool
+
+    @property
+    def vocabulary_file(self) -> artefacts.PathLike:
+        """Where its vocabulary lies."""
+        return storage.join(self.path, imported.VOCABULARY)
 
 
 def initial_params(
@@ -34,13 +60,14 @@ def initial_params(
     """The parameters of a run dir or of a folder of imported weights, for the run's network.
 
     Args:
-        path: a run dir, whose network must have these shapes, or a folder that `genrec import-weights`
-            wrote, whose vocabulary this run's begins with.
+        path: a run dir, or a folder that `genrec import-weights` wrote; the run's vocabulary begins with
+            its vocabulary, so that every row of the embedding still means its token.
         step: which checkpoint of a run dir.
-        fresh: the run's parameters as drawn, which give what imported weights lack.
+        fresh: the run's parameters as drawn, which give what the folder lacks.
         config: the run's network.
         vocabulary: the run's.
-        options: how tokens that imported weights do not know get their rows.
+        options: how tokens that the folder does not know get their rows. Tokens that it does know are
+            drawn anew (`reinitialise`) in imported weights only, not in what a run has learnt.
         seed: of these rows.
         mesh: where the parameters go.
         trained: whether training follows; without it nothing may be left as drawn.
@@ -48,19 +75,10 @@ def initial_params(
 
     Raises:
         UserError: there is no such folder, its network or vocabulary does not fit the run's, or the run
-            does not train and needs what the weights lack.
+            does not train and needs what the folder lacks.
     """
-    if not ImportedWeights.exists(path):
-        if not RunDir.exists(path):
-            raise UserError(
-                "is neither a run dir nor imported weights; wanted the MODEL_DIR of another run, or what"
-                " `genrec import-weights` wrote. It also turns a Hugging Face folder or a T5X checkpoint"
-                " into one",
-                file=str(path),
-            )
-        return restore.restore_params(path, step, config, mesh)
-    weights = ImportedWeights.load(path)
-    theirs = weights.model_config
+    start = _open(path, step)
+    theirs = start.config
     problems = foreign_config.differences(config, theirs)
     if problems:
         listed = "".join(f"\n  {problem}" for problem in problems)
@@ -69,24 +87,26 @@ def initial_params(
             " that fits the weights",
             file=str(path),
         )
-    known = _known_tokens(weights, vocabulary)
+    known = _known_tokens(start, vocabulary)
     added = vocabulary.size - known
     if not trained:
-        _check_complete(weights, config, added)
-    params = weights.restore_params(mesh)
-    grown = new_tokens.grow(
-        params,
-        config,
-        known=known,
-        vocabulary=vocabulary,
-        new_tokens=options,
-        seed=seed,
-        mesh=mesh,
-    )
+        _check_complete(start, config, added)
+    params = start.restore(mesh)
+    if added or not start.of_run:
+        again = "none" if start.of_run else options.reinitialise
+        params = new_tokens.grow(
+            params,
+            config,
+            known=known,
+            vocabulary=vocabulary,
+            new_tokens=dataclasses.replace(options, reinitialise=again),
+            seed=seed,
+            mesh=mesh,
+        )
     if added:
         how = options.rows.replace("_", " ")
         notify(f"{path}: {added} tokens are new to the weights; their rows are drawn ({how})")
-    flat = dict(nnx.to_flat_state(grown))
+    flat = dict(nnx.to_flat_state(params))
     if config.whole_word_embedding:
         own = dict(nnx.to_flat_state(fresh))[WHOLE_WORDS]
         if not theirs.whole_word_embedding:
@@ -105,32 +125,53 @@ def initial_params(
     return jax.tree.unflatten(jax.tree.structure(fresh), jax.tree.leaves(leaves))
 
 
-def _check_complete(weights: ImportedWeights, config: T5Config, added: int) -> None:
+def _open(path: artefacts.PathLike, step: restore.Which) -> _Start:
+    if ImportedWeights.exists(path):
+        weights = ImportedWeights.load(path)
+        return _Start(
+            path, weights.model_config, weights.vocabulary, weights.restore_params, of_run=False
+        )
+    if not RunDir.exists(path):
+        raise UserError(
+            "is neither a run dir nor imported weights; wanted the MODEL_DIR of another run, or what"
+            " `genrec import-weights` wrote. It also turns a Hugging Face folder or a T5X checkpoint"
+            " into one",
+            file=str(path),
+        )
+    run_dir = RunDir.load(path)
+
+    def restored(mesh: Mesh) -> nnx.State:
+        return restore.restore_params(run_dir, step, mesh=mesh)
+
+    return _Start(path, run_dir.model_config, run_dir.vocabulary, restored, of_run=True)
+
+
+def _check_complete(start: _Start, config: T5Config, added: int) -> None:
     """Refuses to evaluate, untrained, what would be drawn at random."""
     if added:
         raise UserError(
             f"lacks {added} tokens of the run's vocabulary, and without training their embeddings would be"
             " noise; wanted item ids of plain text, which the weights can read: `genrec index ... --method"
-            f" short --vocabulary {weights.path / 'vocabulary.model'}`",
-            file=str(weights.path),
+            f" short --vocabulary {start.vocabulary_file}`",
+            file=str(start.path),
         )
-    if config.whole_word_embedding and not weights.model_config.whole_word_embedding:
+    if config.whole_word_embedding and not start.config.whole_word_embedding:
         raise UserError(
             "has no whole-word embedding, and without training the run's would be noise. Set"
             " --gin.model_config.T5Config.whole_word_embedding=False",
-            file=str(weights.path),
+            file=str(start.path),
         )
 
 
-def _known_tokens(weights: ImportedWeights, vocabulary: Vocabulary) -> int:
-    """How many of the run's tokens, from the first, the weights know."""
-    theirs = weights.vocabulary
-    if theirs is None:
+def _known_tokens(start: _Start, vocabulary: Vocabulary) -> int:
+    """How many of the run's tokens, from the first, the folder knows."""
+    if start.vocabulary is None:
         raise UserError(
             "was imported without a vocabulary, so nothing says which token a row of the embedding is for."
             " Import it again with --vocabulary spiece.model",
-            file=str(weights.path),
+            file=str(start.path),
         )
+    theirs = start.vocabulary
     ours, known = vocabulary.pieces(range(vocabulary.size)), theirs.pieces(range(theirs.size))
     if ours[: len(known)] != known:
         at = next(
@@ -138,10 +179,16 @@ def _known_tokens(weights: ImportedWeights, vocabulary: Vocabulary) -> int:
             len(ours),
         )
         there = ours[at] if at < len(ours) else "no token"
+        remedy = (
+            "Train on the item ids of that run (INDEX_DIR may name the run dir), or index both datasets"
+            " together"
+            if start.of_run
+            else "Make the item ids on the weights' own pieces: `genrec index ... --vocabulary"
+            f" {start.vocabulary_file}`"
+        )
         raise UserError(
             f"has other tokens than the run's vocabulary: number {at} is {known[at]!r} here and {there!r}"
-            " there. Make the item ids on the weights' own pieces: `genrec index ... --vocabulary"
-            f" {weights.path / 'vocabulary.model'}`",
-            file=str(weights.path),
+            f" there. {remedy}",
+            file=str(start.path),
         )
     return len(known)

@@ -1,22 +1,39 @@
-"""A run's model goes out to Hugging Face, comes back by import-weights, and starts another run."""
+"""Runs that start from another's parameters: as they are, by way of Hugging Face, with more tokens."""
+
+import dataclasses
 
 import numpy as np
+import pytest
+from flax import nnx
+from sentencepiece import sentencepiece_model_pb2
 
-from genrec_jax.checkpoint import export, import_weights, restore
+from genrec_jax.checkpoint import export, import_weights, initial, restore, run_dir
+from genrec_jax.checkpoint.new_tokens import NewTokens
+from genrec_jax.errors import UserError
+from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.model import t5
+from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.training import schedules
 from genrec_jax.training.optimizers import Optimizer
 from genrec_jax.training.run import train
+from tests.checkpoint import foreign
 
 
-def parameters(run_dir):
-    params = export.named(restore.restore_params(run_dir, "latest"))
+@pytest.fixture(scope="module")
+def first(make_config):
+    """The configuration of a finished run of one step."""
+    settings = make_config(train_steps=1)
+    train(settings)
+    return settings
+
+
+def parameters(folder):
+    params = export.named(restore.restore_params(folder, "latest"))
     return {name: np.array(array) for name, array in params.items()}
 
 
-def test_out_to_hugging_face_and_back_into_a_run(make_config, tmp_path):
+def test_out_to_hugging_face_and_back_into_a_run(make_config, first, tmp_path):
     still = Optimizer(learning_rate=schedules.LearningRate(peak=0.0))
-    first = make_config(train_steps=1)
-    train(first)
     export.export(first.model_dir, tmp_path / "hub", checkpoint="latest")
     weights = import_weights.import_weights(tmp_path / "hub", tmp_path / "weights")
     second = make_config(
@@ -29,3 +46,60 @@ def test_out_to_hugging_face_and_back_into_a_run(make_config, tmp_path):
     assert before.keys() == after.keys()
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
+def start_from(run, vocabulary):
+    """The parameters of a run for a network with another vocabulary, and what was said."""
+    model = run_dir.RunDir.load(run.model_dir).model_config
+    model = dataclasses.replace(model, vocab_size=vocabulary.size)
+    notices: list[str] = []
+    params = initial.initial_params(
+        run.model_dir,
+        "latest",
+        nnx.state(t5.T5(model, rngs=nnx.Rngs(3)), nnx.Param),
+        model,
+        vocabulary=vocabulary,
+        options=NewTokens(reinitialise="numbers"),
+        seed=0,
+        mesh=mesh_lib.single_device_mesh(),
+        notify=notices.append,
+    )
+    return {name: np.array(array) for name, array in export.named(params).items()}, notices
+
+
+def test_a_run_with_other_tokens_of_the_same_number_is_no_start(first):
+    own = run_dir.RunDir.load(first.model_dir).vocabulary
+    swapped = sentencepiece_model_pb2.ModelProto.FromString(own.serialized)
+    one, other = swapped.pieces[200], swapped.pieces[201]
+    one.piece, other.piece = other.piece, one.piece
+    with pytest.raises(UserError, match=r"other tokens .* number 200 is .*INDEX_DIR may name"):
+        start_from(first, Vocabulary(swapped.SerializeToString()))
+
+
+def test_a_run_gets_rows_for_tokens_that_it_lacks_and_keeps_what_it_learnt(first):
+    own = run_dir.RunDir.load(first.model_dir).vocabulary
+    after, notices = start_from(first, foreign.add_tokens(own, ["<CI0>", "<CI1>"]))
+    before = parameters(first.model_dir)
+    tables = [params.pop("token_embedding") for params in (before, after)]
+    np.testing.assert_array_equal(tables[0][: own.size], tables[1][: own.size])
+    assert tables[1][own.size : own.size + 2].any(axis=1).all()
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array, err_msg=name)
+    assert "2 tokens are new to the weights" in notices[0]
+
+
+def test_a_run_of_another_network_is_no_start_though_all_shapes_are_the_same(first):
+    found = run_dir.RunDir.load(first.model_dir)
+    model = dataclasses.replace(found.model_config, scale_head_input=False)
+    with pytest.raises(UserError, match="scale_head_input is False, the weights have True"):
+        initial.initial_params(
+            first.model_dir,
+            "latest",
+            nnx.state(t5.T5(model, rngs=nnx.Rngs(3)), nnx.Param),
+            model,
+            vocabulary=found.vocabulary,
+            options=NewTokens(),
+            seed=0,
+            mesh=mesh_lib.single_device_mesh(),
+        )
