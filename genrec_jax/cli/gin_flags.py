@@ -78,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIRS",
-        help="comma-separated folders in which .gin files are looked for, before the current one",
+        help="comma-separated folders in which .gin files are looked for, after the current one and the"
+        " library's",
     )
     parse_known_args = parser.parse_known_args
 

@@ -20,7 +20,8 @@ Configured = TypeVar("Configured")
 
 _MACRO_LINE = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=\s*(.*)$", re.MULTILINE)
 _INCLUDE_LINE = re.compile(r"^include\s+['\"](.+?)['\"]", re.MULTILINE)
-CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
+LIBRARY = pathlib.Path(__file__).resolve().parent.parent.parent
+"""Where `gin_configs` lies: the checkout, or what the library is installed into."""
 
 
 def parse(
@@ -34,7 +35,8 @@ def parse(
     Args:
         files: `.gin` files, later ones win.
         bindings: `NAME=VALUE`, which win over the files.
-        search_paths: comma-separated folders in which files are looked for.
+        search_paths: comma-separated folders in which files are looked for, after the current one and
+            the library's.
         fill: values of required macros that the command does without, where nobody set them.
 
     Raises:
@@ -43,7 +45,7 @@ def parse(
     """
     gin.clear_config(clear_constants=False)
     paths = [path for paths in search_paths for path in paths.split(",") if path]
-    for path in reversed([*paths, str(CHECKOUT)]):
+    for path in [str(LIBRARY), *paths]:  # gin looks in the current folder first
         gin.add_config_file_search_path(path)
     known: dict[str, str] = {}
     for file in files:
@@ -104,7 +106,7 @@ def included_files(file: str, search_paths: Sequence[str] = ()) -> Iterator[path
     Raises:
         UserError: one of them is not to be found.
     """
-    folders = [*search_paths, ".", str(CHECKOUT)]
+    folders = [".", str(LIBRARY), *search_paths]
     candidates = [pathlib.Path(folder) / file for folder in folders]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:

@@ -89,6 +89,28 @@ def test_later_files_and_then_flags_win(trained, tmp_path):
     assert trained[1][0].data.batch_size == 2
 
 
+def test_the_current_folder_is_looked_in_before_search_paths_and_these_in_order(
+    trained, tmp_path, monkeypatch, capsys
+):
+    for folder, text in (
+        ("here", "RANDOM_SEED = 1"),
+        ("first", "RANDOM_SEED = 2\nLEARNING_RATE = 0.2\nONLY_FIRST = 5"),
+        ("second", "RANDOM_SEED = 3\nLEARNING_RATE = 0.3"),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "both.gin").write_text(text)
+        if folder != "here":
+            (tmp_path / folder / "searched.gin").write_text(text)
+    monkeypatch.chdir(tmp_path / "here")
+    paths = f"--gin_search_paths={tmp_path / 'first'},{tmp_path / 'second'}"
+    flags = [*FILES, *NEEDED, "--gin_file=searched.gin", "--gin_file=both.gin", paths]
+    assert main.main(["train", *flags]) == 0
+    settings, _ = trained[0]
+    assert (settings.seed, settings.optimizer.learning_rate.peak) == (1, 0.2)
+    without = [flag for flag in flags if "searched" not in flag]
+    assert "no such macro" in fails(capsys, *without, "--gin.ONLY_FIRST=6")
+
+
 def test_search_paths_are_looked_in(trained, tmp_path):
     (tmp_path / "mine.gin").write_text("include 'gin_configs/runs/train.gin'\nRANDOM_SEED = 8\n")
     flags = [FILES[0], "--gin_file=mine.gin", f"--gin_search_paths=/nowhere,{tmp_path}"]

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import pathlib
 import re
+import tomllib
 
 import gin
 import pytest
@@ -45,6 +46,19 @@ def clean_gin():
 def experiment(file: str, *bindings: str) -> config.TrainConfig:
     gin_setup.parse([file], ['MODEL_DIR="runs/test"', *bindings])
     return gin_setup.configure(config.TrainConfig)
+
+
+def test_all_of_them_are_installed_with_the_library():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "gin_configs*" in settings["packages"]["find"]["include"]
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and path.suffix[:3] != ".py"]
+    assert {f"*{path.suffix}" for path in files} <= set(settings["package-data"]["*"])
+    assert all((path.parent / "__init__.py").is_file() for path in files)  # else gin fails on them
+
+
+def test_they_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert experiment("gin_configs/openp5/beauty_random.gin").data.history == 20
 
 
 def test_there_is_a_file_for_every_dataset_and_method():
