@@ -114,8 +114,8 @@ def prepare_recipe(
 def _choose_reader(recipe: Recipe, source: artefacts.PathLike) -> str:
     """`sequences` for a text file of sequences, else the original source's reader."""
     found = inputs.Inputs(source, reader=recipe.readers[0])
-    text = found.find("*sequen*.txt") or (found.find("*.txt") if found.is_one_file else None)
-    if text is not None and "sequences" in recipe.readers:
+    texts = found.matching("*.txt" if found.is_one_file else "*sequen*.txt")
+    if texts and "sequences" in recipe.readers:
         return "sequences"
     others = [reader for reader in recipe.readers if reader != "sequences"]
     return others[0]

@@ -10,6 +10,7 @@ from sentencepiece import sentencepiece_model_pb2
 from genrec_jax.checkpoint import export, import_weights, initial, restore, run_dir
 from genrec_jax.checkpoint.new_tokens import NewTokens
 from genrec_jax.errors import UserError
+from genrec_jax.indexing import item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model import t5
 from genrec_jax.parallel import mesh as mesh_lib
@@ -87,6 +88,7 @@ def test_a_run_gets_rows_for_tokens_that_it_lacks_and_keeps_what_it_learnt(first
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array, err_msg=name)
     assert "2 tokens are new to the weights" in notices[0]
+    assert item_ids.load_vocabulary(first.model_dir).sha256 == own.sha256  # as INDEX_DIR
 
 
 def test_a_run_of_another_network_is_no_start_though_all_shapes_are_the_same(first):

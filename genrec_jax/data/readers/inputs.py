@@ -85,7 +85,11 @@ class Inputs:
             )
         if self.path.is_dir():
             files = sorted(file for file in self.path.rglob("*") if file.is_file())
-            self.members = [Member(file) for file in files]
+            self.members = [
+                Member(file)
+                for file in files
+                if not _is_hidden(file.relative_to(self.path).as_posix())
+            ]
         elif self.path.suffix.lower() == ".zip":
             self.members = [Member(self.path, name) for name in _zip_members(self.path)]
         else:
@@ -96,12 +100,32 @@ class Inputs:
         """Whether `--input` named a single plain or .gz file."""
         return self.path.is_file() and self.path.suffix.lower() != ".zip"
 
+    def matching(self, pattern: str) -> list[Member]:
+        """The members whose base name matches a pattern."""
+        return [
+            member
+            for member in self.members
+            if fnmatch.fnmatchcase(member.base_name.lower(), pattern.lower())
+        ]
+
     def find(self, *patterns: str) -> Member | None:
-        """The first member whose base name matches a pattern; earlier patterns win."""
+        """The member whose base name matches a pattern; earlier patterns win.
+
+        Raises:
+            UserError: several match the same pattern: one would be read, and the others lost.
+        """
         for pattern in patterns:
-            for member in self.members:
-                if fnmatch.fnmatchcase(member.base_name.lower(), pattern.lower()):
-                    return member
+            found = self.matching(pattern)
+            if len(found) > 1:
+                names = ", ".join(member.name for member in found[:4])
+                more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+                raise UserError(
+                    f"holds {names}{more}; wanted one file like {pattern}. Name the one meant, or join"
+                    " them into one first",
+                    file=str(self.path),
+                )
+            if found:
+                return found[0]
         return None
 
     def require(self, *patterns: str, what: str) -> Member:
@@ -137,14 +161,20 @@ def open_member(member: Member) -> Iterator[ByteStream]:
     """Opens a member for reading, decompressed.
 
     Raises:
-        UserError: the file is empty, or (while reading) truncated or damaged.
+        UserError: the file may not be read, is empty, or (while reading) truncated or damaged.
     """
-    if member.file.stat().st_size == 0:
-        raise UserError("is empty; wanted data. Download or export it again", file=member.name)
     with contextlib.ExitStack() as stack:
-        raw = stack.enter_context(open(member.file, "rb"))
+        try:
+            raw = stack.enter_context(open(member.file, "rb"))
+        except OSError as error:
+            raise UserError(
+                f"cannot be read ({error.strerror}); wanted data. Check the path and its permissions",
+                file=member.name,
+            ) from error
         stream: io.BufferedIOBase = raw
         total = member.file.stat().st_size
+        if not total:
+            raise UserError("is empty; wanted data. Download or export it again", file=member.name)
         name = member.member or member.file.name
         if member.member is not None:
             archive = stack.enter_context(zipfile.ZipFile(raw))
@@ -189,6 +219,10 @@ def _zip_members(path: pathlib.Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
+    except PermissionError as error:
+        raise UserError(
+            "may not be read; wanted a zip archive. Check its permissions", file=str(path)
+        ) from error
     except zipfile.BadZipFile as error:
         raise UserError(
             f"the archive is truncated or damaged ({error}); wanted a whole zip. Download it again"
@@ -204,9 +238,10 @@ def _zip_members(path: pathlib.Path) -> list[str]:
                 " wanted plain relative names. Do not use this archive: get it from its source again",
                 file=str(path),
             )
-    hidden = ("__MACOSX/", ".")
-    return [
-        info.filename
-        for info in infos
-        if not info.is_dir() and not info.filename.startswith(hidden)
-    ]
+    return [info.filename for info in infos if not info.is_dir() and not _is_hidden(info.filename)]
+
+
+def _is_hidden(name: str) -> bool:
+    """What systems put beside the data: `.DS_Store`, `__MACOSX/._ratings.csv`."""
+    parts = [part for part in name.split("/") if part != "."]
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
