@@ -7,6 +7,7 @@ validation item; the table itself is of training interactions alone.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
@@ -118,7 +119,7 @@ def top_k(
     return histories.top_k(
         dataset,
         targets,
-        lambda last: [*table.followers(last).tolist(), *popular],
+        lambda last: itertools.chain(table.followers(last).tolist(), popular),
         k=k,
         exclude_seen=exclude_seen,
     )

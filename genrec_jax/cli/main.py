@@ -1,8 +1,8 @@
 """The `genrec` console script: one subcommand per arrow of the flow, each a module of this package.
 
-A subcommand's module has `HELP` (one line), `EPILOG` (an example that runs),
-`add_arguments(parser)` and `run(arguments) -> None`. It is imported only when it is asked for, so
-that `genrec --help` answers at once and `genrec prepare` never loads JAX.
+A subcommand's module has `HELP` (what it does), `EPILOG` (examples that run), `add_arguments(parser)`
+and `run(arguments) -> None`. It is imported only when it is asked for, so that `genrec --help` answers at
+once and `genrec prepare` never loads JAX.
 """
 
 import argparse
@@ -23,7 +23,7 @@ COMMANDS = {
     "plan": "a configuration and a cluster -> memory, time and a mesh that fits",
     "report": "run dirs -> one self-contained HTML page",
     "import-weights": "Hugging Face or T5X weights -> a start for train",
-    "export": "run dir -> Hugging Face folder or T5X checkpoint",
+    "export": "run dir -> Hugging Face folder, T5X checkpoint or programs for JAX alone",
 }
 
 COMPUTING = ("train", "evaluate", "recommend")

@@ -110,7 +110,7 @@ def download_for(
 
 
 def load_reader(reader: str) -> ModuleType:
-    """A reader's module: `HELP`, `read(path, options, **own)`, perhaps `NEEDS_INPUT`, `download`."""
+    """A reader's module: `read(path, options, **own)`, and perhaps `NEEDS_INPUT`."""
     if reader not in READERS:
         raise UserError(f"there is no reader {reader!r}; wanted one of {', '.join(READERS)}")
     return importlib.import_module(f"genrec_jax.data.readers.{reader}")

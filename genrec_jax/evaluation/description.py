@@ -38,7 +38,7 @@ def describe(
         "history": run.mixture["history"],
         "dataset": {
             "name": dataset.name,
-            "path": dataset.url or str(dataset.path),
+            "path": dataset.location,
             "fingerprint": dataset.fingerprint,
             "users": dataset.num_users,
             "items": dataset.num_items,

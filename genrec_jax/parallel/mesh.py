@@ -13,7 +13,6 @@ from jax.sharding import AxisType, Mesh
 from genrec_jax.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
-ROW_AXES = ("data", "fsdp")
 
 # Mesh axes -> what must divide among their product: one entry of `rules.divisions`.
 Divisions = Mapping[tuple[str, ...], Iterable[int]]

@@ -20,8 +20,6 @@ from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, item_table, jsonlines, staging
 from genrec_jax.errors import UserError
 
-HELP = "Amazon reviews of 2014, 2018 or 2023 with their metadata, plain, .gz or .zip"
-
 FIELDS_2014_2018 = jsonlines.Fields(
     {
         "user": "reviewerID",

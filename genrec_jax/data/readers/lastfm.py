@@ -13,7 +13,6 @@ import polars as pl
 from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, item_table, staging
 
-HELP = "LastFM (hetrec2011): artists in the order in which a user first tagged them"
 LAYOUT = delimited.Layout(
     separator="\t",
     columns=("user", "item", "tag", "timestamp"),

@@ -9,7 +9,6 @@ from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, item_table, staging
 from genrec_jax.errors import UserError
 
-HELP = "MovieLens 100K, 1M, 10M, 20M, 25M, 32M, as a folder or the .zip"
 UNLISTED_USER = "user not listed in u.user"
 NO_GENRES = "(no genres listed)"
 

@@ -6,7 +6,6 @@ Ids keep their leading zeros (they are IMDb's).
 from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, movielens, staging
 
-HELP = "MovieTweetings: ratings.dat and movies.dat, ratings 0-10"
 LAYOUT = delimited.Layout(
     separator="::", columns=("user", "item", "rating", "timestamp"), rating_range=(0.0, 10.0)
 )

@@ -12,7 +12,6 @@ import polars as pl
 from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, item_table, staging
 
-HELP = "`user item item ...` a line, in time order (no times: the order is taken on trust)"
 FILE_NAMES = ("user_sequence.txt", "sequential_data.txt", "*sequence*.txt", "*.txt")
 WANTED = "a line `user item item ...`, each user on one line"
 

@@ -17,7 +17,6 @@ from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, item_table, jsonlines, staging
 from genrec_jax.errors import UserError
 
-HELP = "any CSV, TSV, Parquet or JSON lines, with the columns named"
 DEFAULT_COLUMNS = ("user", "item", "timestamp", "rating")
 OURS = ("user", "item", "timestamp", "rating", "review", "summary")
 TIME_UNITS = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000}

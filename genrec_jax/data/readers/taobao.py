@@ -8,7 +8,6 @@ import polars as pl
 from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, staging
 
-HELP = "Taobao's UserBehavior.csv, purchases only"
 LAYOUT = delimited.Layout(
     separator=",", columns=("user", "item", "category", "behaviour", "timestamp")
 )

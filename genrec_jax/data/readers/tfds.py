@@ -14,7 +14,6 @@ from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import item_table, staging
 from genrec_jax.errors import UserError
 
-HELP = "a TensorFlow Datasets builder, such as `--input movielens/1m-ratings`"
 BLOCK_ROWS = 200_000
 USUAL_NAMES = {
     "user": ("user_id", "user", "customer_id", "reviewerID"),

@@ -3,7 +3,6 @@
 from genrec_jax.data import rawlog, toystore
 from genrec_jax.data.readers import staging
 
-HELP = "a generated shop with a known best possible hit ratio; takes no --input"
 NEEDS_INPUT = False
 
 

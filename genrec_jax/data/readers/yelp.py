@@ -14,7 +14,6 @@ from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, item_table, jsonlines, staging
 from genrec_jax.errors import UserError
 
-HELP = "Yelp's review and business JSON, optionally between two dates"
 FIELDS = jsonlines.Fields(
     {
         "user": "user_id",
