@@ -187,6 +187,17 @@ def test_parity_settings_are_those_of_the_table(shared):
             assert flags in (ROOT / name).read_text()
 
 
+def test_openp5_starts_from_t5s_weights_and_small_runs_from_scratch():
+    for file in EXPERIMENTS:
+        settings = experiment(file)
+        scratch = file in ON_CPU or "quickstart" in file
+        weights = None if scratch else "weights/t5_small"
+        assert settings.initial_checkpoint == weights, file
+        assert settings.new_tokens.reinitialise == ("none" if scratch else "numbers")
+        said = "genrec import-weights downloads/t5-small --output weights/t5_small\n"
+        assert (said in (ROOT / file).read_text()) != scratch, file
+
+
 def test_the_figures_in_the_headers_are_the_papers(shared):
     with (shared / "figures" / "paper_results.csv").open() as file:
         known = {
