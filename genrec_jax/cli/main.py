@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 
+from genrec_jax import __version__
 from genrec_jax.cli import huge_pages
 from genrec_jax.errors import UserError
 
@@ -65,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="SUBCOMMAND", help="one of the above")
+    parser.add_argument("--version", action="version", version=f"genrec_jax {__version__}")
     if command is None:
         parser.print_help(sys.stderr)
         return 2

@@ -7,8 +7,8 @@ every pass over a task (or its cache) sees the same draw of templates.
 """
 
 import functools
-import pathlib
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts, splits
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.indexing import item_ids, vocabulary
@@ -64,7 +64,8 @@ def register(
     """
     seqio_runtime.import_seqio()
     manifest = artefacts.read_json(
-        pathlib.Path(dataset_dir) / dataset_lib.MANIFEST,
+        storage.local_copy(dataset_dir, (dataset_lib.MANIFEST,)) / dataset_lib.MANIFEST,
+        shown=storage.join(dataset_dir, dataset_lib.MANIFEST),
         wanted="the manifest of a dataset that `genrec prepare` wrote",
         remedy="Run `genrec prepare` first",
     )

@@ -235,6 +235,8 @@ class TrainConfig:
                 f"train_steps is {self.train_steps} and train_epochs is {self.train_epochs}; wanted"
                 " exactly one of them. Set TRAIN_STEPS, or TRAIN_EPOCHS with TRAIN_STEPS = None"
             )
+        if not 0 <= self.seed < 1 << 32:
+            raise UserError(f"RANDOM_SEED is {self.seed}; wanted 0 to {(1 << 32) - 1}")
         _check_at_least_1(self, "log_period", "microbatches")
         if self.train_steps is not None and self.train_steps < 1:
             self._check_as_it_is(self.train_steps)
