@@ -19,10 +19,10 @@ quickstart: $(VENV)/.runtime ## Raw logs to a trained model and its report, unde
 	PATH="$(abspath $(BIN)):$$PATH" bash launch/quickstart.sh "$(DATASET)"
 
 test: $(VENV)/.developer ## The test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not long"
 
 test-all: $(VENV)/.developer ## The test suite and the long tests (a hundred kills, every documented command)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 lint: $(VENV)/.developer ## Linter, formatter check, type check, shell scripts
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What every test shares: fake CPU devices, strict promotion, and the way to `../shared`."""
+"""What every test shares: fake CPU devices, strict promotion, bounded memory, the way to `../shared`."""
 
 import os
 import pathlib
@@ -18,6 +18,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+PROGRAMS_LIMIT = 2 << 30
+"""Bytes of a test process beyond which its compiled programs are dropped."""
 SHARED = pathlib.Path(__file__).resolve().parent.parent.parent / "shared"
 
 
@@ -27,3 +29,21 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the real data and fixtures in {SHARED}, which is absent")
     return SHARED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Drops compiled programs after a module where they have come to gigabytes: two processes run."""
+    yield
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return  # no Linux
+    if pages * os.sysconf("SC_PAGE_SIZE") > PROGRAMS_LIMIT:
+        jax.clear_caches()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport):
+    """Names a failed test when it fails: the suite takes minutes, and its summary comes last."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nFAILED {report.nodeid} ({report.when})", flush=True)

@@ -163,6 +163,7 @@ def _tpu_devices(topology: Topology) -> Sequence[Any]:
     # No TPU is asked for: neither its metadata nor the lock that one process takes on it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    _load_libtpu()
     options = {} if topology.chip.config is None else {"chip_config_name": topology.chip.config}
     shape = "x".join(map(str, topology.shape or ()))
     try:
@@ -173,3 +174,16 @@ def _tpu_devices(topology: Topology) -> Sequence[Any]:
         text = " ".join(str(error).split())
         raise UserError(f"libtpu does not describe {topology.name}: {text[:300]}") from error
     return described.devices
+
+
+def _load_libtpu() -> None:
+    """Loads libtpu as a compiler alone.
+
+    Left to itself JAX registers libtpu's profiler too, and where there is no TPU the next trace of any
+    backend then ends the process with a segmentation fault (jax 0.10.2, libtpu 0.0.51).
+    """
+    import libtpu
+    from jax._src.lib import xla_client
+
+    if not xla_client.pjrt_plugin_loaded("tpu"):
+        xla_client.load_pjrt_plugin_dynamically("tpu", libtpu.get_library_path())

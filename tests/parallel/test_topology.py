@@ -1,6 +1,9 @@
 """Clusters by name."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +56,27 @@ def test_devices_are_those_that_can_be_compiled_for(monkeypatch):
     monkeypatch.setattr(topology, "has_libtpu", lambda: False)
     with pytest.raises(UserError, match=r"needs libtpu.*genrec-jax\[tpu-plan\].*--count-only"):
         topology.devices_of(topology.parse("v5e-4"))
+
+
+def test_a_trace_after_compiling_for_a_tpu_is_still_written(tmp_path):
+    """In a process of its own: libtpu's profiler, once registered, ends it."""
+    if not topology.has_libtpu():
+        pytest.skip("needs libtpu, which compiles for TPUs: pip install 'genrec-jax[tpu-plan]'")
+    program = f"""
+import jax
+from genrec_jax.parallel import topology
+
+assert len(topology.devices_of(topology.parse("v5e-4"))) == 4
+jax.profiler.start_trace({str(tmp_path)!r})
+jax.block_until_ready(jax.numpy.ones(3) * 2)
+jax.profiler.stop_trace()
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
