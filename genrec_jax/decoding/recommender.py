@@ -192,8 +192,9 @@ class Recommender:
         """Compiles for batches of these shapes ahead of the first request.
 
         Args:
-            rows: requests a call; each is rounded up to one of `ROWS`.
-            lengths: tokens of a prompt; each is rounded up to one of `LENGTHS`.
+            rows: requests a call; each is rounded up to one of `ROWS`, of which the last is for more, too.
+            lengths: tokens of a prompt; each is rounded up to one of `LENGTHS`, beyond them to a power of
+                two.
             k: items that will be asked for.
             exclude_seen: whether seen items will be left out (compiled apart).
 
@@ -202,7 +203,7 @@ class Recommender:
             compiled (`parallel.compilation_cache`), and one run.
         """
         seconds = {}
-        for count in sorted({_rung(ROWS, count) for count in rows}):
+        for count in sorted({_rung(ROWS, min(count, ROWS[-1])) for count in rows}):
             for length in sorted({_rung(LENGTHS, length) for length in lengths}):
                 started = time.perf_counter()
                 tokens_BL = np.zeros((count, length), np.int32)
@@ -375,8 +376,8 @@ def batch_sizes(requests: int) -> list[int]:
 
 
 def _rung(ladder: Sequence[int], size: int) -> int:
-    """The smallest rung that holds `size`; beyond the ladder, `size` itself."""
-    return next((rung for rung in ladder if rung >= size), size)
+    """The smallest rung that holds `size`; the ladder goes on in powers of two."""
+    return next((rung for rung in ladder if rung >= size), 1 << (size - 1).bit_length())
 
 
 def _checked(

@@ -200,6 +200,12 @@ def test_many_requests_come_back_in_their_order(recommender):
         )
 
 
+def test_prompts_beyond_the_ladder_share_shapes_too():
+    """Alignment's prompts have up to 1,024 tokens and more."""
+    rungs = {recommenders._rung(recommenders.LENGTHS, length) for length in range(1, 1537)}
+    assert rungs == {*recommenders.LENGTHS, 1024, 2048}
+
+
 def test_one_compilation_per_bucket_and_warm_up_makes_it_ahead(run_dir):
     fresh = recommenders.load(run_dir.path)
     seconds = fresh.warm_up(rows=(1, 5, 8), lengths=(20, 32))
