@@ -116,16 +116,29 @@ def _items(
         return None
     entries: list[str] = []
     for entry in given:
-        path = pathlib.Path(entry)
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            entries += [line for line in lines if line.strip()]
-        else:
-            entries.append(entry)
+        entries += _lines(entry) if _is_file(entry) else [entry]
     try:
         return [recommender.catalogue.items_of(entries)]
     except UserError as error:
         raise UserError(f"{flag}: {error} (or files with one a line)") from error
+
+
+def _is_file(entry: str) -> bool:
+    try:
+        return pathlib.Path(entry).is_file()
+    except OSError:  # a title that is too long for a file's name
+        return False
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        text = pathlib.Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"cannot be read ({error}); wanted source ids or titles, one a line, as UTF-8 text",
+            file=file,
+        ) from error
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _of_user(run_dir: "RunDir", name: str, arguments: argparse.Namespace) -> tuple[int, list[str]]:

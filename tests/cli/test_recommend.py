@@ -73,6 +73,17 @@ def test_only_and_exclude_take_items_and_files(made, capsys, tmp_path):
     assert code == 2 and "--only: 'nonesuch': neither source ids nor titles" in err
 
 
+def test_a_title_longer_than_a_files_name_may_be_and_a_file_that_is_no_text(made, capsys, tmp_path):
+    run_dir, dataset = made
+    words = ["--history", dataset.item_source_ids[0], "--only"]
+    code, _, err = genrec(capsys, run_dir.path, *words, "a long title " * 30)
+    assert code == 2 and "--only: 'a long title a long" in err
+    listed = tmp_path / "stock.txt"
+    listed.write_bytes(b"caf\xe9\n")
+    code, _, err = genrec(capsys, run_dir.path, *words, listed)
+    assert code == 2 and f"{listed}: cannot be read" in err
+
+
 def test_moved_dataset_is_named_with_data(made, capsys, tmp_path):
     run_dir, dataset = made
     moved = tmp_path / "elsewhere"
