@@ -18,6 +18,7 @@ evaluation left in the same file come last.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -127,6 +128,21 @@ def add_from(
                     wanted = pa.array(list(left_out), pa.string())
                     known = pc.is_in(rows["template"], value_set=wanted)
                     writer.write_table(rows.filter(pc.invert(known)).cast(SCHEMA))
+
+
+def read_rows(path: artefacts.PathLike, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows of a file by number, in the order asked for; of the rest only their row groups are read."""
+    found: dict[int, dict[str, Any]] = {}
+    with pq.ParquetFile(path) as opened:
+        first = 0
+        for group in range(opened.num_row_groups):
+            after = first + opened.metadata.row_group(group).num_rows
+            here = [row for row in rows if first <= row < after]
+            if here:
+                taken = opened.read_row_group(group).take([row - first for row in here])
+                found |= zip(here, taken.to_pylist(), strict=True)
+            first = after
+    return [found[row] for row in rows]
 
 
 @contextlib.contextmanager

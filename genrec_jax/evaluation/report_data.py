@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec_jax import storage
@@ -249,7 +250,7 @@ def _view(
             checks.append(audit.audit_predictions(dataset, part, metrics["split"], *of_users))
         template = main.rpartition("/")[2]
         rows = _choose(
-            np.array(table["template"].to_pylist()) == template,
+            pc.equal(table["template"], template).to_numpy(),
             users_E,
             table["rank"].to_numpy(),
             num_examples,
@@ -336,7 +337,7 @@ def _examples(
         for title, source in zip(dataset.item_titles, dataset.item_source_ids, strict=True)
     ]
     shown = []
-    for row in pq.read_table(file).take(rows).to_pylist():
+    for row in predictions.read_rows(file, rows):
         user, history = row["user"], []
         if user is not None:
             start, end = int(dataset.offsets_U1[user]), int(part.targets_U(split)[user])

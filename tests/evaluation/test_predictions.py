@@ -66,6 +66,26 @@ def test_rows_are_written_in_groups_and_not_held(tmp_path, monkeypatch):
     assert pq.read_table(path)["user"].to_pylist() == list(range(36))
 
 
+def test_a_few_rows_are_read_without_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictions, "ROWS_PER_GROUP", 10)
+    path = tmp_path / "predictions.parquet"
+    with predictions.writing(path, ("a", "b")) as writer:
+        for start in range(0, 50, 5):
+            append(writer, "A1", range(start, start + 5), [[0]] * 5)
+    asked = [37, 3, 31, 49, 38]
+    groups: list[int] = []
+    read = pq.ParquetFile.read_row_group
+
+    def noted(self, group):
+        groups.append(group)
+        return read(self, group)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    assert [row["user"] for row in predictions.read_rows(path, asked)] == asked
+    assert groups == [0, 3, 4]
+    assert predictions.read_rows(path, []) == []
+
+
 def test_a_failure_leaves_nothing(tmp_path):
     path = tmp_path / "predictions.parquet"
 
