@@ -276,7 +276,7 @@ def _on_each_device(
         rows: a pytree of what leads with rows.
         whole: a pytree of what every device has.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if not rules.mesh_is_set():
         return function(view, network.beside, rows, whole)
     by_rows = rules.spec_of(("batch",))
     beside = tuple(map(rules.spec_of, network.beside_axes))

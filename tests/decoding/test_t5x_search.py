@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from genrec_jax.decoding import t5x_search
 from genrec_jax.errors import UserError
@@ -95,6 +96,18 @@ def test_few_beams_find_what_the_search_finds_in_plain_python():
             items, values = oracles.plain_search(table_BKV[row], IDS, config)
             assert items_of(np.asarray(decodes)[row]) == items
             np.testing.assert_allclose(np.asarray(scores)[row], values, atol=3e-5)
+
+
+def test_a_mesh_of_t5xs_axes_changes_no_list():
+    """T5X's partitioner sets its own mesh, of axes that our table does not know."""
+    tables_BKV, beams = np.concatenate([tables(0), tables(1), tables(2)])[:8], 3
+    alone = decoded(tables_BKV, beams)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    by_rows = jax.NamedSharding(mesh, PartitionSpec("data"))
+    with jax.set_mesh(mesh):
+        split = decoded(jax.device_put(tables_BKV, by_rows), beams)
+    for left, right in zip(alone, split, strict=True):
+        np.testing.assert_array_equal(left, right)
 
 
 def test_no_item_scores_higher_for_what_the_trie_forbids():
