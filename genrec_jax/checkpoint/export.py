@@ -142,9 +142,8 @@ def write_hugging_face(
 def write_t5x(folder: pathlib.Path, what: Exportable) -> None:
     """Writes a checkpoint of T5X's own format: `checkpoint` (msgpack) and a zarr folder for each array.
 
-    It is the state of a run at step 0, with an Adafactor that has seen nothing, so that T5X's training
-    restores it whole. (For the scanned network, whose statistics depend on T5X's factoring rules, there
-    are parameters alone.)
+    It is the state of a run at step 0, with an Adafactor that has seen nothing (factored as T5X's
+    `standard_logical_factor_rules` say), so that T5X's training restores it whole.
 
     Args:
         folder: `checkpoint_0`; made here.
@@ -172,8 +171,7 @@ def write_t5x(folder: pathlib.Path, what: Exportable) -> None:
         target, states = {}, {}
         for name, shape in shapes.items():
             target[name] = _write_zarr(folder, f"target.{name.replace('/', '.')}", values(name))
-            if format == "t5x":
-                states[name] = _fresh_statistics(folder, name, shape)
+            states[name] = _fresh_statistics(folder, name, values.axes(name), shape)
         content = {
             "version": 3,
             "optimizer": {
@@ -205,6 +203,10 @@ class _Values:
             array = jax.lax.dynamic_slice_in_dim(array, np.int32(number), 1)
         ((_, value),) = weight_names.to_theirs(line, np.asarray(array), self._what.config)
         return value
+
+    def axes(self, theirs: str) -> list[str]:
+        """The order of dimensions there."""
+        return self._lines[theirs][0].axes.split()
 
 
 def _shards(shapes: Mapping[str, tuple[int, ...]], limit: int) -> list[list[str]]:
@@ -243,17 +245,39 @@ def _write_zarr(folder: pathlib.Path, name: str, array: np.ndarray) -> dict[str,
     }
 
 
-def _fresh_statistics(folder: pathlib.Path, name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+def _fresh_statistics(
+    folder: pathlib.Path, name: str, axes: list[str], shape: tuple[int, ...]
+) -> dict[str, Any]:
     """The statistics of an Adafactor that has seen nothing: a row and a column of zeros, or all zeros."""
     none = np.zeros(1, np.float32)
     statistics: dict[str, Any] = dict.fromkeys(("m", "v", "v_row", "v_col"), none)
-    if len(shape) == 2 and min(shape) >= MIN_FACTORED:
-        statistics["v_row"] = np.zeros(min(shape), np.float32)
-        statistics["v_col"] = np.zeros(max(shape), np.float32)
-    else:
+    factors = _factors(axes, shape)
+    if factors is None:
         place = f"state.param_states.{name.replace('/', '.')}.v"
         statistics["v"] = _write_zarr(folder, place, np.zeros(shape, np.float32))
+    else:
+        rows, columns = factors
+        statistics["v_row"] = np.zeros(np.delete(shape, columns), np.float32)
+        statistics["v_col"] = np.zeros(np.delete(shape, rows), np.float32)
     return statistics
+
+
+def _factors(
+    axes: list[str], shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The row's and the column's dimensions where T5X's Adafactor factors an array.
+
+    An array with a dimension of layers goes by T5X's rules, whatever its size: the residual stream is the
+    row, what it is projected to is the column, and every layer has its own. Any other array goes by size.
+    """
+    if "N" in axes:
+        rows = tuple(place for place, axis in enumerate(axes) if axis == "D")
+        columns = tuple(place for place, axis in enumerate(axes) if axis in ("F", "H", "K"))
+        return (rows, columns) if rows and columns else None
+    if len(shape) == 2 and min(shape) >= MIN_FACTORED:
+        smaller, larger = (int(place) for place in np.argsort(shape, stable=True))
+        return (smaller,), (larger,)
+    return None
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
