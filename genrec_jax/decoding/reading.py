@@ -5,10 +5,11 @@ are most of the tokens between their first and their last, and the network keeps
 highest logit of each group of neighbouring tokens says how well a child among them can score at best, so
 the groups with the highest bounds are read first, until what was found is as high as any bound that is
 left (Fagin, Lotem and Naor 2003, the threshold algorithm). Otherwise all children, in chunks that a loop
-merges. So neither a wide node nor a changed catalogue changes a shape, and a full node costs little more
-than a narrow one.
+merges, the wider the wider the widest node. So neither a wide node nor a changed catalogue changes a
+shape, and a full node costs little more than a narrow one.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,8 +22,10 @@ from genrec_jax.decoding.children import Beams, Spans
 from genrec_jax.decoding.constraints import Constraints
 from genrec_jax.decoding.trie import Trie
 
-NARROW = 8
-"""Children of a beam up to which all are read at once."""
+NARROW = (8, 32)
+"""Children of a beam up to which all are read at once: by the smallest of these that holds them."""
+BROAD = 512
+"""Children of a beam read at a time where some have more than a chunk of them and logits are kept."""
 WIDE = 64
 """Children of a beam beyond which they may be read by bounds."""
 DENSE = 2
@@ -125,27 +128,31 @@ def highest(front: Frontier, keep: int, width: int) -> Found:
     """
     batch, num_beams = front.spans.counts_BM.shape
 
-    def at_once() -> Found:
-        return _with_read(_nothing(batch, 0), _chunk(front, jnp.int32(0), NARROW), keep)
+    def at_once(width: int) -> Found:
+        return _with_read(_nothing(batch, 0), _chunk(front, jnp.int32(0), width), keep)
 
-    def in_chunks() -> Found:
+    def in_chunks(width: int) -> Found:
         add = lambda chunk, found: _with_read(found, _chunk(front, chunk, width), keep)  # noqa: E731
         rounds = num_chunks(front.spans, width)
         return jax.lax.fori_loop(0, rounds, add, _nothing(batch, keep))
 
     if num_beams == 1:
-        return in_chunks()  # the root, as a rule: one reading
+        return in_chunks(width)  # the root, as a rule: one reading
     widest = jnp.max(front.spans.counts_BM)
-    way = (widest > NARROW).astype(jnp.int32)
-    if front.kept is None:
-        return jax.lax.switch(way, [at_once, in_chunks])
-    kept = front.kept
-    edges = _edges(front)
-    wide_BM = edges.ends_BM - edges.firsts_BM > WIDE
-    span_BM = edges.largest_BM - edges.lowest_BM + 1
-    is_dense = jnp.all(~wide_BM | (span_BM <= DENSE * (edges.ends_BM - edges.firsts_BM)))
-    way += (is_dense & jnp.any(wide_BM)).astype(jnp.int32)
-    ways = [at_once, in_chunks, lambda: _by_bounds(front, kept, edges, keep)]
+    limits = [limit for limit in NARROW if limit < width]
+    ways: list[Callable[[], Found]] = [functools.partial(at_once, limit) for limit in limits]
+    ways.append(functools.partial(in_chunks, width))
+    if front.kept is not None and width < BROAD:
+        limits.append(width)
+        ways.append(functools.partial(in_chunks, BROAD))
+    way = jnp.sum(widest > jnp.asarray(limits, jnp.int32), dtype=jnp.int32)
+    if front.kept is not None:
+        kept, edges = front.kept, _edges(front)
+        wide_BM = edges.ends_BM - edges.firsts_BM > WIDE
+        span_BM = edges.largest_BM - edges.lowest_BM + 1
+        is_dense = jnp.all(~wide_BM | (span_BM <= DENSE * (edges.ends_BM - edges.firsts_BM)))
+        way = jnp.where(is_dense & jnp.any(wide_BM), len(ways), way)
+        ways.append(lambda: _by_bounds(front, kept, edges, keep))
     return jax.lax.switch(way, ways)
 
 

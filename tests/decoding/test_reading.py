@@ -16,6 +16,14 @@ KEEP = 12
 BEAMS = 24
 
 
+@pytest.fixture(scope="module", autouse=True)
+def broad_chunks_in_a_loop():
+    """Broad chunks too small for this vocabulary's full nodes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reading, "BROAD", 192)
+        yield
+
+
 @pytest.fixture(scope="module")
 def trie():
     """A full root, full, half empty and narrow nodes, tails, and ids inside ids."""
@@ -37,8 +45,9 @@ def places_of(trie, rng, kind):
     """Where beams stand: nodes of one kind, others beside them, tails and ends, some twice."""
     num_nodes = int((np.diff(trie.node_arcs_J) > 0).sum())
     widths = np.diff(trie.node_arcs_J)[:num_nodes]
-    is_kind = {"full": widths > VOCAB - 10, "wide": widths > 64, "narrow": widths <= 8}[kind]
-    nodes = rng.choice(np.flatnonzero(is_kind), BEAMS)
+    is_kind = {"full": widths > VOCAB - 10, "wide": widths > 64}
+    is_kind |= {"some": (widths > 8) & (widths <= 32), "narrow": widths <= 8}
+    nodes = rng.choice(np.flatnonzero(is_kind[kind]), BEAMS)
     beside = np.arange(num_nodes) if kind == "wide" else np.flatnonzero(widths <= 8)
     others = rng.choice(beside, BEAMS // 2)
     lone = trie.arc_nexts_A[trie.arc_nexts_A < 0]
@@ -115,7 +124,7 @@ def read(
 
 @pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("values", ["many", "few", "elsewhere"])
-@pytest.mark.parametrize("kind", ["full", "wide", "narrow"])
+@pytest.mark.parametrize("kind", ["full", "wide", "some", "narrow"])
 def test_every_way_of_reading_finds_the_highest_children(trie, kind, values, limited):
     """`few`: equal scores everywhere; `elsewhere`: tokens that are no children score far higher."""
     rng = np.random.default_rng([len(kind), len(values), limited])
