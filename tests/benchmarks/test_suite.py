@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import time
+import types
 
 import pytest
 
@@ -83,14 +84,23 @@ def test_a_trial_has_flags_of_its_own(results, tmp_path):
     assert [pathlib.Path(file).exists() for file in files] == [False, True]
 
 
-def test_what_cannot_be_measured_is_named(results, tmp_path):
+def test_what_cannot_be_measured_is_named(results, tmp_path, monkeypatch):
     absent = tmp_path / "amazon_beauty"
+    clock = types.SimpleNamespace(now=0.0)
+    run_one = suite._run_one
+
+    def takes_100_seconds(command, limit):
+        clock.now += 100
+        return run_one(command, limit)
+
+    monkeypatch.setattr(suite, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(suite, "_run_one", takes_100_seconds)
     failed, steps = run(
         results,
         Step("data", "", 60, ("raise SystemExit(1)",), needs=absent),
-        Step("sleeps", "", 60, ("import time; time.sleep(1.2)",)),
+        Step("long", "", 60, (READY, str(tmp_path / "long"))),
         Step("late", "", 60, ("raise SystemExit(1)",)),
-        total_seconds=2.0,
+        total_seconds=100.5,
     )
     assert failed == 0
     assert steps[0]["status"] == "not measured: needs amazon_beauty, which is not there"
@@ -114,7 +124,7 @@ def test_the_limits_keep_the_promises():
 def test_every_benchmark_is_run_or_said_not_to_be():
     helpers = {"beauty_size", "common", "hf_generate", "hf_peer", "hf_train", "input_rate"}
     helpers |= {"cpu_suite", "gpu_suite", "suite", "measured", "page_sections", "plots"}
-    helpers |= {"random_run", "scope_times"}
+    helpers |= {"random_run", "scope_times", "t5x_train"}
     there = {path.stem for path in (common.ROOT / "benchmarks").glob("*.py")} - helpers
     run_here = {step.module for step in (*cpu_suite.STEPS, *gpu_suite.STEPS)}
     left_out = {words.split(".py")[0] for words, _ in cpu_suite.LEFT_OUT}
