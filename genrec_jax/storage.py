@@ -2,7 +2,7 @@
 
 An object store has no folders, no rename and no append. So a remote folder is read through a local
 copy, and written as a whole from a local one: every file, then the manifest, without which nobody
-reads it.
+reads it. What grows while it is written, a run dir, is a `mirror.Mirror`.
 """
 
 import contextlib
@@ -12,10 +12,12 @@ import pathlib
 import posixpath
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from genrec_jax.errors import UserError
 
@@ -58,6 +60,25 @@ def exists(path: PathLike) -> bool:
         return system.exists(place)
 
 
+def is_folder(path: PathLike) -> bool:
+    """Whether there is a folder at a path or URL."""
+    if not is_remote(path):
+        return pathlib.Path(path).is_dir()
+    with _errors(path):
+        system, place = _open(path)
+        return system.isdir(place)
+
+
+def read_head(path: PathLike, count: int) -> bytes:
+    """The first bytes of the file at a path or URL, `count` at most."""
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            return file.read(count)
+    with _errors(path):
+        system, place = _open(path)
+        return system.cat_file(place, 0, count)
+
+
 def is_empty(path: PathLike) -> bool:
     """Whether a path or URL is a folder without anything in it; false where there is nothing."""
     if not is_remote(path):
@@ -72,40 +93,126 @@ def refuse_remote(path: PathLike, what: str) -> None:
     """Raises `UserError` where `what` (a run dir, say) must be on a file system and `path` is a URL."""
     if is_remote(path):
         raise UserError(
-            f"is a URL; {what} must be on a file system that all hosts of the job see. Mount the bucket"
-            " (Cloud Storage FUSE, NFS) and name the folder there; dataset dirs and item ids may be URLs",
+            f"is a URL; {what} must be on a file system. Mount the bucket (Cloud Storage FUSE, NFS) and"
+            " name the folder there; dataset dirs, item ids and run dirs may be URLs",
             file=os.fspath(path),
         )
 
 
-def local_copy(path: PathLike, files: Sequence[str] | None = None) -> pathlib.Path:
+def local_copy(
+    path: PathLike, files: Sequence[str] | Callable[[str], bool] | None = None
+) -> pathlib.Path:
     """The folder at `path` as one of this machine: itself, or an up-to-date copy of a remote one.
 
     Copies lie in `$GENREC_STORAGE_CACHE` (default `~/.cache/genrec_jax/remote`); a file is fetched
-    again when the store says that it has changed. Several processes may do it at once.
+    again when the store says that it has changed, and a copy goes when its file has gone there. Several
+    processes may do it at once.
 
     Args:
         path: a folder or the URL of one.
-        files: names to copy, those of them that exist; everything below the folder when not given.
+        files: names to copy, those of them that exist, or what says whether to copy a name; everything
+            below the folder when not given.
 
     Raises:
         UserError: the store cannot be reached, or the scheme is not one that fsspec knows.
     """
     if not is_remote(path):
         return pathlib.Path(path)
-    url = os.fspath(path).rstrip("/")
-    folder = _cache() / f"{last_name(url)}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    with _errors(url):
-        system, place = _open(url)
-        found = system.find(place, detail=True)
-        names = {name[len(place.rstrip("/")) + 1 :]: info for name, info in found.items()}
-        for name in sorted(names) if files is None else [f for f in files if f in names]:
-            _fetch(system, f"{place.rstrip('/')}/{name}", names[name], folder / name)
-        for copied in [copy for copy in folder.rglob("*") if copy.is_file()]:
-            name = copied.relative_to(folder).as_posix()
-            if name not in names and not any(part.startswith(".") for part in name.split("/")):
-                copied.unlink(missing_ok=True)  # it is no longer there
+    folder = cache_folder(path)
+    if not callable(files):
+        chosen = None if files is None else set(files)
+        files = lambda name: chosen is None or name in chosen  # noqa: E731
+    names = fetch(path, folder, files)
+    for stamp in list(folder.rglob(f".*{_STAMP}")):
+        copied = stamp.with_name(stamp.name[1 : -len(_STAMP)])
+        if copied.relative_to(folder).as_posix() not in names:  # it is no longer there
+            stamp.unlink(missing_ok=True)
+            copied.unlink(missing_ok=True)
     return folder
+
+
+def cache_folder(path: PathLike) -> pathlib.Path:
+    """Where this machine keeps copies of what lies at a URL."""
+    url = os.fspath(path).rstrip("/")
+    return _cache() / f"{last_name(url)}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
+def fetch(path: PathLike, folder: pathlib.Path, chosen: Callable[[str], bool]) -> set[str]:
+    """Copies the chosen files below a URL into a folder, those that have changed since.
+
+    Args:
+        path: the URL of a folder.
+        folder: one of this machine.
+        chosen: whether to copy a file, by its name below the folder.
+
+    Returns:
+        The names of all files below the URL.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    with _errors(path):
+        system, place = _open(path)
+        place = place.rstrip("/")
+        found = system.find(place, detail=True)
+        names = {name[len(place) + 1 :]: info for name, info in found.items()}
+        for name in sorted(filter(chosen, names)):
+            _fetch(system, f"{place}/{name}", names[name], folder / name)
+    return set(names)
+
+
+def upload(
+    folder: pathlib.Path, path: PathLike, names: Collection[str], *, last: Collection[str] = ()
+) -> None:
+    """Copies files of a folder to a URL, each whole or not at all where the store writes objects so.
+
+    Args:
+        folder: one of this machine.
+        path: the URL of the folder.
+        names: of the files, relative to it.
+        last: names of manifests: those there are taken away before anything is written, and written
+            after all else.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    with _errors(path):
+        system, place = _open(path)
+        ordered = sorted(names, key=lambda name: _last(name, last))
+        for name in reversed(ordered):
+            if name.rsplit("/", 1)[-1] in last and system.exists(f"{place}/{name}"):
+                system.rm_file(f"{place}/{name}")
+        for name in ordered:
+            _put(system, folder / name, f"{place.rstrip('/')}/{name}")
+
+
+def delete(path: PathLike, *, first: Collection[str] = ()) -> None:
+    """Removes what lies at a URL, a file or a folder, if anything does.
+
+    Args:
+        path: the URL.
+        first: names of manifests, which go before all else.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    with _errors(path):
+        system, place = _open(path)
+        for name in sorted(system.find(place), key=lambda name: _last(name, first), reverse=True):
+            system.rm_file(name)
+        if system.isdir(place):  # where folders are more than parts of names
+            system.rm(place, recursive=True)
+
+
+def put_file(file: pathlib.Path, path: PathLike) -> None:
+    """Copies one file to a URL.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    with _errors(path):
+        system, place = _open(path)
+        _put(system, file, place)
 
 
 @contextlib.contextmanager
@@ -132,11 +239,10 @@ def publishing(path: PathLike, *, manifests: Collection[str]) -> Iterator[pathli
             old = sorted(system.find(place), key=lambda name: _last(name, manifests), reverse=True)
             for name in old:
                 system.rm_file(name)
-            new = [
-                file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
-            ]
-            for name in sorted(new, key=lambda name: _last(name, manifests)):
-                system.put_file(str(folder / name), f"{place}/{name}")
+        names = [
+            file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()
+        ]
+        upload(folder, path, names, last=manifests)
 
 
 _STAMP = ".fetched"
@@ -160,6 +266,17 @@ def _fetch(system: Any, place: str, info: dict[str, Any], target: pathlib.Path) 
         copied.replace(target)
         (pathlib.Path(temporary) / "stamp").write_text(version)
         (pathlib.Path(temporary) / "stamp").replace(stamp)
+
+
+def _put(system: Any, file: pathlib.Path, place: str) -> None:
+    if isinstance(system, LocalFileSystem):  # no store of objects: it has folders
+        system.makedirs(posixpath.dirname(place), exist_ok=True)
+        folder, name = posixpath.split(place)
+        part = f"{folder}/.{name}.{uuid.uuid4().hex}"
+        system.put_file(str(file), part)
+        system.mv(part, place)
+    else:
+        system.put_file(str(file), place)
 
 
 def _cache() -> pathlib.Path:

@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "genrec_jax"
 ORDER = (
-    ("errors", "pytree", "shapes", "storage"),
+    ("errors", "pytree", "shapes", "storage", "mirror"),
     ("data",),
     ("indexing",),
     ("prompts",),

@@ -193,24 +193,28 @@ def test_a_damaged_and_an_absent_dataset_are_named_by_their_url(store):
         dataset.load("memory://bucket/toys")
 
 
-@pytest.mark.parametrize("make", [run_dir.RunDir.load, lock.RunLock])
-def test_a_run_dir_must_be_on_a_file_system(make, tmp_path, monkeypatch):
-    """Not a folder called `gs:` in the working folder, as pathlib would make."""
+def test_what_needs_a_file_system_is_refused_at_a_url(tmp_path, monkeypatch):
+    """No folder called `gs:` in the working folder, as pathlib would make."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError, match=r"^gs://b/runs/a: is a URL; a run dir must be on a file system"
+    with pytest.raises(UserError, match=r"^gs://b/runs/a: is a URL; a run dir must be on a file"):
+        lock.RunLock("gs://b/runs/a")
+    write = artefacts.atomic_directory
+    with (
+        pytest.raises(UserError, match=r"^memory://b/x: is a URL; this output"),
+        write("memory://b/x"),
     ):
-        make("gs://b/runs/a")
-    assert not run_dir.RunDir.exists("gs://b/runs/a")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("write", [artefacts.atomic_file, artefacts.atomic_directory])
-def test_so_must_what_is_not_published_whole(write, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^memory://b/x: is a URL; this "), write("memory://b/x"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_goes_to_a_url_whole_or_not_at_all(store):
+    artefacts.write_json("memory://bucket/a.json", {"one": 1})
+    assert json.loads(store.cat_file("/bucket/a.json")) == {"one": 1}
+    assert storage.read_head("memory://bucket/a.json", 1) == b"{"
+    with pytest.raises(ZeroDivisionError), artefacts.atomic_file("memory://bucket/b") as file:
+        file.write_text("half")
+        raise ZeroDivisionError
+    assert names(store) == ["a.json"]
 
 
 def test_an_unknown_store_is_a_readable_error():

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from genrec_jax import storage
 from genrec_jax.checkpoint import filling, manifest, pieces
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
@@ -46,7 +47,7 @@ class ImportedWeights:
     @classmethod
     def exists(cls, path: artefacts.PathLike) -> bool:
         """Whether `path` is a complete folder of imported weights."""
-        return (pathlib.Path(path) / MANIFEST).is_file()
+        return storage.exists(storage.join(path, MANIFEST))
 
     @classmethod
     def load(cls, path: artefacts.PathLike) -> "ImportedWeights":
@@ -55,12 +56,15 @@ class ImportedWeights:
         Raises:
             UserError: there is none, or one of another format version.
         """
-        folder = pathlib.Path(path)
+        folder, file = storage.local_copy(path), storage.join(path, MANIFEST)
         found = artefacts.read_json(
-            folder / MANIFEST, wanted="the description of imported weights", remedy=REMEDY
+            folder / MANIFEST,
+            wanted="the description of imported weights",
+            remedy=REMEDY,
+            shown=file,
         )
         artefacts.check_version(
-            found.get("format_version"), FORMAT_VERSION, path=folder / MANIFEST, remedy=REMEDY
+            found.get("format_version"), FORMAT_VERSION, path=file, remedy=REMEDY
         )
         return cls(folder, found)
 

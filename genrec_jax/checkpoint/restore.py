@@ -7,8 +7,8 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from genrec_jax.checkpoint import manifest, store
-from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.checkpoint import store
+from genrec_jax.checkpoint.run_dir import CHECKPOINTS, RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.model import t5
@@ -25,6 +25,7 @@ def open_store(run_dir: RunDir) -> store.CheckpointStore:
         run_dir.checkpoint_dir,
         best_metric=run_dir.selection["metric"],
         best_mode="max" if run_dir.selection["mode"] == "max" else "min",
+        mirror=None if run_dir.mirror is None else run_dir.mirror.below(CHECKPOINTS),
     )
 
 
@@ -45,14 +46,14 @@ def choose_step(run_dir: RunDir, which: Which = "best") -> int:
         raise UserError(f"checkpoint is {which!r}; wanted `best`, `latest` or a step")
     step = checkpoints.best_step() if which == "best" else None
     if step is not None:
-        problem = manifest.damage(checkpoints.directory / str(step), only=store.PARAMS)
+        problem = checkpoints.damage(step, only=store.PARAMS)
         if problem is None:
             return step
         store.print_notice(f"passing over the best checkpoint, of step {step}: {problem}")
     step = checkpoints.latest_valid_step()
     if step is None:
         raise UserError(
-            "holds no valid checkpoint yet. Train with `genrec train`", file=str(run_dir.path)
+            "holds no valid checkpoint yet. Train with `genrec train`", file=run_dir.location
         )
     return step
 
@@ -76,7 +77,7 @@ def restore_params(
     """
     opened = run_dir if isinstance(run_dir, RunDir) else RunDir.load(run_dir)
     chosen = choose_step(opened, step)
-    folder = opened.checkpoint_dir.absolute() / str(chosen)
+    folder = open_store(opened).bring(chosen, only=store.PARAMS)
     return restore_folder(
         folder, model_config or opened.model_config, mesh or mesh_lib.single_device_mesh()
     )
@@ -110,10 +111,10 @@ def with_shardings(abstract: Any, mesh: Mesh) -> Any:
 
 
 def _check(checkpoints: store.CheckpointStore, step: int) -> None:
-    folder = checkpoints.directory / str(step)
-    problem = manifest.damage(folder, only=store.PARAMS) if folder.is_dir() else "there is none"
+    problem = checkpoints.damage(step, only=store.PARAMS)
     if problem is not None:
         standing = ", ".join(map(str, checkpoints.steps())) or "none"
         raise UserError(
-            f"no checkpoint to restore: {problem}. Steps there: {standing}", file=str(folder)
+            f"no checkpoint to restore: {problem}. Steps there: {standing}",
+            file=f"{checkpoints.location}/{step}",
         )

@@ -8,13 +8,16 @@
     checkpoints/        see `checkpoint.store`
     metrics.jsonl, tensorboard/, eval/<split>-<step>/ (a sample of users: <split>-<step>-sample<N>/)
 
-`run.json` is written last: a folder without it is not a run dir.
+`run.json` is written last: a folder without it is not a run dir. A run dir may lie at a URL: it is then
+worked on in a folder of this machine (`mirror`), to which checkpoints and evaluations come when they
+are asked for.
 """
 
 import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import os
 import pathlib
 import shutil
 import subprocess
@@ -22,18 +25,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from genrec_jax import storage
+from genrec_jax.checkpoint import manifest as checkpoint_manifest
 from genrec_jax.data import artefacts
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.mirror import Mirror
 from genrec_jax.model.config import T5Config
 from genrec_jax.prompts import templates as templates_lib
 
 FORMAT_VERSION = 1
 MANIFEST = "run.json"
 CONFIG = "config.gin"
-EVENTS_FOLDER = "tensorboard"
+CHECKPOINTS, EVALUATIONS, EVENTS_FOLDER = "checkpoints", "eval", "tensorboard"
 VOCABULARY = item_ids_lib.VOCABULARY
 TRIE = "trie.npz"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece")
@@ -66,17 +71,19 @@ class RunDir:
     """An opened run dir.
 
     Attributes:
-        path: the folder.
+        path: the folder; one of this machine, also where the run dir is at a URL.
         manifest: the parsed `run.json`.
+        mirror: of the run dir's URL and `path`; None where it has none.
     """
 
     path: pathlib.Path
     manifest: dict[str, Any]
+    mirror: Mirror | None = None
 
     @classmethod
     def exists(cls, path: artefacts.PathLike) -> bool:
-        """Whether `path` is a complete run dir."""
-        return not storage.is_remote(path) and (pathlib.Path(path) / MANIFEST).is_file()
+        """Whether there is a complete run dir at a path or URL."""
+        return storage.exists(storage.join(path, MANIFEST))
 
     @classmethod
     def load(cls, path: artefacts.PathLike) -> "RunDir":
@@ -85,23 +92,25 @@ class RunDir:
         Raises:
             UserError: there is none, or one of another format version.
         """
-        storage.refuse_remote(path, "a run dir")
-        folder = pathlib.Path(path)
         remedy = "Train with `genrec train`, or name the folder that was its MODEL_DIR"
-        if not cls.exists(folder):
-            found = (
-                f"holds no {MANIFEST}, so it is no run dir" if folder.is_dir() else "is not there"
-            )
+        if not cls.exists(path):
+            there = storage.is_remote(path) or pathlib.Path(path).is_dir()
+            found = f"holds no {MANIFEST}, so it is no run dir" if there else "is not there"
             raise UserError(
                 f"{found}; wanted a folder that `genrec train` wrote, its MODEL_DIR. Check the path, or"
                 " train first",
-                file=str(folder),
+                file=str(path),
             )
-        manifest = artefacts.read_json(folder / MANIFEST, wanted="what was trained", remedy=remedy)
-        artefacts.check_version(
-            manifest.get("format_version"), FORMAT_VERSION, path=folder / MANIFEST, remedy=remedy
+        folder = storage.local_copy(path, is_small)
+        mirror = Mirror(os.fspath(path), folder) if storage.is_remote(path) else None
+        file = storage.join(path, MANIFEST)
+        manifest = artefacts.read_json(
+            folder / MANIFEST, wanted="what was trained", remedy=remedy, shown=file
         )
-        return cls(folder, manifest)
+        artefacts.check_version(
+            manifest.get("format_version"), FORMAT_VERSION, path=file, remedy=remedy
+        )
+        return cls(folder, manifest, mirror)
 
     @classmethod
     def create(
@@ -182,6 +191,24 @@ class RunDir:
         artefacts.write_json(folder / MANIFEST, manifest)
         return cls.load(folder)
 
+    @property
+    def location(self) -> str:
+        """The run dir's URL, or else its path."""
+        return str(self.path) if self.mirror is None else self.mirror.url
+
+    def bring(self, *names: str) -> None:
+        """Where the run dir is at a URL, copies files or whole folders of it here, as they are now.
+
+        Raises:
+            UserError: the store cannot be reached.
+        """
+        if self.mirror is not None:
+            self.mirror.bring(*names)
+
+    def place(self, name: str) -> artefacts.PathLike:
+        """The path or URL to write a file or folder of the run dir to."""
+        return self.path / name if self.mirror is None else storage.join(self.mirror.url, name)
+
     @functools.cached_property
     def model_config(self) -> T5Config:
         """The network."""
@@ -219,7 +246,7 @@ class RunDir:
         if name not in names:
             raise UserError(
                 f"was trained on {', '.join(names)}; got {name!r}, wanted one of them",
-                file=str(self.path),
+                file=self.location,
             )
         return self.datasets[names.index(name)]
 
@@ -259,12 +286,12 @@ class RunDir:
     @property
     def checkpoint_dir(self) -> pathlib.Path:
         """Where the checkpoints are."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def eval_dir(self) -> pathlib.Path:
         """Where evaluations go, one folder for each split and step."""
-        return self.path / "eval"
+        return self.path / EVALUATIONS
 
     @property
     def events_dir(self) -> pathlib.Path:
@@ -293,8 +320,16 @@ class RunDir:
                 f"holds a run with other settings:{lines}\nGive the settings that it has to resume it,"
                 " or another MODEL_DIR to start a new run (INITIAL_CHECKPOINT_PATH starts it from this"
                 " one's parameters)",
-                file=str(self.path),
+                file=self.location,
             )
+
+
+def is_small(name: str) -> bool:
+    """Whether a file of a run dir is brought from a URL at once: not checkpoints, evaluations, events."""
+    top, _, rest = name.partition("/")
+    if top == CHECKPOINTS:
+        return rest.count("/") == 1 and rest.endswith(f"/{checkpoint_manifest.NAME}")
+    return top not in (EVALUATIONS, EVENTS_FOLDER)
 
 
 def compare_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:

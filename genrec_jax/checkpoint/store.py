@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from genrec_jax.checkpoint import manifest
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
+from genrec_jax.mirror import Mirror
 
 State = TypeVar("State")
 PARAMS, OPTIMIZER = "params", "optimizer"
@@ -44,6 +45,8 @@ class CheckpointStore:
         best_metric: keep the one that is best by this validation metric.
         best_mode: whether the metric is better when larger (`max`) or smaller (`min`).
         notify: called with a line for the user when a damaged checkpoint is passed over.
+        mirror: of the directory, where the run dir is at a URL; a checkpoint counts once it is there.
+        before_commit: called before a checkpoint becomes valid, in the thread that makes it so.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class CheckpointStore:
         best_metric: str | None = None,
         best_mode: Literal["max", "min"] = "max",
         notify: Callable[[str], None] = print_notice,
+        mirror: Mirror | None = None,
+        before_commit: Callable[[], None] = lambda: None,
     ):
         if keep_latest < 1:
             raise UserError(f"keep_latest is {keep_latest}; wanted at least 1")
@@ -64,10 +69,17 @@ class CheckpointStore:
         self._best_metric = best_metric
         self._best_mode = best_mode
         self._notify = notify
+        self._mirror = mirror
+        self._before_commit = before_commit
         self._checkpointer: ocp.AsyncCheckpointer | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._saving = -1
+
+    @property
+    def location(self) -> str:
+        """The directory, or the URL where it counts."""
+        return str(self.directory) if self._mirror is None else self._mirror.url
 
     # Saving
 
@@ -97,7 +109,7 @@ class CheckpointStore:
         self._check_space(step, sum(leaf.nbytes for leaf in named.values()))
         if jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
-            remove(self.directory / str(step))
+            self._remove(str(step))
         _barrier("genrec_save")
         if self._checkpointer is None:
             self._checkpointer = ocp.AsyncCheckpointer(_handler(PARAMS, OPTIMIZER))
@@ -118,9 +130,12 @@ class CheckpointStore:
                 checkpointer.wait_until_finished()
                 if jax.process_index() == 0:
                     folder = self.directory / str(step)
+                    self._before_commit()
                     manifest.write(
                         folder, step=step, metrics=metrics or {}, progress=progress or {}
                     )
+                    if self._mirror is not None:
+                        self._mirror.publish(str(step), last=[manifest.NAME])
                     self._prune()
             except BaseException as error:  # raised again in the loop's thread, by wait()
                 self._error = error
@@ -168,6 +183,18 @@ class CheckpointStore:
         """The newest step whose every byte is as written; notices name those passed over."""
         return _from_host_0(self._find_latest)
 
+    def damage(self, step: int, *, only: str | None = None) -> str | None:
+        """What is wrong with a checkpoint, or with one of its items (`manifest.damage`)."""
+        folder = self.bring(step, only=only)
+        return manifest.damage(folder, only=only) if folder.is_dir() else "there is none"
+
+    def bring(self, step: int, *, only: str | None = None) -> pathlib.Path:
+        """The folder of a checkpoint; where it is at a URL, copied here, or one item of it."""
+        if self._mirror is not None:
+            parts = [f"{step}/{only}", f"{step}/{manifest.NAME}"] if only else [str(step)]
+            self._mirror.bring(*parts)
+        return self.directory / str(step)
+
     def best_step(self) -> int | None:
         """The step best by `best_metric` among those present; None when none was measured.
 
@@ -179,7 +206,7 @@ class CheckpointStore:
         """What the loop gave `save` as `progress` at `step`."""
         found = manifest.read(self.directory / str(step))
         if found is None:
-            raise UserError("has no readable manifest", file=str(self.directory / str(step)))
+            raise UserError("has no readable manifest", file=f"{self.location}/{step}")
         return found.progress
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -202,22 +229,24 @@ class CheckpointStore:
         if step is None:
             step = self.latest_valid_step()
         if step is None:
-            raise UserError("holds no valid checkpoint to restore", file=str(self.directory))
+            raise UserError("holds no valid checkpoint to restore", file=self.location)
         named = name_leaves(abstract_state)
         params = {n: leaf for n, leaf in named.items() if n.startswith("params.")}
         rest = {n: leaf for n, leaf in named.items() if n not in params}
-        restored = restore_items(self.directory / str(step), {PARAMS: params, OPTIMIZER: rest})
+        restored = restore_items(self.bring(step), {PARAMS: params, OPTIMIZER: rest})
         leaves = {**restored[PARAMS], **restored[OPTIMIZER]}
         structure = jax.tree.structure(abstract_state)
         return jax.tree.unflatten(structure, [leaves[name] for name in named])
 
     def discard_after(self, step: int | None) -> None:
         """Removes what is newer than `step`, and what interrupted saves and prunings left behind."""
-        if jax.process_index() == 0 and self.directory.is_dir():
-            for path in self.directory.iterdir():
-                newer = step is None or not path.name.isdecimal() or int(path.name) > step
-                if newer or manifest.read(path) is None:
-                    remove(path)
+        if jax.process_index() == 0:
+            here = {path.name for path in self.directory.glob("*")}
+            there = set() if self._mirror is None else self._mirror.names()
+            for name in here | {name.split("/")[0] for name in there}:
+                newer = step is None or not name.isdecimal() or int(name) > step
+                if newer or manifest.read(self.directory / name) is None:
+                    self._remove(name)
         _barrier("genrec_discard")
 
     # Inside
@@ -227,10 +256,10 @@ class CheckpointStore:
             return None
         folders = [path for path in self.directory.iterdir() if path.name.isdecimal()]
         for path in sorted(folders, key=lambda p: int(p.name), reverse=True):
-            problem = manifest.damage(path)
+            problem = self.damage(int(path.name))
             if problem is None:
                 return int(path.name)
-            self._notify(f"passing over checkpoint {path}: {problem}")
+            self._notify(f"passing over checkpoint {self.location}/{path.name}: {problem}")
         return None
 
     def _find_best(self) -> int | None:
@@ -251,7 +280,12 @@ class CheckpointStore:
         for step in steps:
             every = self._keep_every is not None and step % self._keep_every == 0
             if step not in keep and not every:
-                remove(self.directory / str(step))
+                self._remove(str(step))
+
+    def _remove(self, name: str) -> None:
+        remove(self.directory / name)
+        if self._mirror is not None:
+            self._mirror.remove(name, first=[manifest.NAME])
 
     def _check_space(self, step: int, needed: int) -> None:
         present = next(p for p in (self.directory, *self.directory.parents) if p.exists())
@@ -273,7 +307,7 @@ class CheckpointStore:
             f"the disk is full{'' if detail is None else f' ({detail})'}: the checkpoint of step"
             f" {self._saving} was not written. Earlier checkpoints stand (steps: {standing}). Free"
             " some space and run the same command again; it goes on from the latest",
-            file=str(self.directory),
+            file=self.location,
         )
 
 

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run_dirs",
         nargs="*",
         metavar="RUN_DIR",
-        help="what `genrec train` wrote; with gin, MODEL_DIR says it too",
+        help="what `genrec train` wrote, or its URL; with gin, MODEL_DIR says it too",
     )
     run_flags.add_checkpoint(parser)
     parser.add_argument(
@@ -253,6 +253,7 @@ def _model_dir(model_dir: Any) -> str:
 
 
 def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> None:
+    from genrec_jax import storage
     from genrec_jax.evaluation import predictions, results, table
 
     for evaluation in written:
@@ -272,7 +273,9 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
                 text = f"audit, {entry['status']}: {entry['check']}: {entry['detail']}"
                 console.print(text, highlight=False, soft_wrap=True)
         for file in (results.METRICS_FILE, predictions.PREDICTIONS_FILE):
-            console.print(f"wrote {evaluation.folder / file}", soft_wrap=True, highlight=False)
+            console.print(
+                f"wrote {storage.join(evaluation.folder, file)}", soft_wrap=True, highlight=False
+            )
 
 
 def _aggregate(

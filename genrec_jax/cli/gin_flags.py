@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 # Macro -> (what it sets, an example). The names are T5X's where T5X has one.
 MACROS: dict[str, tuple[str, str]] = {
-    "MODEL_DIR": ("the run dir: checkpoints, logs, everything later stages need", '"runs/beauty"'),
+    "MODEL_DIR": (
+        "the run dir or its URL: checkpoints, logs, what later stages need",
+        '"runs/beauty"',
+    ),
     "DATA_DIR": ("dataset dir from `genrec prepare`; a list of several for SP5", '"data/beauty"'),
     "INDEX_DIR": ("item ids from `genrec index`; None: <DATA_DIR>/index/<INDEX_METHOD>", "None"),
     "INDEX_METHOD": ("sequential, random, collaborative, independent or short", '"collaborative"'),

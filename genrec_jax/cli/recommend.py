@@ -40,7 +40,7 @@ same in Python:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec recommend`."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="what `genrec train` wrote")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="what `genrec train` wrote, or its URL")
     whose = parser.add_mutually_exclusive_group(required=True)
     whose.add_argument("--user", metavar="SOURCE_ID", help="a user of the dataset trained on")
     whose.add_argument(
@@ -174,7 +174,7 @@ def _of_user(run_dir: "RunDir", name: str, arguments: argparse.Namespace) -> tup
 
 def _as_json(found: "Recommendations", recommender: "Recommender") -> dict[str, Any]:
     return {
-        "run_dir": str(recommender.run_dir.path),
+        "run_dir": recommender.run_dir.location,
         "step": recommender.step,
         "dataset": recommender.dataset,
         "template": found.template,

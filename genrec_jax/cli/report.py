@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from genrec_jax import storage
 from genrec_jax.cli import run_flags
 
 HELP = """\
@@ -25,10 +26,12 @@ The page needs no network and no other file; send it to whom you like. Evaluate 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags."""
-    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="what `genrec train` wrote")
+    parser.add_argument(
+        "run_dirs", nargs="+", metavar="RUN_DIR", help="what `genrec train` wrote, or its URL"
+    )
     parser.add_argument(
         "--output",
-        type=pathlib.Path,
+        type=storage.argument,
         metavar="FILE",
         help="the page to write (default: report.html in the first run dir); an earlier report is replaced",
     )
@@ -53,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the page and prints where it lies."""
     from genrec_jax.evaluation import report
 
-    output = arguments.output or pathlib.Path(arguments.run_dirs[0]) / "report.html"
+    output = arguments.output or storage.join(arguments.run_dirs[0], "report.html")
     written = report.write_report(
         arguments.run_dirs,
         output,

@@ -30,12 +30,17 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; on success it is flushed and renamed to `path`.
 
     Args:
-        path: where the finished file goes; parent folders are made.
+        path: where the finished file goes; parent folders are made. For a URL the temporary file is
+            this machine's, and is uploaded.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    storage.refuse_remote(path, "this file")
+    if storage.is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="genrec-file-") as folder:
+            yield (file := pathlib.Path(folder) / storage.last_name(path))
+            storage.put_file(file, path)
+        return
     target = pathlib.Path(path)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

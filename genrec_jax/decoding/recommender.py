@@ -278,7 +278,7 @@ class Recommender:
             raise UserError(
                 f"this run was trained on {', '.join(trained)}, none of which asks for an item of the whole"
                 f" catalogue; wanted a run of one of {', '.join(SEARCHED_TASKS)}",
-                file=str(self.run_dir.path),
+                file=self.run_dir.location,
             )
         raise UserError(
             "the history is empty, and this run was trained on prompts that show one; wanted at least"

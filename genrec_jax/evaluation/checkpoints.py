@@ -16,8 +16,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from genrec_jax import storage
 from genrec_jax.checkpoint import manifest, restore, store
-from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.checkpoint.run_dir import EVALUATIONS, RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.data.prepare_progress import Steps
 from genrec_jax.evaluation import (
@@ -45,11 +46,11 @@ class Evaluation:
     """What was written for one dataset.
 
     Attributes:
-        folder: holds metrics.json and predictions.parquet.
+        folder: path or URL of the folder that holds metrics.json and predictions.parquet.
         metrics: the content of metrics.json.
     """
 
-    folder: pathlib.Path
+    folder: artefacts.PathLike
     metrics: dict[str, Any]
 
 
@@ -153,7 +154,9 @@ class RunEvaluation:
         step = restore.choose_step(self.run, checkpoint)
         params = restore.restore_params(self.run, step, mesh=self._mesh)
         parameters = manifest.digest(self.run.checkpoint_dir / str(step), only=store.PARAMS)
-        target = self.run.eval_dir / self._config.folder(step)
+        name = f"{EVALUATIONS}/{self._config.folder(step)}"
+        self.run.bring(name)
+        earlier, target = self.run.path / name, self.run.place(name)
         steps = Steps(enabled=self._show_progress)
         written = []
         with _output(target) as folder, steps.running():
@@ -164,7 +167,7 @@ class RunEvaluation:
                 ranks, lists, exact = self._score(name, params, place, steps)
                 now = {
                     "format_version": results.FORMAT_VERSION,
-                    "run_dir": str(self.run.path),
+                    "run_dir": self.run.location,
                     "step": step,
                     "checkpoint": checkpoint,
                     "parameters": parameters,
@@ -190,21 +193,21 @@ class RunEvaluation:
                     "created": results.now(),
                     "conditions": results.conditions(),
                 }
-                final = target / place.relative_to(folder)
-                metrics = self._beside_earlier(final, now, place)
+                below = place.relative_to(folder)
+                metrics = self._beside_earlier(earlier / below, now, place)
                 artefacts.write_json(place / results.METRICS_FILE, metrics)
-                written.append(Evaluation(final, metrics))
+                written.append(Evaluation(storage.join(target, *below.parts), metrics))
         return tuple(written)
 
     def _beside_earlier(
-        self, final: pathlib.Path, now: dict[str, Any], place: pathlib.Path
+        self, earlier: pathlib.Path, now: dict[str, Any], place: pathlib.Path
     ) -> dict[str, Any]:
         """Adds what was measured earlier under the same name to what is written in `place`."""
         first_host = jax.process_index() == 0  # which alone looks at the folder that it replaces
-        before = merging.earlier(final, now) if first_host else None
+        before = merging.earlier(earlier, now) if first_host else None
         if before is None:
             return now
-        merging.merge_predictions(place, final, list(now["templates"]))
+        merging.merge_predictions(place, earlier, list(now["templates"]))
         return merging.merge(before, now, [template.id for template in self.run.templates])
 
     def _score(
@@ -291,10 +294,12 @@ class _Counter:
 
 
 @contextlib.contextmanager
-def _output(target: pathlib.Path) -> Iterator[pathlib.Path]:
+def _output(target: artefacts.PathLike) -> Iterator[pathlib.Path]:
     """Host 0 writes the result; the others, which compute the same, write into a folder that goes."""
     if jax.process_index() == 0:
-        with artefacts.atomic_directory(target, overwrite=True) as folder:
+        with artefacts.atomic_directory(
+            target, overwrite=True, manifests=[results.METRICS_FILE]
+        ) as folder:
             yield folder
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,12 @@
 """Run dirs -> one self-contained HTML page: the last arrow of the flow."""
 
 import importlib.resources
+import os
 import pathlib
 import string
 from collections.abc import Mapping, Sequence
 
+from genrec_jax import storage
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import (
@@ -32,7 +34,7 @@ def write_report(
     title: str | None = None,
     num_examples: int = NUM_EXAMPLES,
     overwrite: bool = False,
-) -> pathlib.Path:
+) -> artefacts.PathLike:
     """Writes the page. It needs nothing else: no script, no font, no picture is fetched.
 
     Args:
@@ -54,8 +56,8 @@ def write_report(
     """
     if not run_dirs:
         raise UserError("got no run dir; wanted one or more that `genrec train` wrote")
-    target = pathlib.Path(output)
-    if target.is_dir() or (target.exists() and not overwrite):
+    target = storage.join(output)
+    if storage.exists(target) and (storage.is_folder(target) or not overwrite):
         _check_replaceable(target)
     figures = report_papers.read_figures(paper_figures) if paper_figures is not None else ()
     runs = [
@@ -74,7 +76,12 @@ def run_names(run_dirs: Sequence[artefacts.PathLike]) -> list[str]:
     Raises:
         UserError: one run dir was named twice.
     """
-    parts = [pathlib.Path(path).resolve().parts for path in run_dirs]
+    parts = [
+        tuple(os.fspath(path).rstrip("/").split("/"))
+        if storage.is_remote(path)
+        else pathlib.Path(path).resolve().parts
+        for path in run_dirs
+    ]
     if len(set(parts)) < len(parts):
         raise UserError("the same run dir was named twice; name each once")
     depth = 1
@@ -123,7 +130,9 @@ def _run(
         else:
             parts += content
     if not run.evaluations:
-        said = f"Not evaluated yet: run `genrec evaluate {run.run.path}`, then this report again."
+        said = (
+            f"Not evaluated yet: run `genrec evaluate {run.run.location}`, then this report again."
+        )
         parts.append(element("p", said, class_="alarm"))
     parts.append(report_training.training_section(run, salt=salt, level=level))
     parts.append(report_compare.other_evaluations(run, level=level))
@@ -147,11 +156,9 @@ def _evaluation(
     ]
 
 
-def _check_replaceable(target: pathlib.Path) -> None:
-    if target.is_file():
-        with target.open(encoding="utf-8", errors="replace") as file:
-            if MARK in file.read(2000):
-                return
+def _check_replaceable(target: artefacts.PathLike) -> None:
+    if not storage.is_folder(target) and MARK.encode() in storage.read_head(target, 4000):
+        return
     raise UserError(
         "exists and is no report of genrec_jax; wanted a new file or an earlier report. Choose another"
         " --output, or pass --overwrite to replace the file",

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec_jax import storage
-from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.checkpoint.run_dir import EVALUATIONS, RunDir
 from genrec_jax.data import artefacts, audit, splits
 from genrec_jax.data import dataset as datasets
 from genrec_jax.errors import UserError
@@ -152,6 +152,7 @@ def read_run(
         UserError: no run dir, or a broken metrics file.
     """
     run = RunDir.load(path)
+    run.bring(EVALUATIONS)
     found = [
         (file.parent, results.load(file))
         for pattern in ("*", "*/*")

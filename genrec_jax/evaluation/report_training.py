@@ -50,7 +50,7 @@ def settings_section(run: RunView, *, level: int) -> Markup:
     versions = ", ".join(f"{name} {value}" for name, value in manifest.get("versions", {}).items())
     summary = definitions(
         [
-            ("Run dir", str(run.run.path)),
+            ("Run dir", run.run.location),
             ("Commit", manifest.get("git_commit") or "not a checkout"),
             ("Started", moment(manifest.get("created"))),
             ("Versions", versions or None),

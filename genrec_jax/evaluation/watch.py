@@ -1,9 +1,9 @@
 """Evaluating new checkpoints beside a running job, until the job says that it is done."""
 
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 
+from genrec_jax import storage
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts
@@ -34,19 +34,18 @@ def watch_run(
     Raises:
         UserError: nothing new came in time and the run is not done, or an evaluation failed.
     """
-    folder = pathlib.Path(run_dir)
     evaluation: RunEvaluation | None = None
 
     def steps() -> list[int]:
-        return restore.open_store(RunDir.load(folder)).steps() if RunDir.exists(folder) else []
+        return restore.open_store(RunDir.load(run_dir)).steps() if RunDir.exists(run_dir) else []
 
     for step in new_steps(
         steps,
-        (folder / FINISHED).exists,
+        lambda: storage.exists(storage.join(run_dir, FINISHED)),
         poll_seconds=poll_seconds,
         timeout_seconds=timeout_seconds,
     ):
-        evaluation = evaluation or open_evaluation(RunDir.load(folder))
+        evaluation = evaluation or open_evaluation(RunDir.load(run_dir))
         try:
             written = evaluation.evaluate(step)
         except UserError:

@@ -2,19 +2,30 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
+import shutil
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from genrec_jax import mirror as mirrors
+from genrec_jax import storage
 from genrec_jax.checkpoint import initial
-from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.checkpoint.run_dir import (
+    CHECKPOINTS,
+    EVENTS_FOLDER,
+    MANIFEST,
+    RunDir,
+    is_small,
+)
 from genrec_jax.checkpoint.store import CheckpointStore, print_notice
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.mirror import Mirror
 from genrec_jax.model import t5
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
@@ -27,8 +38,9 @@ from genrec_jax.training import step as step_lib
 from genrec_jax.training import validation
 from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
 from genrec_jax.training.inputs import Inputs
+from genrec_jax.training.lock import FILE as LOCK_FILE
 from genrec_jax.training.lock import RunLock
-from genrec_jax.training.logging import MetricsLog
+from genrec_jax.training.logging import EVENTS_FILE, METRICS_FILE, MetricsLog
 from genrec_jax.training.loop import Loop, Progress, Result, Schedule
 from genrec_jax.training.preemption import StopRequest
 from genrec_jax.training.state import TrainState
@@ -42,7 +54,7 @@ class Summary:
     """How a run ended.
 
     Attributes:
-        run_dir: the run dir.
+        run_dir: path or URL of the run dir.
         step: steps done.
         stopped: `finished`, `preempted` (start it again to go on) or `early_stopping`.
         seconds: of training over all restarts, validation left out.
@@ -52,7 +64,7 @@ class Summary:
         best_value: of the metric, there.
     """
 
-    run_dir: pathlib.Path
+    run_dir: artefacts.PathLike
     step: int
     stopped: str
     seconds: float
@@ -123,6 +135,8 @@ def train(
             keep_every=config.checkpoints.keep_every,
             best_metric=config.validation.metric,
             best_mode=config.validation.mode,
+            mirror=None if run_dir.mirror is None else run_dir.mirror.below(CHECKPOINTS),
+            before_commit=functools.partial(_publish_records, run_dir),
         )
         try:
             state, step, progress = _start(config, store, mesh, inputs.vocabulary)
@@ -131,7 +145,7 @@ def train(
             shown = show_progress and first_host
             display = progress_lib.make_display(step, steps) if shown else progress_lib.Silent()
             if step:
-                display.say(f"going on from step {step} of {steps}, in {run_dir.path}")
+                display.say(f"going on from step {step} of {steps}, in {run_dir.location}")
             num_params = state_lib.number_of_parameters(state.params)
             display.say(
                 f"{num_params:,} parameters, {steps:,} steps of {config.data.batch_size} examples;"
@@ -153,6 +167,7 @@ def train(
             dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
             train_step = lambda state, batch, step: jitted(state, batch, dropout_key)  # noqa: E731
             closing = contextlib.ExitStack()
+            closing.callback(_publish_records, run_dir, EVENTS_FOLDER)
             if log is not None:
                 closing.callback(log.close)
             closing.callback(display.close)
@@ -200,12 +215,19 @@ def _open_run_dir(
 ) -> tuple[RunDir, RunLock | None]:
     """The run dir, found or made, and host 0's lock on it."""
     settings = config.to_json() | {"artefacts": inputs.fingerprints()}
-    problem, lock = None, None
+    problem, lock, mirror = None, None, None
     if jax.process_index() == 0:
         try:
-            lock = RunLock(config.model_dir)
-            if not _goes_on(config.model_dir, settings):
-                _create_run_dir(config, inputs, settings, operative_config)
+            mirror = _mirror(config.model_dir)
+            folder = pathlib.Path(config.model_dir) if mirror is None else mirror.folder
+            lock = RunLock(folder)
+            if mirror is not None:
+                _start_from_store(mirror)
+            if not _goes_on(folder, settings, mirror):
+                _create_run_dir(folder, config, inputs, settings, operative_config)
+                if mirror is not None:
+                    names = (path.name for path in folder.iterdir() if path.name != LOCK_FILE)
+                    mirror.publish(*names, last=[MANIFEST])
         except UserError as error:
             problem = error
     if jax.process_count() > 1:
@@ -218,31 +240,68 @@ def _open_run_dir(
         if lock is not None:
             lock.release()
         raise problem
-    return RunDir.load(config.model_dir), lock
+    if mirror is None:
+        return RunDir.load(config.model_dir), lock
+    return dataclasses.replace(RunDir.load(mirror.folder), mirror=mirror), lock
 
 
-def _goes_on(folder: str, settings: dict[str, Any]) -> bool:
+def _mirror(model_dir: str) -> Mirror | None:
+    """Where a run dir at a URL is worked on; None for one that is on a file system.
+
+    Raises:
+        UserError: it is at a URL, and several processes train together.
+    """
+    if not storage.is_remote(model_dir):
+        return None
+    mirrors.check_alone(model_dir, jax.process_count())
+    here = storage.cache_folder(model_dir)
+    return Mirror(model_dir.rstrip("/"), here.with_name(f"{here.name}.training"))
+
+
+def _start_from_store(mirror: Mirror) -> None:
+    """Makes the working folder what the store has, checkpoints and events aside."""
+    for path in mirror.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
+    mirror.bring(*filter(is_small, mirror.names()))
+
+
+def _publish_records(run_dir: RunDir, events: str = f"{EVENTS_FOLDER}/{EVENTS_FILE}") -> None:
+    """Where the run dir is at a URL, copies there what was logged up to now; host 0's task."""
+    if run_dir.mirror is not None:
+        run_dir.mirror.publish_growing(METRICS_FILE, events)
+
+
+def _goes_on(folder: pathlib.Path, settings: dict[str, Any], mirror: Mirror | None) -> bool:
     """Whether there is a run in `folder` to go on with; one that saved nothing binds nobody."""
     if not RunDir.exists(folder):
         return False
-    run_dir = RunDir.load(folder)
+    run_dir = dataclasses.replace(RunDir.load(folder), mirror=mirror)
     try:
         run_dir.check_settings(settings, free=FREE_ON_RESUME)
     except UserError:
         if run_dir.checkpoint_dir.is_dir() and any(run_dir.checkpoint_dir.iterdir()):
             raise
-        print_notice(f"{folder}: the run there never got to a checkpoint; starting anew")
+        print_notice(f"{run_dir.location}: the run there never got to a checkpoint; starting anew")
         return False
     (run_dir.path / FINISHED).unlink(missing_ok=True)
+    if mirror is not None:
+        mirror.remove(FINISHED)
     return True
 
 
 def _create_run_dir(
-    config: TrainConfig, inputs: Inputs, settings: dict[str, Any], operative_config: str | None
+    folder: pathlib.Path,
+    config: TrainConfig,
+    inputs: Inputs,
+    settings: dict[str, Any],
+    operative_config: str | None,
 ) -> RunDir:
     data = config.data
     return RunDir.create(
-        config.model_dir,
+        folder,
         model_config=config.model,
         mixture={
             "name": data.mixture,
@@ -283,7 +342,7 @@ def _start(
         raise UserError(
             f"every checkpoint here is damaged (steps: {', '.join(map(str, damaged))}), and starting over"
             " would remove them. Bring back a copy of one, or remove the folder to start over",
-            file=str(store.directory),
+            file=store.location,
         )
     store.discard_after(step)
     if step is not None:
@@ -310,7 +369,7 @@ def _start(
 def _finish(config: TrainConfig, run_dir: RunDir, result: Result) -> Summary:
     best, totals = result.progress.best, result.progress.totals
     summary = Summary(
-        run_dir=pathlib.Path(config.model_dir),
+        run_dir=storage.join(config.model_dir),
         step=result.step,
         stopped=result.stopped,
         seconds=totals["seconds"],
@@ -321,5 +380,5 @@ def _finish(config: TrainConfig, run_dir: RunDir, result: Result) -> Summary:
     )
     if jax.process_index() == 0 and result.stopped != "preempted":
         content = dataclasses.asdict(summary)
-        artefacts.write_json(run_dir.path / FINISHED, content | {"run_dir": str(summary.run_dir)})
+        artefacts.write_json(run_dir.place(FINISHED), content | {"run_dir": str(summary.run_dir)})
     return summary
