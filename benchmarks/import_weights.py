@@ -1,8 +1,10 @@
-"""Peak memory of importing a Hugging Face folder, beyond the parameters themselves and the file cache.
+"""Peak memory of importing a Hugging Face folder, and of reading back what was imported.
 
-A synthetic T5 1.1 folder is written in shards (random bytes are enough: nothing is computed), then imported
-by 1 process and by 2, which share every parameter. Each process counts its anonymous memory (RssAnon and
-RssShmem: what is not the file cache), sampled every 2 ms, from just before the weights are opened.
+Beyond the parameters themselves and the file cache, that is. A synthetic T5 1.1 folder is written in shards
+(random bytes are enough: nothing is computed). One process, then two that share every parameter, import
+and save it; as many new ones read it back onto the same mesh, as a run that starts from it does, and must
+get what was imported. Each process counts its anonymous memory (RssAnon and RssShmem: what is not the file
+cache), sampled every 2 ms, from just before the weights are opened.
 
     python -m benchmarks.import_weights --size xl --folder /tmp/xl --record
     python -m benchmarks.import_weights --size tiny --folder /tmp/tiny
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import numpy as np
 
@@ -108,8 +111,19 @@ class Peak:
         return self.highest - self.first
 
 
-def worker(folder: str, output: str, number: int, count: int, port: int) -> None:
-    """One process: imports and prints what it took."""
+def checksum(params) -> int:
+    """Of all that this process's devices hold; on a CPU nothing is copied."""
+    import jax
+
+    total = 0
+    for leaf in jax.tree.leaves(params):
+        for shard in leaf.addressable_shards:
+            total = zlib.crc32(np.asarray(shard.data).reshape(-1).view(np.uint8).data, total)
+    return total
+
+
+def worker(task: str, folder: str, output: str, number: int, count: int, port: int) -> None:
+    """One process: imports and saves, or reads back, and prints what it took."""
     import jax
 
     if count > 1:
@@ -117,56 +131,96 @@ def worker(folder: str, output: str, number: int, count: int, port: int) -> None
         jax.distributed.initialize(
             f"127.0.0.1:{port}", count, number, shutdown_timeout_seconds=3600
         )
-    from genrec_jax.checkpoint import imported
-    from genrec_jax.checkpoint.import_weights import ForeignWeights
     from genrec_jax.parallel import mesh as mesh_lib
 
     mesh = mesh_lib.make_mesh(1, jax.device_count(), 1)
     jax.block_until_ready(jax.jit(lambda: jax.numpy.zeros(8))())
+    measured = (_import if task == "import" else _read)(folder, pathlib.Path(output), mesh)
+    print(json.dumps({"process": number, **measured}), flush=True)
+
+
+def _import(folder: str, output: pathlib.Path, mesh) -> dict[str, float]:
+    import jax
+
+    from genrec_jax.checkpoint import imported
+    from genrec_jax.checkpoint.import_weights import ForeignWeights
+
     began = time.perf_counter()
     with Peak() as loading:
         weights = ForeignWeights.open(folder)
         params = weights.params(mesh)
         jax.block_until_ready(params)
     seconds = time.perf_counter() - began
-    own = sum(
-        shard.data.nbytes for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards
-    )
-    largest = max(4 * int(np.prod(shape)) for shape in weights.source.shapes.values())
+    own = bytes_of(params)
     began = time.perf_counter()
     with Peak() as saving:
-        pathlib.Path(output).mkdir(parents=True, exist_ok=True)
-        imported.write(pathlib.Path(output), params, weights.config, vocabulary=None, source={})
-    measured = {
-        "process": number,
+        output.mkdir(parents=True, exist_ok=True)
+        imported.write(output, params, weights.config, vocabulary=None, source={})
+    return {
         "parameters_bytes": own,
-        "largest_tensor_bytes": largest,
+        "largest_tensor_bytes": max(4 * int(np.prod(s)) for s in weights.source.shapes.values()),
         "beyond_parameters_bytes": loading.added - own,
         "load_seconds": round(seconds, 2),
         "saving_beyond_bytes": saving.added,
         "save_seconds": round(time.perf_counter() - began, 2),
+        "checksum": checksum(params),
     }
-    print(json.dumps(measured), flush=True)
+
+
+def _read(folder: str, output: pathlib.Path, mesh) -> dict[str, float]:
+    import jax
+
+    from genrec_jax.checkpoint.imported import ImportedWeights
+
+    began = time.perf_counter()
+    with Peak() as reading:
+        params = ImportedWeights.load(output).restore_params(mesh)
+        jax.block_until_ready(params)
+    return {
+        "reading_beyond_parameters_bytes": reading.added - bytes_of(params),
+        "read_seconds": round(time.perf_counter() - began, 2),
+        "checksum": checksum(params),
+    }
+
+
+def bytes_of(params) -> int:
+    """What the devices of this process hold."""
+    import jax
+
+    return sum(
+        shard.data.nbytes for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards
+    )
 
 
 def measure(folder: pathlib.Path, scratch: pathlib.Path, count: int) -> list[dict]:
-    """Imports with `count` processes at once."""
+    """Imports with `count` processes at once, then reads back with as many."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        written = run_workers("import", folder, scratch, count)
+        read = run_workers("read", folder, scratch, count)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if any(a.pop("checksum") != b.pop("checksum") for a, b in zip(written, read, strict=True)):
+        raise SystemExit("what was read back is not what was imported")
+    return [a | b for a, b in zip(written, read, strict=True)]
+
+
+def run_workers(task: str, folder: pathlib.Path, scratch: pathlib.Path, count: int) -> list[dict]:
+    """What each of `count` processes printed."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    shutil.rmtree(scratch, ignore_errors=True)
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    places = [(folder, scratch, number, count, port) for number in range(count)]
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, "--worker", *map(str, (folder, scratch, n, count, port))],
+            [sys.executable, __file__, "--worker", task, *map(str, place)],
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
         )
-        for n in range(count)
+        for place in places
     ]
     outputs = [process.communicate()[0] for process in processes]
-    shutil.rmtree(scratch, ignore_errors=True)
     if any(process.returncode for process in processes):
         raise SystemExit("a process failed; see above")
     return [json.loads(output.splitlines()[-1]) for output in outputs]
@@ -174,8 +228,8 @@ def measure(folder: pathlib.Path, scratch: pathlib.Path, count: int) -> list[dic
 
 def main() -> None:
     if "--worker" in sys.argv:
-        folder, output, number, count, port = sys.argv[sys.argv.index("--worker") + 1 :]
-        worker(folder, output, int(number), int(count), int(port))
+        task, folder, output, number, count, port = sys.argv[sys.argv.index("--worker") + 1 :]
+        worker(task, folder, output, int(number), int(count), int(port))
         return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="xl")
@@ -192,13 +246,18 @@ def main() -> None:
         results[f"{count}_processes"] = runs
         for run in runs:
             allowed = 1.1 * run["largest_tensor_bytes"]
-            verdict = "within" if run["beyond_parameters_bytes"] <= allowed else "BEYOND"
+            beyond = {
+                "importing": run["beyond_parameters_bytes"],
+                "saving": run["saving_beyond_bytes"],
+                "reading back": run["reading_beyond_parameters_bytes"],
+            }
+            verdict = "within" if max(beyond.values()) <= allowed else "BEYOND"
+            told = ", ".join(f"{what} {added / 1e6:,.1f} MB" for what, added in beyond.items())
             print(
                 f"{count} processes, process {run['process']}: parameters"
-                f" {run['parameters_bytes'] / 1e6:,.0f} MB; beyond them"
-                f" {run['beyond_parameters_bytes'] / 1e6:,.0f} MB, {verdict} one tensor plus 10%"
-                f" ({allowed / 1e6:,.0f} MB); loaded in {run['load_seconds']} s; saving added"
-                f" {run['saving_beyond_bytes'] / 1e6:,.0f} MB"
+                f" {run['parameters_bytes'] / 1e6:,.0f} MB; beyond them {told}: {verdict} one tensor plus"
+                f" 10% ({allowed / 1e6:,.0f} MB); imported in {run['load_seconds']} s, saved in"
+                f" {run['save_seconds']} s, read back in {run['read_seconds']} s"
             )
     if arguments.record:
         from benchmarks import common
