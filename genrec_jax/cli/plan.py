@@ -3,10 +3,14 @@
 import argparse
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 from genrec_jax.cli import gin_flags, gin_setup
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
+
+if TYPE_CHECKING:  # JAX is imported once it is known what it is to see
+    from genrec_jax.training.plan import Plan
 
 HELP = """Says, before anything is rented, whether a configuration fits a cluster and what a step costs.
 
@@ -117,6 +121,8 @@ def run(arguments: argparse.Namespace) -> None:
         planned = plans.best_suggestion(config, topology, shapes, devices)
         if planned is None:
             raise UserError(_nothing_fits(topology.name, shapes.rows))
+        if planned.fits is False:
+            raise UserError(_refused(planned))
     else:
         choice = plans.configured(config, topology)
         planned = plans.plan(config, topology, shapes, choice, devices)
@@ -139,4 +145,19 @@ def _nothing_fits(name: str, rows: int) -> str:
     return (
         f"no mesh, remat policy and number of microbatches fit {rows} rows on {name}; take more or larger"
         " devices, fewer --rows, or shorter ones"
+    )
+
+
+def _refused(planned: "Plan") -> str:
+    from genrec_jax.training.plan_text import size
+
+    told = [
+        f"{name} needs {size(step.total)} of {size(step.limit)}"
+        for name, step in (("training", planned.train), ("recommending", planned.recommend))
+        if step.fits is False and step.limit is not None
+    ]
+    return (
+        f"what fits {planned.topology.name} by count does not fit as XLA compiles it. The last that was"
+        f" tried, {planned.choice}: {' and '.join(told)} a device. Take more or larger devices, fewer"
+        " --rows or --prompts, or shorter ones"
     )

@@ -69,15 +69,18 @@ class StepPlan:
         return self.counted.total if self.compiled is None else self.compiled.total
 
     @property
+    def limit(self) -> int | None:
+        """Bytes that it may take; None where the device's memory is not known."""
+        if isinstance(self.compiled, TooLarge):
+            return self.compiled.limit
+        if self.memory is None or self.compiled:
+            return self.memory
+        return int(self.memory * COUNTED_SHARE)
+
+    @property
     def fits(self) -> bool | None:
         """Whether a device holds it; None where its memory is not known."""
-        if isinstance(self.compiled, TooLarge):
-            return False
-        if self.memory is None:
-            return None
-        # A program that XLA compiled for a TPU fits it; elsewhere sizes are compared.
-        limit = self.memory if self.compiled else self.memory * COUNTED_SHARE
-        return self.total <= limit
+        return None if self.limit is None else self.total <= self.limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +167,11 @@ def suggestions(config: TrainConfig, topology: Topology, shapes: Shapes) -> Iter
         chosen = with_choice(config, choice)
         if _fixed(chosen, choice) > limit:
             continue  # before its loss is traced
-        if count_training(chosen, choice, shapes).total <= limit:
+        counted = (
+            count_training(chosen, choice, shapes),
+            count_recommending(chosen, choice, shapes),
+        )
+        if all(count.total <= limit for count in counted):
             yield choice
 
 
@@ -235,14 +242,37 @@ def best_suggestion(
     shapes: Shapes,
     devices: Sequence[Any] | None,
 ) -> Plan | None:
-    """The first suggestion that XLA finds to fit too (of a few), or that fits by count without XLA."""
-    for number, choice in enumerate(suggestions(config, topology, shapes)):
-        if number == COMPILED_SUGGESTIONS:
-            return None
+    """The first suggestion that XLA finds to fit too, or that fits by count where XLA is not asked.
+
+    What XLA refuses shows how far the count is off: only suggestions that are smaller by as much are
+    tried after it. After a few refusals the last one is returned, whose `fits` is false; None where
+    nothing fits by count.
+    """
+    refused: Plan | None = None
+    tried = 0
+    for choice in suggestions(config, topology, shapes):
+        if refused is not None and not _smaller(config, choice, shapes, refused):
+            continue
         found = plan(config, topology, shapes, choice, devices)
-        if found.fits is not False:
+        tried += 1
+        if found.fits is not False or tried == COMPILED_SUGGESTIONS:
             return found
-    return None
+        refused = found
+    return refused
+
+
+def _smaller(config: TrainConfig, choice: Choice, shapes: Shapes, refused: Plan) -> bool:
+    """Whether both steps of a choice would fit if the count erred as it did with a refused plan."""
+    config = with_choice(config, choice)
+    counts = (
+        (refused.train, count_training(config, choice, shapes)),
+        (refused.recommend, count_recommending(config, choice, shapes)),
+    )
+    return all(
+        step.fits is not False
+        or (step.limit is not None and count.total * step.total <= step.counted.total * step.limit)
+        for step, count in counts
+    )
 
 
 def count_training(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memory:

@@ -114,6 +114,74 @@ def test_suggestions_fit_the_cheapest_first():
     assert next(plan.suggestions(CONFIG, topology.parse("h100-8"), SHAPES)) == on((8, 1, 1))
 
 
+class Compiler:
+    """Stands for XLA: every step needs `factor` times what is counted; remembers what it was asked."""
+
+    def __init__(self, monkeypatch, factor: float):
+        self.asked: list[Choice] = []
+        self.real, self.factor = plan.plan, factor
+        monkeypatch.setattr(plan, "plan", self.compile)
+
+    def compile(self, config, cluster, shapes, choice, devices):
+        self.asked.append(choice)
+        counted = self.real(config, cluster, shapes, choice, None)
+        limit = cluster.chip.memory
+
+        def judged(step):
+            needed = int(step.counted.total * self.factor)
+            compiled = (
+                TooLarge(needed, limit) if needed > limit else Compiled(0, needed, needed, ())
+            )
+            return dataclasses.replace(step, compiled=compiled)
+
+        return dataclasses.replace(
+            counted, train=judged(counted.train), recommend=judged(counted.recommend)
+        )
+
+
+def test_a_suggestion_that_xla_refuses_is_followed_by_one_that_is_smaller_by_as_much(monkeypatch):
+    shapes = dataclasses.replace(SHAPES, rows=64, input_length=128)
+    # Two devices that hold, by count, what the cheapest choice takes, and not much more.
+    cheapest = plan.count_training(CONFIG, on((2, 1, 1)), shapes).total
+    chip = topology.Chip("toy", "tpu", int(1.1 * cheapest / plan.COUNTED_SHARE), 1e12)
+    cluster = topology.Topology("toy-2", chip, 2)
+    by_count = list(plan.suggestions(CONFIG, cluster, shapes))
+    compiler = Compiler(monkeypatch, 1.4)
+    found = plan.best_suggestion(CONFIG, cluster, shapes, [])
+    assert found is not None and found.fits
+    assert by_count[0] == on((2, 1, 1))
+    assert compiler.asked == [by_count[0], found.choice]
+    # What was passed over would have been refused too.
+    passed_over = by_count[1 : by_count.index(found.choice)]
+    assert passed_over and all(
+        1.4 * plan.count_training(plan.with_choice(CONFIG, one), one, shapes).total > chip.memory
+        for one in passed_over
+    )
+    compiler.factor = 100.0
+    compiler.asked.clear()
+    found = plan.best_suggestion(CONFIG, cluster, shapes, [])
+    assert found is not None and found.fits is False
+    assert 1 <= len(compiler.asked) <= plan.COMPILED_SUGGESTIONS
+
+
+def test_a_cluster_that_xla_finds_too_small_is_an_error_that_says_by_how_much(monkeypatch, capsys):
+    Compiler(monkeypatch, 300.0)
+    monkeypatch.setattr(topology, "devices_of", lambda cluster: [])
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    words = [
+        "plan",
+        "--topology",
+        "v5e-1",
+        "--suggest",
+        "--gin_file=gin_configs/models/t5_tiny.gin",
+    ]
+    words += ["--gin_file=gin_configs/runs/train.gin", "--gin.BATCH_SIZE=64", "--input-length=64"]
+    assert main.main(words) == 2
+    told = capsys.readouterr().err
+    assert "what fits v5e-1 by count does not fit as XLA compiles it" in told
+    assert "training needs" in told and "of 16.0 GiB" in told
+
+
 def test_a_configured_mesh_that_does_not_fit_gets_the_nearest():
     cluster = topology.parse("v5e-16")
     config = dataclasses.replace(CONFIG, mesh=config_lib.MeshConfig(fsdp=1, tensor=16))
