@@ -81,6 +81,7 @@ LEFT_OUT = (
     ("import_weights.py", "imports an 11.4 GB folder"),
     ("tpu_plan.py", "compiles for TPUs by libtpu, and times nothing of this machine"),
     ("bfloat16_lists.py", "needs a trained run, and times nothing"),
+    ("train_vs_t5x.py", "T5X is installed from its repository, with TensorFlow"),
     ("evaluate_memory.py", "evaluates up to a million users, for memory and not for time"),
 )
 """What the suite does not run at full size, or at all, and why."""

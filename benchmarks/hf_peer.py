@@ -16,17 +16,20 @@ from genrec_jax.model.config import T5Config
 PYTHON = str(common.PEERS / "torch" / "bin" / "python")
 """Where `install_peers.sh torch` puts it."""
 
+PEERS = {"torch": "Hugging Face", "t5x": "T5X"}
+"""What `install_peers.sh` calls a peer -> its name."""
 
-def there(python: str) -> bool:
-    """Whether the peer's Python exists; says how to install it where it does not."""
+
+def there(python: str, peer: str = "torch") -> bool:
+    """Whether a peer's Python exists; says how to install it where it does not."""
     if shutil.which(python) is not None:
         return True
-    print(f"Hugging Face: {common.how_to_install('torch')}", flush=True)
+    print(f"{PEERS[peer]}: {common.how_to_install(peer)}", flush=True)
     return False
 
 
 class Peer:
-    """Starts `hf_generate.py` or `hf_train.py`.
+    """Starts `hf_generate.py`, `hf_train.py` or `t5x_train.py`.
 
     Attributes:
         versions: what it says of itself once it is ready.
@@ -36,7 +39,7 @@ class Peer:
         """Starts it and waits until it is ready.
 
         Args:
-            python: that has PyTorch and transformers.
+            python: that has what the script imports.
             script: a file beside this one.
             folder: what it reads.
             *options: further words, after the number of threads.

@@ -93,6 +93,7 @@ def ratios() -> list[Ratio]:
     return [
         *_decoding(),
         *_training(),
+        _training_beside_t5x(),
         *_trie_steps(),
         *_trie_builds(),
         *_clustering(),
@@ -150,6 +151,24 @@ def _training() -> list[Ratio]:
             )
         )
     return made
+
+
+def _training_beside_t5x() -> Ratio:
+    title, peer = "training T5-small, equal dense shapes, Adafactor", "T5X's trainer"
+    found = load("train_vs_t5x")
+    if found is None:
+        return _unmeasured(title, peer, "train_vs_t5x", "see benchmarks/README.md; it")
+    row = found.content
+    if "t5x_wall_s" not in row:
+        return Ratio(title, peer, missing=common.how_to_install("t5x"))
+    return Ratio(
+        title,
+        peer,
+        f"{row['ours_examples_per_s']:.2f} examples/s",
+        f"{row['t5x_examples_per_s']:.2f} examples/s",
+        row["times_faster"],
+        1.0,
+    )
 
 
 def _trie_steps() -> list[Ratio]:

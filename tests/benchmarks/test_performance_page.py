@@ -117,6 +117,20 @@ def test_an_absent_peer_is_named_with_its_remedy(results):
     assert "| 16 | 1 s | not measured |" in page_sections.decode()
 
 
+def test_t5x_beside_ours_is_measured_or_said_not_to_be(results):
+    def training() -> measured.Ratio:
+        (one,) = [one for one in measured.ratios() if one.peer == "T5X's trainer"]
+        return one
+
+    assert "`train_vs_t5x.json`" in training().missing
+    write(results, "train_vs_t5x", {"ours_examples_per_s": 8.0})
+    assert "install_peers.sh t5x" in training().missing
+    theirs = {"t5x_wall_s": 16.0, "t5x_examples_per_s": 4.0, "times_faster": 2.0}
+    write(results, "train_vs_t5x", {"ours_examples_per_s": 8.0, **theirs})
+    assert (training().ours, training().theirs) == ("8.00 examples/s", "4.00 examples/s")
+    assert (training().times, training().goal) == (2.0, 1.0)
+
+
 def test_of_several_models_the_unmeasured_ones_are_named(results):
     row = {"dropout": 0.1, "remat": "none", "step_s": 0.05, "mfu": 0.4321, "of_matmul": 0.5}
     write(results, "gpu_mfu_t5_base", {"rows": [row, row | {"dropout": 0.0, "mfu": None}]})
