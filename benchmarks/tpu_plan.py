@@ -115,7 +115,8 @@ def _row(title: str, topology: str, cell: dict[str, Any]) -> str:
 
 
 def _moved(step: dict[str, Any]) -> str:
-    return size(sum(one["bytes"] for one in step["compiled"]["collectives"]))
+    found = step["compiled"]["collectives"]
+    return "not readable" if found is None else size(sum(one["bytes"] for one in found))
 
 
 def write_table(cells: dict[str, dict[str, Any]]) -> None:

@@ -25,7 +25,10 @@ from genrec_jax.training.config import TrainConfig
 
 # An id of the catalogue: tokens that all ids start with, and those after them.
 PREFIX_TOKENS, ID_TOKENS = 4, 8
-_TOO_MUCH = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# XLA's words for a program that needs more memory than there is: a sum over all, or of temporaries alone.
+_TOO_MUCH = re.compile(
+    r"(?:Used|HLO temporaries \() ?([\d.]+)([KMGT]?)\)? (?:of|exceeds available HBM \() ?([\d.]+)([KMGT]?)"
+)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -58,14 +61,14 @@ class Compiled:
         arguments: bytes on a device of what is passed in: parameters, optimizer state, batch, trie.
         temporaries: bytes on a device of everything else at its highest, program included.
         total: of both; what is returned in place of an argument counts once.
-        collectives: of one run.
+        collectives: of one run; None where this jaxlib cannot read what the compiler returned.
         limit: bytes of a device that XLA may use; None where it did not say.
     """
 
     arguments: int
     temporaries: int
     total: int
-    collectives: tuple[Collective, ...]
+    collectives: tuple[Collective, ...] | None
     limit: int | None = None
 
 
@@ -124,8 +127,19 @@ def compile_program(lowered: Any, mesh: Mesh) -> Compiled | TooLarge:
         arguments=memory.argument_size_in_bytes,
         temporaries=temporaries,
         total=memory.argument_size_in_bytes + temporaries,
-        collectives=collectives.of_program(compiled.as_text(), mesh),
+        collectives=_collectives_of(compiled, mesh),
     )
+
+
+def _collectives_of(compiled: Any, mesh: Mesh) -> tuple[Collective, ...] | None:
+    try:
+        text = compiled.as_text()
+    except Exception as error:  # XLA's own error has no public type of its own
+        # libtpu 0.0.51's programs for v6e hold operations that jaxlib 0.10.2 does not know.
+        if "RET_CHECK" not in str(error):
+            raise
+        return None
+    return collectives.of_program(text, mesh)
 
 
 def train_flops(config: TrainConfig, shapes: Shapes) -> int:

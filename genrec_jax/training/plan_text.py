@@ -53,12 +53,13 @@ def _step(title: str, step: StepPlan) -> Iterator[str]:
         yield f"  expected time: {times} of bfloat16 peak, input and waiting aside"
     if isinstance(step.compiled, Compiled):
         found = step.compiled.collectives
-        yield (
-            f"  collectives: {size(total_bytes(found))} a device"
-            if found
-            else "  collectives: none"
-        )
-        for one in found:
+        if found is None:
+            yield "  collectives: not known; this jaxlib cannot read the program that libtpu made"
+        elif not found:
+            yield "  collectives: none"
+        else:
+            yield f"  collectives: {size(total_bytes(found))} a device"
+        for one in found or ():
             yield f"    {one.kind} over {' x '.join(one.axes)}: {one.count} times, {size(one.bytes)}"
 
 
