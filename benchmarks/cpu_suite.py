@@ -21,7 +21,7 @@ STEPS = (
     Step(
         "decode_vs_hf",
         "decode_vs_hf",
-        170,
+        130,
         ("--repeats", "3"),
         peer="torch",
         needs=common.BEAUTY,
@@ -29,7 +29,7 @@ STEPS = (
     Step(
         "decode_parts_one_core",
         "decode_vs_hf",
-        100,
+        70,
         ("--no-peer", "--repeats", "2", "--result", "decode_parts_one_core"),
         one_core=True,
         needs=common.BEAUTY,
@@ -37,16 +37,16 @@ STEPS = (
     Step(
         "train_vs_hf",
         "train_vs_hf",
-        200,
-        ("--steps", "1", "--repeats", "1"),
+        330,
+        ("--steps", "1", "--repeats", "2"),
         peer="torch",
         needs=common.BEAUTY,
     ),
-    Step("recommend_latency", "recommend_latency", 130, ("--calls", "50", "20", "5")),
+    Step("recommend_latency", "recommend_latency", 110, ("--calls", "50", "20", "5")),
     Step(
         "trie_step",
         "trie_step",
-        140,
+        100,
         ("--items", "12000", "1000000", "--kinds", "uniform", "--repeats", "10"),
         peer="static",
     ),
