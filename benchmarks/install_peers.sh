@@ -31,7 +31,7 @@ install_t5x() { # T5X's trainer, for train_vs_t5x.py: its requirements would ask
   local here
   here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   "$PYTHON" -m venv "$PEERS/t5x"
-  "$PEERS/t5x/bin/pip" install --quiet -c "$here/constraints.txt" "$here[seqio]" \
+  "$PEERS/t5x/bin/pip" install --quiet -c "$here/constraints.txt" "${here}[seqio]" \
     cached-property fiddle grain libcst portpicker
   "$PEERS/t5x/bin/pip" install --quiet --no-deps \
     "git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16" \
