@@ -8,7 +8,6 @@ The parameters are the same float32 ones; only the activations' type differs. Wr
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from genrec_jax.evaluation import from_run, overlap
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.parallel import mesh as meshes
 
-PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "tpu.md"
+PAGE = common.ROOT / "docs" / "tpu.md"
 BEGIN, END = "<!-- table: benchmarks/bfloat16_lists.py -->", "<!-- end of lists -->"
 CUTOFFS = (1, 5, 10, 20)
 
@@ -96,9 +95,7 @@ def main() -> None:
         runs.append(compare(path, config))
         print(common.write_result("bfloat16_lists", {"runs": runs}), flush=True)
         print(table(runs[-1:]), flush=True)
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(runs)}\n{END}{after}")
+    common.write_between(PAGE, BEGIN, END, table(runs))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,25 @@ def write_result(name: str, payload: dict[str, Any], *, with_device: bool = True
     return path
 
 
+def write_between(page: pathlib.Path, begin: str, end: str, text: str) -> None:
+    """Replaces what stands between two marks of a page.
+
+    Raises:
+        ValueError: the page does not have both marks, in this order.
+    """
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} lacks {begin!r} with {end!r} after it")
+    with artefacts.atomic_file(page) as temporary:
+        temporary.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def huge_pages() -> bool:
+    """Whether this process was started with huge pages for its memory, which its times depend on."""
+    return "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+
+
 def conditions(with_device: bool = True) -> dict[str, Any]:
     """Versions, device, CPUs, commit, date and the load of the last minute."""
     return {

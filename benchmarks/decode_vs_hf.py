@@ -18,7 +18,6 @@ the default rule, whose lists are as good or better.
 
 import argparse
 import dataclasses
-import os
 import pathlib
 import tempfile
 import time
@@ -232,7 +231,7 @@ def main() -> None:
     show(rows, arguments.model)
     names = ("model", "beams", "length", "repeats", "stacked")
     settings = {name: getattr(arguments, name) for name in names}
-    settings["huge_pages"] = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    settings["huge_pages"] = common.huge_pages()
     versions = peer.versions if peer else common.how_to_install("torch")
     payload = {"settings": settings, "peer": versions, "rows": rows}
     print(f"wrote {common.write_result(arguments.result, payload)}")

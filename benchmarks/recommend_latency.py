@@ -11,7 +11,6 @@ finds the compiled program in the persistent cache.
 """
 
 import argparse
-import os
 import pathlib
 import tempfile
 import time
@@ -126,7 +125,7 @@ def main() -> None:
     names = ("model", "history", "k", "beams")
     settings = {name: getattr(arguments, name) for name in names} | {"prompt_length": length}
     settings["random_run"] = arguments.run is None
-    settings["huge_pages"] = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    settings["huge_pages"] = common.huge_pages()
     print(f"wrote {common.write_result('recommend_latency', {'settings': settings, 'rows': rows})}")
 
 

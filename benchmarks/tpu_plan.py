@@ -119,14 +119,6 @@ def _moved(step: dict[str, Any]) -> str:
     return "not readable" if found is None else size(sum(one["bytes"] for one in found))
 
 
-def write_table(cells: dict[str, dict[str, Any]]) -> None:
-    """Puts the table into docs/tpu.md, between its marks."""
-    text = PAGE.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(cells)}\n{END}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
@@ -145,7 +137,7 @@ def main() -> None:
             cells[name] = plan(model, topology)
             artefacts.write_json(RESULTS, {"name": "tpu_plan", "cells": cells})
             print(name, "in", cells[name]["seconds"], "s", flush=True)
-    write_table(cells)
+    common.write_between(PAGE, BEGIN, END, table(cells))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ products of real tokens over the matrix-product rate that JAX reaches in the sam
 
 import argparse
 import dataclasses
-import os
 import pathlib
 import tempfile
 import time
@@ -214,31 +213,42 @@ def show(rows: list[dict[str, Any]]) -> None:
     Console(width=120).print(table)
 
 
-def main() -> None:
+def parser_of(description: str | None, peer_python: str) -> argparse.ArgumentParser:
+    """The flags of every benchmark of training beside a peer."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=beam_search.MODELS, default="t5_small")
     parser.add_argument("--batch", type=int, default=64, help="examples of a step (64)")
     parser.add_argument("--length", type=int, default=128, help="tokens of a dense prompt (128)")
     parser.add_argument("--target", type=int, default=16, help="tokens of a dense target (16)")
-    parser.add_argument("--row", type=int, default=256, help="tokens of a packed row (256)")
     parser.add_argument("--steps", type=int, default=2, help="different batches a turn (2)")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="turns that are timed (2)")
+    parser.add_argument("--peer-python", default=peer_python, help="a Python that has the peer")
+    parser.add_argument("--no-peer", action="store_true", help="ours alone, and its floor")
+    return parser
+
+
+def config_of(model: str) -> T5Config:
+    """The network that both sides train: no whole-word embedding, no dropout."""
+    return dataclasses.replace(
+        beam_search.config_of(model, decode_vs_hf.VOCAB),
+        whole_word_embedding=False,
+        dropout_rate=0.0,
+    )
+
+
+def main() -> None:
+    parser = parser_of(__doc__, hf_peer.PYTHON)
+    parser.add_argument("--row", type=int, default=256, help="tokens of a packed row (256)")
     parser.add_argument("--data", type=pathlib.Path, default=common.BEAUTY)
     parser.add_argument(
         "--vocabulary",
         type=pathlib.Path,
         default=common.VOCABULARY,
     )
-    parser.add_argument("--peer-python", default=hf_peer.PYTHON)
-    parser.add_argument("--no-peer", action="store_true", help="ours and the floor alone")
     arguments = parser.parse_args()
-    config = dataclasses.replace(
-        beam_search.config_of(arguments.model, decode_vs_hf.VOCAB),
-        whole_word_embedding=False,
-        dropout_rate=0.0,
-    )
+    config = config_of(arguments.model)
     dense = dense_batches(arguments.batch, arguments.length, arguments.target, arguments.steps)
     rows = [measure("dense", config, dense, dense, arguments)]
     with tempfile.TemporaryDirectory() as folder:
@@ -254,7 +264,7 @@ def main() -> None:
     show(rows)
     names = ("model", "batch", "length", "target", "row", "steps", "repeats")
     settings = {name: getattr(arguments, name) for name in names}
-    settings["huge_pages"] = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    settings["huge_pages"] = common.huge_pages()
     print(f"wrote {common.write_result('train_vs_hf', {'settings': settings, 'rows': rows})}")
 
 

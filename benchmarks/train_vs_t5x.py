@@ -10,10 +10,7 @@ TPU and costs a CPU much. The losses of the first steps, each of which depends o
 are compared.
 """
 
-import argparse
-import dataclasses
 import json
-import os
 import pathlib
 import tempfile
 import time
@@ -25,7 +22,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import beam_search, common, decode_vs_hf, hf_peer, train_vs_hf
+from benchmarks import common, hf_peer, train_vs_hf
 from genrec_jax.checkpoint import export, weight_names
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
@@ -147,24 +144,10 @@ def show(model: str, row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=beam_search.MODELS, default="t5_small")
-    parser.add_argument("--batch", type=int, default=64, help="examples of a step (64)")
-    parser.add_argument("--length", type=int, default=128, help="tokens of a prompt (128)")
-    parser.add_argument("--target", type=int, default=16, help="tokens of a target (16)")
-    parser.add_argument("--steps", type=int, default=2, help="different batches a turn (2)")
-    parser.add_argument("--repeats", type=int, default=2, help="turns that are timed (2)")
-    parser.add_argument("--peer-python", default=PYTHON, help="a Python that has T5X")
-    parser.add_argument("--no-peer", action="store_true", help="ours alone")
+    parser = train_vs_hf.parser_of(__doc__, PYTHON)
     parser.add_argument("--result", default="train_vs_t5x", help="stem of the file of results")
     arguments = parser.parse_args()
-    config = dataclasses.replace(
-        beam_search.config_of(arguments.model, decode_vs_hf.VOCAB),
-        whole_word_embedding=False,
-        dropout_rate=0.0,
-    )
+    config = train_vs_hf.config_of(arguments.model)
     batches = train_vs_hf.dense_batches(
         arguments.batch, arguments.length, arguments.target, arguments.steps
     )
@@ -172,7 +155,7 @@ def main() -> None:
     show(arguments.model, row)
     names = ("model", "batch", "length", "target", "steps", "repeats")
     settings = {name: getattr(arguments, name) for name in names}
-    settings["huge_pages"] = "hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    settings["huge_pages"] = common.huge_pages()
     print(f"wrote {common.write_result(arguments.result, {'settings': settings, **row})}")
 
 

@@ -178,12 +178,13 @@ def upload(
     """
     with _errors(path):
         system, place = _open(path)
+        place = place.rstrip("/")
         ordered = sorted(names, key=lambda name: _last(name, last))
         for name in reversed(ordered):
             if name.rsplit("/", 1)[-1] in last and system.exists(f"{place}/{name}"):
                 system.rm_file(f"{place}/{name}")
         for name in ordered:
-            _put(system, folder / name, f"{place.rstrip('/')}/{name}")
+            _put(system, folder / name, f"{place}/{name}")
 
 
 def delete(path: PathLike, *, first: Collection[str] = ()) -> None:

@@ -80,6 +80,8 @@ class StepPlan:
     @property
     def fits(self) -> bool | None:
         """Whether a device holds it; None where its memory is not known."""
+        if isinstance(self.compiled, TooLarge):
+            return False  # whatever XLA's rounded figures say
         return None if self.limit is None else self.total <= self.limit
 
 
@@ -167,11 +169,8 @@ def suggestions(config: TrainConfig, topology: Topology, shapes: Shapes) -> Iter
         chosen = with_choice(config, choice)
         if _fixed(chosen, choice) > limit:
             continue  # before its loss is traced
-        counted = (
-            count_training(chosen, choice, shapes),
-            count_recommending(chosen, choice, shapes),
-        )
-        if all(count.total <= limit for count in counted):
+        counts = (count_training, count_recommending)
+        if all(count(chosen, choice, shapes).total <= limit for count in counts):
             yield choice
 
 
@@ -264,15 +263,13 @@ def best_suggestion(
 def _smaller(config: TrainConfig, choice: Choice, shapes: Shapes, refused: Plan) -> bool:
     """Whether both steps of a choice would fit if the count erred as it did with a refused plan."""
     config = with_choice(config, choice)
-    counts = (
-        (refused.train, count_training(config, choice, shapes)),
-        (refused.recommend, count_recommending(config, choice, shapes)),
-    )
-    return all(
-        step.fits is not False
-        or (step.limit is not None and count.total * step.total <= step.counted.total * step.limit)
-        for step, count in counts
-    )
+    counts = ((refused.train, count_training), (refused.recommend, count_recommending))
+    for step, count in counts:
+        if step.fits is False and step.limit is not None:
+            counted = count(config, choice, shapes)
+            if counted.total * step.total > step.counted.total * step.limit:
+                return False
+    return True
 
 
 def count_training(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memory:

@@ -62,14 +62,12 @@ class Compiled:
         temporaries: bytes on a device of everything else at its highest, program included.
         total: of both; what is returned in place of an argument counts once.
         collectives: of one run; None where this jaxlib cannot read what the compiler returned.
-        limit: bytes of a device that XLA may use; None where it did not say.
     """
 
     arguments: int
     temporaries: int
     total: int
     collectives: tuple[Collective, ...] | None
-    limit: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +133,7 @@ def _collectives_of(compiled: Any, mesh: Mesh) -> tuple[Collective, ...] | None:
     try:
         text = compiled.as_text()
     except Exception as error:  # XLA's own error has no public type of its own
-        # libtpu 0.0.51's programs for v6e hold operations that jaxlib 0.10.2 does not know.
+        # libtpu 0.0.51's programs for v5p and v6e hold operations that jaxlib 0.10.2 does not know.
         if "RET_CHECK" not in str(error):
             raise
         return None

@@ -265,7 +265,7 @@ def _start_from_store(mirror: Mirror) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK_FILE:
             path.unlink()
-    mirror.bring(*filter(is_small, mirror.names()))
+    storage.fetch(mirror.url, mirror.folder, is_small)
 
 
 def _publish_records(run_dir: RunDir, events: str = f"{EVENTS_FOLDER}/{EVENTS_FILE}") -> None:

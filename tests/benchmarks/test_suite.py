@@ -136,3 +136,15 @@ def test_one_core_is_one_core(monkeypatch):
     monkeypatch.undo()
     step = next(step for step in cpu_suite.STEPS if step.one_core)
     assert step.command(smoke=False)[:3] == ["taskset", "-c", "0"]
+
+
+def test_a_table_goes_between_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<a>\nold\n</a>\nafter\n")
+    common.write_between(page, "<a>", "</a>", "| new |")
+    assert page.read_text() == "before\n<a>\n| new |\n</a>\nafter\n"
+    for text in ("nothing", "<a> alone", "</a> first <a>"):
+        page.write_text(text)
+        with pytest.raises(ValueError, match="lacks '<a>'"):
+            common.write_between(page, "<a>", "</a>", "| new |")
+        assert page.read_text() == text

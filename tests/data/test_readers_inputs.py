@@ -3,23 +3,15 @@
 import errno
 import io
 import pathlib
-import zipfile
 
 import pytest
 
 from genrec_jax.data import prepare_run
 from genrec_jax.data.readers import inputs
 from genrec_jax.errors import UserError
+from tests.data.test_readers_common import zip_bytes
 
 GOOD = b"1::a::5::100\n2::b::4::200\n"
-
-
-def zip_bytes(**members):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return content.getvalue()
 
 
 def test_of_several_files_that_fit_none_is_read_in_silence(tmp_path):

@@ -298,6 +298,13 @@ def test_recommending_is_planned_where_the_program_cannot_be_read_back():
         assert "tensor" not in collectives.kinds_by_axis(compiled.collectives)
 
 
+def test_what_xla_refused_does_not_fit_whatever_its_rounded_figures_say():
+    limit = 15 * topology.GIB
+    step = plan.plan(CONFIG, topology.parse("h100-8"), SHAPES, on((8, 1, 1)), None).train
+    for total in (limit, limit + 1):
+        assert dataclasses.replace(step, compiled=TooLarge(total, limit)).fits is False
+
+
 class Unreadable:
     """A compiled program of 100 bytes whose text jaxlib fails to make."""
 
