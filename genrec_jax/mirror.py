@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Collection, Sequence
 
 from genrec_jax import storage
-from genrec_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +99,3 @@ class Mirror:
             if file.is_file()
         ]
         return [file.relative_to(self.folder).as_posix() for file in files]
-
-
-def check_alone(url: str, processes: int) -> None:
-    """Refuses a run dir at a URL to a job of several processes, whose checkpoints need a file system.
-
-    Raises:
-        UserError: there are several.
-    """
-    if processes > 1:
-        raise UserError(
-            f"is a URL, and {processes} processes train together; wanted a run dir on a file system that"
-            " all of them see. Mount the bucket (Cloud Storage FUSE, NFS) and name the folder there",
-            file=url,
-        )

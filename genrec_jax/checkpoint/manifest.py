@@ -8,6 +8,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from genrec_jax.data import artefacts
@@ -15,6 +17,7 @@ from genrec_jax.errors import UserError
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
+Files = dict[str, tuple[int, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +34,39 @@ class Manifest:
     step: int
     metrics: dict[str, float]
     progress: dict[str, Any]
-    files: dict[str, tuple[int, str]]
+    files: Files
 
 
-def write(
-    folder: pathlib.Path, *, step: int, metrics: dict[str, float], progress: dict[str, Any]
-) -> None:
-    """Hashes every file under `folder` and writes the manifest, atomically and last."""
-    files = {
-        str(path.relative_to(folder)): (path.stat().st_size, artefacts.sha256_of_file(path))
+def entries(folder: pathlib.Path) -> Files:
+    """Hashes every file under `folder`, manifests aside."""
+    return {
+        path.relative_to(folder).as_posix(): (
+            path.stat().st_size,
+            artefacts.sha256_of_file(path),
+        )
         for path in sorted(folder.rglob("*"))
         if path.is_file() and NAME not in path.name
     }
+
+
+def write(
+    folder: pathlib.Path,
+    *,
+    step: int,
+    metrics: dict[str, float],
+    progress: dict[str, Any],
+    elsewhere: Mapping[str, tuple[int, str]] | None = None,
+) -> None:
+    """Hashes every file under `folder` and writes the manifest, atomically and last.
+
+    Args:
+        folder: the checkpoint dir.
+        step: training steps done.
+        metrics: validation metrics of that step.
+        progress: the loop's own state.
+        elsewhere: files of this checkpoint that are not in `folder`, but where it counts.
+    """
+    files = entries(folder) | dict(elsewhere or {})
     content = {
         "format_version": FORMAT_VERSION,
         "step": step,
@@ -65,6 +89,15 @@ def read(folder: pathlib.Path) -> Manifest | None:
         return Manifest(int(content["step"]), content["metrics"], content["progress"], files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a checkpoint dir, its manifest first, so that a half removed one is never valid."""
+    if path.is_dir():
+        (path / NAME).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def digest(folder: pathlib.Path, *, only: str) -> str:

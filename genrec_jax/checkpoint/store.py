@@ -4,7 +4,8 @@
     checkpoints/<step>/optimizer/     everything else of the training state
     checkpoints/<step>/manifest.json  checksums, written after Orbax's commit
 
-On several hosts every method is called by all of them; host 0 looks at the disk and tells the rest.
+On several hosts every method is called by all of them; host 0 looks at the disk and tells the rest. At a
+URL each of them has a folder of its own (`separate_hosts`).
 """
 
 import errno
@@ -21,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from genrec_jax.checkpoint import manifest
+from genrec_jax.checkpoint import manifest, separate_hosts
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.mirror import Mirror
@@ -81,6 +82,11 @@ class CheckpointStore:
         """The directory, or the URL where it counts."""
         return str(self.directory) if self._mirror is None else self._mirror.url
 
+    @property
+    def _separate(self) -> bool:
+        """Whether the hosts' folders are not the same one."""
+        return self._mirror is not None and jax.process_count() > 1
+
     # Saving
 
     def save(
@@ -107,12 +113,16 @@ class CheckpointStore:
         params = {n: leaf for n, leaf in named.items() if n.startswith("params.")}
         rest = {n: leaf for n, leaf in named.items() if n not in params}
         self._check_space(step, sum(leaf.nbytes for leaf in named.values()))
-        if jax.process_index() == 0:
+        if self._separate or jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove(str(step))
         _barrier("genrec_save")
         if self._checkpointer is None:
-            self._checkpointer = ocp.AsyncCheckpointer(_handler(PARAMS, OPTIMIZER))
+            self._checkpointer = (
+                separate_hosts.checkpointer(PARAMS, OPTIMIZER)
+                if self._separate
+                else ocp.AsyncCheckpointer(_handler(PARAMS, OPTIMIZER))
+            )
         self._saving = step
         try:
             self._checkpointer.save(
@@ -128,14 +138,23 @@ class CheckpointStore:
         def finish():
             try:
                 checkpointer.wait_until_finished()
+                elsewhere = (
+                    separate_hosts.gather(self._mirror, str(step))
+                    if self._mirror is not None and self._separate
+                    else {}
+                )
                 if jax.process_index() == 0:
-                    folder = self.directory / str(step)
                     self._before_commit()
                     manifest.write(
-                        folder, step=step, metrics=metrics or {}, progress=progress or {}
+                        self.directory / str(step),
+                        step=step,
+                        metrics=metrics or {},
+                        progress=progress or {},
+                        elsewhere=elsewhere,
                     )
                     if self._mirror is not None:
-                        self._mirror.publish(str(step), last=[manifest.NAME])
+                        written = f"{step}/{manifest.NAME}" if self._separate else str(step)
+                        self._mirror.publish(written, last=[manifest.NAME])
                     self._prune()
             except BaseException as error:  # raised again in the loop's thread, by wait()
                 self._error = error
@@ -233,7 +252,10 @@ class CheckpointStore:
         named = name_leaves(abstract_state)
         params = {n: leaf for n, leaf in named.items() if n.startswith("params.")}
         rest = {n: leaf for n, leaf in named.items() if n not in params}
-        restored = restore_items(self.bring(step), {PARAMS: params, OPTIMIZER: rest})
+        folder = self.bring(step)
+        restored = restore_items(folder, {PARAMS: params, OPTIMIZER: rest})
+        if self._separate and jax.process_index():  # host 0 looks after what is kept
+            manifest.remove(folder)
         leaves = {**restored[PARAMS], **restored[OPTIMIZER]}
         structure = jax.tree.structure(abstract_state)
         return jax.tree.unflatten(structure, [leaves[name] for name in named])
@@ -283,8 +305,8 @@ class CheckpointStore:
                 self._remove(str(step))
 
     def _remove(self, name: str) -> None:
-        remove(self.directory / name)
-        if self._mirror is not None:
+        manifest.remove(self.directory / name)
+        if self._mirror is not None and jax.process_index() == 0:
             self._mirror.remove(name, first=[manifest.NAME])
 
     def _check_space(self, step: int, needed: int) -> None:
@@ -298,10 +320,10 @@ class CheckpointStore:
         return self._disk_full(None) if _is_disk_full(error) else error
 
     def _disk_full(self, detail: str | None) -> UserError:
-        if jax.process_index() == 0:
+        if self._separate or jax.process_index() == 0:
             for path in self.directory.glob(f"{self._saving}*"):
                 if path.name.split(".")[0] == str(self._saving):
-                    remove(path)
+                    manifest.remove(path)
         standing = ", ".join(map(str, self.steps())) or "none"
         return UserError(
             f"the disk is full{'' if detail is None else f' ({detail})'}: the checkpoint of step"
@@ -357,15 +379,6 @@ def restore_items(folder: pathlib.Path, items: dict[str, dict[str, Any]]) -> dic
         }
         restored = checkpointer.restore(folder, args=ocp.args.Composite(**arguments))
     return {item: restored[item] for item in items}
-
-
-def remove(path: pathlib.Path) -> None:
-    """Removes a checkpoint dir, its manifest first, so that a half removed one is never valid."""
-    if path.is_dir():
-        (path / manifest.NAME).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _handler(*items: str) -> ocp.CompositeCheckpointHandler:

@@ -5,13 +5,14 @@ import dataclasses
 import functools
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from genrec_jax import mirror as mirrors
 from genrec_jax import storage
 from genrec_jax.checkpoint import initial
 from genrec_jax.checkpoint.run_dir import (
@@ -215,51 +216,65 @@ def _open_run_dir(
 ) -> tuple[RunDir, RunLock | None]:
     """The run dir, found or made, and host 0's lock on it."""
     settings = config.to_json() | {"artefacts": inputs.fingerprints()}
-    problem, lock, mirror = None, None, None
-    if jax.process_index() == 0:
-        try:
-            mirror = _mirror(config.model_dir)
-            folder = pathlib.Path(config.model_dir) if mirror is None else mirror.folder
-            lock = RunLock(folder)
+    mirror = _mirror(config.model_dir)
+    folder = pathlib.Path(config.model_dir) if mirror is None else mirror.folder
+    lock = None
+
+    def open_first() -> None:
+        nonlocal lock
+        lock = RunLock(folder)
+        if mirror is not None:
+            _start_from_store(mirror)
+        if not _goes_on(folder, settings, mirror):
+            _create_run_dir(folder, config, inputs, settings, operative_config)
             if mirror is not None:
-                _start_from_store(mirror)
-            if not _goes_on(folder, settings, mirror):
-                _create_run_dir(folder, config, inputs, settings, operative_config)
-                if mirror is not None:
-                    names = (path.name for path in folder.iterdir() if path.name != LOCK_FILE)
-                    mirror.publish(*names, last=[MANIFEST])
-        except UserError as error:
-            problem = error
-    if jax.process_count() > 1:
-        failed = multihost_utils.broadcast_one_to_all(jax.numpy.int32(problem is not None))
-        if problem is None and int(failed):
-            problem = UserError(
-                "host 0 refused the run dir; see its message", file=config.model_dir
-            )
-    if problem is not None:
+                names = (path.name for path in folder.iterdir() if path.name != LOCK_FILE)
+                mirror.publish(*names, last=[MANIFEST])
+
+    try:
+        _together(open_first, config.model_dir, on=lambda host: host == 0)
+        if mirror is not None and jax.process_count() > 1:
+            _together(lambda: _start_from_store(mirror), config.model_dir, on=lambda host: host > 0)
+    except UserError:
         if lock is not None:
             lock.release()
-        raise problem
+        raise
     if mirror is None:
         return RunDir.load(config.model_dir), lock
     return dataclasses.replace(RunDir.load(mirror.folder), mirror=mirror), lock
 
 
-def _mirror(model_dir: str) -> Mirror | None:
-    """Where a run dir at a URL is worked on; None for one that is on a file system.
+def _together(act: Callable[[], None], model_dir: str, *, on: Callable[[int], bool]) -> None:
+    """Acts on some hosts while the others wait; where one of them fails, all of them do."""
+    problem = None
+    if on(jax.process_index()):
+        try:
+            act()
+        except UserError as error:
+            problem = error
+    if jax.process_count() > 1:
+        failed = np.asarray(multihost_utils.process_allgather(np.int32(problem is not None)))
+        if problem is None and failed.any():
+            number = int(np.flatnonzero(failed)[0])
+            problem = UserError(
+                f"host {number} refused the run dir; see its message", file=model_dir
+            )
+    if problem is not None:
+        raise problem
 
-    Raises:
-        UserError: it is at a URL, and several processes train together.
-    """
+
+def _mirror(model_dir: str) -> Mirror | None:
+    """Where this process works on a run dir at a URL; None for one that is on a file system."""
     if not storage.is_remote(model_dir):
         return None
-    mirrors.check_alone(model_dir, jax.process_count())
-    here = storage.cache_folder(model_dir)
-    return Mirror(model_dir.rstrip("/"), here.with_name(f"{here.name}.training"))
+    here, number = storage.cache_folder(model_dir), jax.process_index()
+    own = f"-host{number}" if number else ""
+    return Mirror(model_dir.rstrip("/"), here.with_name(f"{here.name}.training{own}"))
 
 
 def _start_from_store(mirror: Mirror) -> None:
     """Makes the working folder what the store has, checkpoints and events aside."""
+    mirror.folder.mkdir(parents=True, exist_ok=True)
     for path in mirror.folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -269,9 +284,10 @@ def _start_from_store(mirror: Mirror) -> None:
 
 
 def _publish_records(run_dir: RunDir, events: str = f"{EVENTS_FOLDER}/{EVENTS_FILE}") -> None:
-    """Where the run dir is at a URL, copies there what was logged up to now; host 0's task."""
+    """Where the run dir is at a URL, copies there what this host has logged up to now."""
     if run_dir.mirror is not None:
-        run_dir.mirror.publish_growing(METRICS_FILE, events)
+        log = [METRICS_FILE] if jax.process_index() == 0 else []
+        run_dir.mirror.publish_growing(*log, events)
 
 
 def _goes_on(folder: pathlib.Path, settings: dict[str, Any], mirror: Mirror | None) -> bool:

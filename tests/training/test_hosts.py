@@ -94,8 +94,10 @@ for count in steps:
 )
 
 
-def start(script: str, sizes: tuple[int, int, int], *rest: object) -> list[subprocess.Popen]:
-    """One process for each device of the mesh."""
+def start(
+    script: str, sizes: tuple[int, int, int], *rest: object, caches: pathlib.Path | None = None
+) -> list[subprocess.Popen]:
+    """One process for each device of the mesh, each with a cache of its own, as on a machine of its own."""
     count = int(np.prod(sizes))
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -108,13 +110,17 @@ def start(script: str, sizes: tuple[int, int, int], *rest: object) -> list[subpr
         "PYTHONPATH": str(ROOT),
     }
     words = [json.dumps(sizes), *map(str, rest)]
+
+    def own_cache(number: int) -> dict[str, str]:
+        return {} if caches is None else {"GENREC_STORAGE_CACHE": str(caches / f"machine{number}")}
+
     return [
         subprocess.Popen(
             [sys.executable, "-c", script, str(port), str(count), str(number), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
+            env=environment | own_cache(number),
         )
         for number in range(count)
     ]
@@ -153,18 +159,22 @@ def losses_of(folder: pathlib.Path) -> dict[int, float]:
 
 
 @pytest.mark.long
-def test_checkpoints_of_four_hosts_resume_on_four_two_and_one(toy_dataset, tmp_path):
+@pytest.mark.parametrize("scheme", ["", "file://"], ids=["one file system", "a URL"])
+def test_checkpoints_of_four_hosts_resume_on_four_two_and_one(toy_dataset, tmp_path, scheme):
     """On four bit for bit, elsewhere to 1e-5 over ten steps, with dropout and packed rows."""
     whole, begun = tmp_path / "whole", tmp_path / "begun"
     four = (1, 2, 2)
     finish(start(RUN, four, toy_dataset, whole, 2, 0, 12))
-    finish(start(RUN, four, toy_dataset, begun, 2, 0, 2))
+    caches = tmp_path / "begins"
+    finish(start(RUN, four, toy_dataset, f"{scheme}{begun}", 2, 0, 2, caches=caches))
     expected = losses_of(whole)
     assert list(expected) == list(range(1, 13))
     for sizes in [four, (1, 2, 1), (1, 1, 1)]:
         resumed = tmp_path / f"on{np.prod(sizes)}"
         shutil.copytree(begun, resumed)
-        outputs = finish(start(RUN, sizes, toy_dataset, resumed, 2, 0, 12))
+        caches = tmp_path / f"goes_on_on{np.prod(sizes)}"
+        place = f"{scheme}{resumed}"
+        outputs = finish(start(RUN, sizes, toy_dataset, place, 2, 0, 12, caches=caches))
         assert all("trained 12 steps, 192 examples" in output for output in outputs)
         seen = losses_of(resumed)
         assert list(seen) == list(expected)
@@ -179,12 +189,16 @@ def test_checkpoints_of_four_hosts_resume_on_four_two_and_one(toy_dataset, tmp_p
                 np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.long
-def test_two_hosts_save_resume_and_agree(toy_dataset, tmp_path):
-    sizes = (1, 2, 1)
-    finish(start(RUN, sizes, toy_dataset, tmp_path / "whole", 2, 1, 6))
-    finish(start(RUN, sizes, toy_dataset, tmp_path / "halves", 2, 1, 3, 6))
-    runs = [tmp_path / "whole", tmp_path / "halves"]
+@pytest.mark.parametrize(
+    "scheme",
+    [pytest.param("", marks=pytest.mark.long), "file://"],
+    ids=["one file system", "a URL"],
+)
+def test_two_hosts_save_resume_and_agree(toy_dataset, tmp_path, scheme):
+    sizes, runs = (1, 2, 1), [tmp_path / "whole", tmp_path / "halves"]
+    for folder, steps in zip(runs, [(6,), (3, 6)], strict=True):
+        caches = tmp_path / f"{folder.name}_caches"
+        finish(start(RUN, sizes, toy_dataset, f"{scheme}{folder}", 2, 1, *steps, caches=caches))
     params = [jax.tree.leaves(restore.restore_params(folder, "latest")) for folder in runs]
     for whole, halves in zip(*params, strict=True):
         assert np.asarray(whole).tobytes() == np.asarray(halves).tobytes()
@@ -193,15 +207,30 @@ def test_two_hosts_save_resume_and_agree(toy_dataset, tmp_path):
     last = [[r for r in record if r["kind"] == "train"][-1] for record in records]
     assert last[0]["loss"] == last[1]["loss"]
     assert last[0]["examples"] == last[1]["examples"] == 96
+    if scheme:
+        assert not list(tmp_path.rglob("*.host1")), "lists of a host's files go when all are there"
+        kept = (tmp_path / "halves_caches" / "machine1").glob("*.training-host1/checkpoints/*/*")
+        assert {path.name for path in kept} <= {"manifest.json", ".manifest.json.fetched"}
+        saved = (tmp_path / "halves" / "checkpoints" / "6" / "params").rglob("1.0")
+        assert list(saved), "both hosts wrote"
 
 
 @pytest.mark.long
-def test_a_signal_to_one_host_stops_both_at_one_step(toy_dataset, tmp_path):
-    processes = start(RUN, (1, 2, 1), toy_dataset, tmp_path / "run", 0, 0, 100_000)
-    while not logging.read_metrics(tmp_path / "run") and processes[0].poll() is None:
+@pytest.mark.parametrize("scheme", ["", "file://"], ids=["one file system", "a URL"])
+def test_a_signal_to_one_host_stops_both_at_one_step(toy_dataset, tmp_path, scheme):
+    place = f"{scheme}{tmp_path / 'run'}"
+    caches = tmp_path / "caches"
+    processes = start(RUN, (1, 2, 1), toy_dataset, place, 0, 0, 100_000, caches=caches)
+
+    def has_begun() -> bool:
+        logs = [tmp_path / "run", *caches.glob("machine0/*.training")]
+        return any(logging.read_metrics(folder) for folder in logs)
+
+    while not has_begun() and processes[0].poll() is None:
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
     outputs = finish(processes)
     steps = restore.open_store(restore.RunDir.load(tmp_path / "run")).steps()
     assert len(steps) == 1
+    assert restore.choose_step(restore.RunDir.load(tmp_path / "run"), "latest") == steps[0]
     assert all(f"stopped on request after {steps[0]} steps" in output for output in outputs)

@@ -1,0 +1,109 @@
+"""Checkpoints of several hosts that share a URL and no file system: each uploads what it holds.
+
+Every host writes its shards of the arrays to a folder of its own. Zarr names a chunk by its place in the
+array, so all hosts' files together are one checkpoint, which any number of hosts restores. Metadata is
+the same on all of them, and host 0's counts.
+"""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
+
+from genrec_jax.checkpoint import manifest
+from genrec_jax.data import artefacts
+from genrec_jax.errors import UserError
+from genrec_jax.mirror import Mirror
+
+TIMEOUT = 1800.0
+"""Seconds that hosts wait for the slowest one's upload of a checkpoint."""
+
+_CHUNK = re.compile(r"\d+(\.\d+)*")
+
+
+def checkpointer(*items: str) -> ocp.AsyncCheckpointer:
+    """Saves pytrees, each host its own shards to a folder that no other host sees.
+
+    Args:
+        *items: names of the pytrees that make up a checkpoint.
+    """
+    alone = ocp.options.MultiprocessingOptions(primary_host=None)
+    registry = type_handlers.create_type_handler_registry(
+        (jax.Array, type_handlers.ArrayHandler(primary_host=None))
+    )
+    handlers: dict[str, Any] = {
+        item: ocp.PyTreeCheckpointHandler(
+            use_ocdbt=False, multiprocessing_options=alone, type_handler_registry=registry
+        )
+        for item in items
+    }
+    composite = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone), **handlers
+    )
+    return ocp.AsyncCheckpointer(composite, multiprocessing_options=alone)
+
+
+def gather(mirror: Mirror, name: str) -> manifest.Files:
+    """Uploads this host's files of a checkpoint and waits for all hosts; may run in a thread of its own.
+
+    On hosts other than 0 the folder is removed then: the checkpoint is in the store.
+
+    Args:
+        mirror: of the checkpoints' folder, for this host.
+        name: of the checkpoint.
+
+    Returns:
+        On host 0 what the others uploaded, which its folder has not; elsewhere nothing.
+
+    Raises:
+        UserError: the store cannot be written, or another host did not upload its files.
+    """
+    number, folder = jax.process_index(), mirror.folder / name
+    try:
+        if number == 0:
+            mirror.publish(name)
+        else:
+            _upload_chunks(mirror, name, folder / _part(number))
+    finally:  # the others are never left waiting for a host whose upload failed
+        wait = ocp.multihost.get_barrier_sync_fn()
+        wait(key=f"genrec_uploaded_{name}", timeout_ms=int(1000 * TIMEOUT))
+    if number:
+        manifest.remove(folder)
+        return {}
+    parts = [f"{name}/{_part(other)}" for other in range(1, jax.process_count())]
+    mirror.bring(*parts)
+    files: manifest.Files = {}
+    for other, part in enumerate(parts, start=1):
+        file = mirror.folder / part
+        if not file.is_file():
+            raise UserError(
+                f"host {other} did not upload its part of the checkpoint; see its message. Earlier"
+                " checkpoints stand, and the same command goes on from them",
+                file=f"{mirror.url}/{name}",
+            )
+        found = json.loads(file.read_text(encoding="utf-8"))
+        files |= {chunk: (size, digest) for chunk, (size, digest) in found.items()}
+        mirror.remove(part)
+        file.unlink()
+    return files
+
+
+def _upload_chunks(mirror: Mirror, name: str, part: pathlib.Path) -> None:
+    """The chunks of this host, then the list of them."""
+    folder = part.parent
+    chunks = {
+        file: entry
+        for file, entry in manifest.entries(folder).items()
+        if _CHUNK.fullmatch(pathlib.PurePosixPath(file).name)
+    }
+    mirror.publish(*(f"{name}/{file}" for file in chunks))
+    artefacts.write_json(part, chunks)
+    mirror.publish(f"{name}/{part.name}")
+
+
+def _part(number: int) -> str:
+    return f"{manifest.NAME}.host{number}"
