@@ -302,7 +302,7 @@ def _errors(path: PathLike) -> Iterator[None]:
         raise
     except ImportError as error:
         raise UserError(
-            f"cannot be opened: {error}. For gs:// install genrec_jax[gcs]", file=os.fspath(path)
+            f"cannot be opened: {error}. For gs:// install genrec-jax[gcs]", file=os.fspath(path)
         ) from error
     except Exception as error:  # each store's library has exceptions of its own
         raise UserError(
