@@ -25,12 +25,10 @@ class Tree:
 
     Attributes:
         paths: for item i the numbers of its clusters from the root down, then its number inside
-            the leaf. Numbers are below `num_tokens`.
-        num_tokens: how many numbers there are.
+            the leaf.
     """
 
     paths: tuple[tuple[int, ...], ...]
-    num_tokens: int
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -108,7 +106,7 @@ def build_tree(dataset: Dataset, splits: Splits, *, clusters: int, max_cluster: 
                 paths[order_I[member]].append(counter % modulus)
             counter += 1
         queue.extend(children)
-    return Tree(tuple(map(tuple, paths)), modulus)
+    return Tree(tuple(map(tuple, paths)))
 
 
 def cooccurrence(

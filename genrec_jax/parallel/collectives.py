@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 import math
 import re
 
@@ -205,12 +204,3 @@ def _bytes(operation: str, shapes: str, members: int) -> int:
 def total_bytes(found: tuple[Collective, ...]) -> int:
     """Bytes of all of them, on one device."""
     return sum(one.bytes for one in found)
-
-
-def kinds_by_axis(found: tuple[Collective, ...]) -> dict[str, set[str]]:
-    """Mesh axis -> the kinds of collective that run along it."""
-    pairs = itertools.chain.from_iterable(((axis, one.kind) for axis in one.axes) for one in found)
-    kinds: dict[str, set[str]] = collections.defaultdict(set)
-    for axis, kind in pairs:
-        kinds[axis].add(kind)
-    return dict(kinds)

@@ -122,36 +122,6 @@ class EvaluationSource:
         )
 
 
-def evaluation_examples(
-    assembler: PromptAssembler,
-    dataset: Dataset,
-    splits: Splits,
-    split: SplitName,
-    task: Task,
-    *,
-    users: Int[np.ndarray, " U"] | None = None,
-    num_candidates: int = 100,
-    like_above: float = 3.0,
-    seed: int = 0,
-) -> EvaluationExamples:
-    """The held-out examples of some users in one call.
-
-    The arguments are those of `EvaluationSource`, and `users`: only these, in ascending order; None is
-    everybody with a target and a history.
-    """
-    source = EvaluationSource(
-        assembler,
-        dataset,
-        splits,
-        split,
-        task,
-        num_candidates=num_candidates,
-        like_above=like_above,
-        seed=seed,
-    )
-    return source.examples(users)
-
-
 def answer_tokens(
     assembler: PromptAssembler,
 ) -> tuple[Int32[np.ndarray, " T"], Int32[np.ndarray, " T"]]:

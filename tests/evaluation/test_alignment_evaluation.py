@@ -106,10 +106,10 @@ def trained_on(made, folder, *tasks):
 def examples_of(made, task):
     _, dataset, assembler = made
     part = splits_lib.leave_one_out(dataset)
-    found = alignment_eval.evaluation_examples(
+    source = alignment_eval.EvaluationSource(
         assembler, dataset, part, "test", task, num_candidates=CANDIDATES
     )
-    return found, dataset, part
+    return source.examples(), dataset, part
 
 
 def test_ranking_is_over_each_users_own_candidates(made, written):

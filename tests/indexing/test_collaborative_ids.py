@@ -58,7 +58,6 @@ def test_levels_are_numbered_on_modulo_the_largest_cluster(make_dataset):
     data = make_dataset(_communities(np.random.default_rng(1), [30, 30, 30, 30]))
     tree = _tree(data, clusters=4, max_cluster=10)
     paths = tree.paths
-    assert tree.num_tokens == 10
     assert {path[0] for path in paths} == {0, 1, 2, 3}
     second = {path[0]: {other[1] for other in paths if other[0] == path[0]} for path in paths}
     # Four splits of up to four clusters each, numbered 4, 5, 6, ... in the order of their parents.

@@ -291,9 +291,9 @@ def test_evaluation_examples(shop, words, by_hand):
     assembler, splits = make_assembler(shop, words), splits_lib.leave_one_out(shop)
     for split, held in (("validation", 2), ("test", 1)):
         made = {
-            task: alignment_eval.evaluation_examples(
+            task: alignment_eval.EvaluationSource(
                 assembler, shop, splits, split, task, num_candidates=30, seed=1
-            )
+            ).examples()
             for task in templates.EVALUATED_TASKS
         }
         for examples in made.values():

@@ -206,8 +206,14 @@ EXPECTED = {
 }
 
 
+def kinds_by_axis(found: tuple[collectives.Collective, ...]) -> dict[str, set[str]]:
+    """Mesh axis -> the kinds of collective that run along it."""
+    axes = {axis for one in found for axis in one.axes}
+    return {axis: {one.kind for one in found if axis in one.axes} for axis in axes}
+
+
 def check_collectives(found: tuple, sizes: tuple[int, int, int]) -> None:
-    kinds = collectives.kinds_by_axis(found)
+    kinds = kinds_by_axis(found)
     for axis, expected in EXPECTED[sizes].items():
         assert expected <= kinds[axis], f"{axis}: {kinds}"
     unsplit = {axis for axis, size in Sizes(*sizes)._asdict().items() if size == 1}
@@ -273,7 +279,7 @@ def test_recommending_compiles_for_tpus_and_each_device_selects_for_its_own_rows
     text = plan_programs.lower_recommend_step(model, SHAPES, mesh).compile().as_text()
     assert text is not None
     found = collectives.of_program(text, mesh)
-    kinds = collectives.kinds_by_axis(found)
+    kinds = kinds_by_axis(found)
     # Of the trie's operations only the asked-for logits cross devices: no candidate, no logits.
     assert crossing.of_search(text) == ({"all-reduce"} if sizes[2] > 1 else set())
     if sizes[2] > 1:
@@ -295,7 +301,7 @@ def test_recommending_is_planned_where_the_program_cannot_be_read_back():
     assert isinstance(compiled, Compiled)
     assert compiled.total > compiled.arguments > 0
     if compiled.collectives is not None:
-        assert "tensor" not in collectives.kinds_by_axis(compiled.collectives)
+        assert "tensor" not in kinds_by_axis(compiled.collectives)
 
 
 def test_what_xla_refused_does_not_fit_whatever_its_rounded_figures_say():
