@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from genrec_jax.checkpoint import store
+from genrec_jax.checkpoint import manifest
 from genrec_jax.evaluation import watch
 from genrec_jax.evaluation.checkpoints import RunEvaluation
 from genrec_jax.evaluation.evaluator import EvaluateConfig
@@ -70,7 +70,7 @@ def test_a_checkpoint_pruned_before_its_turn_is_told_of(run_dir, tmp_path):
 
         def evaluate(self, step):
             if step == 40:
-                store.remove(run_dir.checkpoint_dir / "40")
+                manifest.remove(run_dir.checkpoint_dir / "40")
             return self.evaluation.evaluate(step)
 
     evaluated = [
