@@ -9,7 +9,7 @@ die() { # die MESSAGE: a mistake that the user can mend
 }
 
 help() { # the comment at the head of the launcher
-  sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+  sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$0"
 }
 
 quoted() { # a command as it would be typed

@@ -27,7 +27,8 @@ case "${1:-}" in --help | -h) help; exit ;; esac
 [ $# -ge 2 ] || die "wanted an action and the job's name"
 action=$1 name=$2
 shift 2
-[[ $name =~ ^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$ ]] ||
+a_name='^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$' # macOS's bash, 3.2, wants the parentheses in a variable
+[[ $name =~ $a_name ]] ||
   die "the name is '$name'; wanted at most 40 of a-z, 0-9 and -, a letter first"
 type='' topology='' image='' claim='' slices=1 restarts=100
 while [ $# -gt 0 ]; do

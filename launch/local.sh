@@ -39,6 +39,11 @@ free_port() { # one that nobody listens on, below the range that outgoing connec
 }
 port=${port:-$(free_port)}
 
+prefixed() { # prefixed I: lines of process I, as they come; no `sed`, whose flag for that differs
+  local line
+  while IFS= read -r line || [ -n "$line" ]; do printf '[%s] %s\n' "$1" "$line"; done
+}
+
 pids=()
 for ((i = 0; i < processes; i++)); do
   place=(JAX_COORDINATOR_ADDRESS="localhost:$port" JAX_NUM_PROCESSES="$processes" JAX_PROCESS_ID="$i")
@@ -46,26 +51,32 @@ for ((i = 0; i < processes; i++)); do
   if [ -n "$dry_run" ]; then
     run env "${place[@]}" "$@"
   else
-    env "${place[@]}" "$@" > >(sed -u "s/^/[$i] /") 2> >(sed -u "s/^/[$i] /" >&2) &
+    env "${place[@]}" "$@" > >(prefixed "$i") 2> >(prefixed "$i" >&2) &
     pids+=("$!")
   fi
 done
 
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+trap 'kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true' TERM INT
 
-code=0
+# Looks twice a second which have ended: macOS's bash, 3.2, cannot wait for whichever ends first. A signal
+# ends the nap, whose output goes nowhere, so that nobody who reads ours waits for it.
+code=0 deadline=''
 while [ ${#pids[@]} -gt 0 ]; do
-  status=0
-  wait -n -p ended "${pids[@]}" || status=$?
-  [ -n "${ended:-}" ] || continue # a signal came in between
+  sleep 0.5 >/dev/null 2>&1 &
+  wait $! || true
   for i in "${!pids[@]}"; do
-    [ "${pids[$i]}" != "$ended" ] || unset "pids[$i]"
-  done
-  if [ "$status" != 0 ] && [ "$code" = 0 ]; then
-    code=$status
-    if [ ${#pids[@]} -gt 0 ]; then # they wait for it; those that have heard end by themselves
-      sleep 10 && kill -KILL "${pids[@]}" 2>/dev/null &
+    if ! kill -0 "${pids[$i]}" 2>/dev/null; then
+      status=0
+      wait "${pids[$i]}" || status=$?
+      unset "pids[$i]"
+      if [ "$status" != 0 ] && [ "$code" = 0 ]; then
+        code=$status deadline=$((SECONDS + 10))
+      fi
     fi
+  done
+  # The others wait for the one that failed; those that have heard end by themselves.
+  if [ -n "$deadline" ] && [ "$SECONDS" -ge "$deadline" ]; then
+    kill -KILL ${pids[@]+"${pids[@]}"} 2>/dev/null || true
   fi
 done
 exit "$code"

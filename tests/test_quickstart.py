@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from tests.launch import shells
+
 SCRIPT = pathlib.Path(__file__).resolve().parent.parent / "launch" / "quickstart.sh"
 
 
@@ -20,7 +22,7 @@ def quickstart(tmp_path):
 
     def run(dataset):
         done = subprocess.run(
-            ["bash", str(SCRIPT), str(dataset)],
+            [shells.BASH, str(SCRIPT), str(dataset)],
             cwd=tmp_path,
             env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
             capture_output=True,

@@ -15,6 +15,7 @@ from genrec_jax.data import prepare, toystore
 from genrec_jax.indexing import build
 from genrec_jax.prompts import templates
 from genrec_jax.training import logging
+from tests.launch import shells
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 GIN = """
@@ -102,7 +103,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 def launch(script: str, *words: str, env: dict[str, str]) -> subprocess.Popen:
     return subprocess.Popen(
-        ["bash", str(ROOT / "launch" / f"{script}.sh"), *words],
+        [shells.BASH, str(ROOT / "launch" / f"{script}.sh"), *words],
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,
@@ -201,6 +202,25 @@ def test_local_stops_the_others_when_one_fails():
     assert time.monotonic() - started < 60
 
 
+def test_local_passes_a_signal_on_and_ends_with_the_code():
+    """As soon as all have ended: nobody who reads its output waits for anything else."""
+    shell = 'trap "echo told; exit 75" TERM; echo ready; while :; do sleep 0.1; done'
+    job = launch("local", "--", "bash", "-c", shell, env=dict(os.environ))
+    assert job.stdout is not None
+    assert sorted(job.stdout.readline() for _ in range(2)) == ["[0] ready\n", "[1] ready\n"]
+    job.terminate()
+    output, _ = job.communicate(timeout=60)
+    assert sorted(output.splitlines()) == ["[0] told", "[1] told"]
+    assert job.returncode == 75
+
+
+def test_local_shows_a_line_without_an_end_and_keeps_errors_apart():
+    words = ["--processes", "1", "--", "bash", "-c", "printf out; printf '  err\\\\ \n' >&2"]
+    command = [shells.BASH, str(ROOT / "launch" / "local.sh"), *words]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "[0] out\n", "[0]   err\\ \n")
+
+
 @pytest.mark.long
 def test_a_signal_to_any_process_leaves_one_checkpoint(train_command, environment, tmp_path):
     """The one that is told is not the one that writes; the same command goes on from there."""
@@ -238,9 +258,12 @@ def child_number(number: int, parent: int) -> int:
     """The process id of process `number` of a job that local.sh has started."""
     children = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     wanted = f"JAX_PROCESS_ID={number}".encode()
-    (found,) = [
-        int(child)
-        for child in children
-        if wanted in pathlib.Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-    ]
+    (found,) = [int(child) for child in children if wanted in environment_of(child).split(b"\0")]
     return found
+
+
+def environment_of(process: str) -> bytes:
+    try:
+        return pathlib.Path(f"/proc/{process}/environ").read_bytes()
+    except OSError:  # the launcher's nap, over by now
+        return b""

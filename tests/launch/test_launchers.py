@@ -6,12 +6,15 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 
 import jsonschema
 import pytest
 import yaml
+
+from tests.launch import shells
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LAUNCH = ROOT / "launch"
@@ -53,7 +56,7 @@ def stubs(tmp_path):
 
 
 def launch(script: str, *words: str, env=None) -> subprocess.CompletedProcess:
-    command = ["bash", str(LAUNCH / f"{script}.sh"), *words]
+    command = [shells.BASH, str(LAUNCH / f"{script}.sh"), *words]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
 
@@ -194,6 +197,54 @@ def test_the_jobset_that_is_applied_is_the_one_shown(stubs):
     _, log = stubs(*words)
     shown = launch("gke_jobset", "show", "job", *words[3:]).stdout
     assert log == f"kubectl apply --filename=-\n{shown}"
+
+
+# Laptops run these; a Mac's bash is 3.2 of 2007, its sed and sleep are not GNU's.
+ON_LAPTOPS = [
+    *(LAUNCH / f"{name}.sh" for name in ("common", "quickstart", "local", "tpu_vm")),
+    *sorted(LAUNCH.glob("gke_*.sh")),
+]
+TOO_NEW = {
+    r"\bwait\b[^;&|]*\s-[a-z]*[np]": "wait -n is of bash 4.3, wait -p of 5.1",
+    r"\b(mapfile|readarray|coproc)\b": "of bash 4.0",
+    r"\b(declare|local|typeset|readonly)\s+-[a-zA-Z]*[Ang]": "-A and -g are of bash 4, -n of 4.3",
+    r"\$\{[#!]?\w+(\[[^]]*\])?(,|\^|@)": "case changes are of bash 4.0, @ operators of 4.4",
+    r"&>>|\|&|;;?&(?!&)": "of bash 4.0",
+    r"\[-\d+\]": "negative subscripts are of bash 4.2",
+    r"%\(.*\)T|\bEPOCH(SECONDS|REALTIME)\b|\bBASHPID\b|\bSRANDOM\b": "of bash 4.0 or later",
+    r"\[\[? -v ": "of bash 4.2",
+    r"\bread\b.*\s-t\s*\d*\.\d": "fractions are of bash 4.0",
+    r"\{\w+\}[<>]": "named descriptors are of bash 4.1",
+    r'(?<!\+)"\$\{(spot|pids)\[@\]\}"(?!\})': "empty, an error with `set -u` before bash 4.4",
+    r"=~\s+[^$\s]*\(": "3.2 wants an expression with parentheses in a variable",
+    r"\bsed\b.*\s-u\b": "lines at once is another flag of sed there",
+    r"\bsed\b.*[^;{]\}'": "that sed wants a ; before a }",
+    r"\b(tac|nproc|readlink\s+-f|realpath|timeout|date\s+-d)\b": "not on every Mac",
+}
+
+
+@pytest.mark.parametrize("script", ON_LAPTOPS, ids=lambda path: path.stem)
+def test_what_laptops_run_is_within_bash_3(script):
+    code = re.sub(r"(^|\s)#.*", "", script.read_text(), flags=re.MULTILINE)
+    found = {why: re.findall(rf".*(?:{new}).*", code) for new, why in TOO_NEW.items()}
+    assert not {why: lines for why, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'wait -n -p ended "${pids[@]}"',
+        "declare -A seen",
+        'echo "${name,,}"',
+        "tar -x |& cat",
+        'kill "${pids[@]}"',
+        "[[ $a =~ ^(b|c)$ ]]",
+        "cat | sed -u s/a/b/",
+        "sed -n '/a/{s/b//p}' file",
+    ],
+)
+def test_what_is_newer_would_be_found(line):
+    assert any(re.search(new, line) for new in TOO_NEW)
 
 
 WRONG = {
