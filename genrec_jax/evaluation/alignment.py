@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Int32
 
 from genrec_jax.data.dataset import Dataset
@@ -50,7 +51,7 @@ class Choices:
         users_E: Int32[np.ndarray, " E"],
         num_users: int,
         num_candidates: int,
-        search: Callable[[Params, PromptBatch, np.ndarray], tuple[np.ndarray, np.ndarray]],
+        search: Callable[[Params, PromptBatch, np.ndarray], tuple[ArrayLike, ArrayLike]],
         compare: Callable[[Callable[[Params, PromptBatch], Any]], ExactComparison] | None,
         score: Callable[[Params, PromptBatch, np.ndarray], Any],
     ):
@@ -79,15 +80,14 @@ class Choices:
         """Takes the candidates of some users."""
         self.items_UC[users_E] = np.sort(items_EC, axis=1)
 
-    def recommend(
-        self, params: Params, batch: PromptBatch
-    ) -> tuple[Int32[np.ndarray, "B R"], Float[np.ndarray, "B R"]]:
+    def recommend(self, params: Params, batch: PromptBatch) -> tuple[ArrayLike, ArrayLike]:
         """Searches each user's candidates with beams, and scores them all beside it, where wanted."""
         users_B = np.asarray(batch.users_B)
         self._asked_BC = np.where(users_B[:, None] >= 0, self.items_UC[users_B], -1)
-        items_BR, scores_BR = self._search(params, batch, self._asked_BC)
+        lists = self._search(params, batch, self._asked_BC)
         if self.comparison is None:
-            return items_BR, scores_BR
+            return lists
+        items_BR, scores_BR = map(np.asarray, lists)
         # The comparison knows candidates by their place, in the order of item numbers.
         targets_B = _places(self._asked_BC, np.asarray(batch.targets_B)[:, None])[:, 0]
         placed = dataclasses.replace(batch, targets_B=targets_B)

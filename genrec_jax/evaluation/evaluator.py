@@ -9,8 +9,10 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Int32
 
 from genrec_jax.data.dataset import Dataset
@@ -60,7 +62,7 @@ class Rated(Protocol):
     odds_E: np.ndarray
 
 
-Search = Callable[[Params, PromptBatch], tuple[np.ndarray, np.ndarray]]
+Search = Callable[[Params, PromptBatch], tuple[ArrayLike, ArrayLike]]
 """Compiled beam search: items (B, R) int32 and scores (B, R) float32, as `ranking.Recommend`."""
 
 PromptsOf = Callable[[str], Iterable[PromptBatch]]
@@ -355,7 +357,7 @@ class Evaluator:
         def warm_up(batch: PromptBatch) -> None:
             for search in searches:
                 if search is not None:
-                    search(batch)
+                    jax.block_until_ready(search(batch))
             comparison = self.comparison(template)
             if comparison is not None:
                 comparison.take(known=False)  # the batch will come again

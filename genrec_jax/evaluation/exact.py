@@ -133,7 +133,7 @@ class ExactComparison:
         """`recommend`, after each of whose lists the same batch is scored exactly; see `add`."""
 
         def both(batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
-            items_BR, scores_BR = recommend(batch)
+            items_BR, scores_BR = map(np.asarray, recommend(batch))
             self.add(params, batch, items_BR, known)
             return items_BR, scores_BR
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int, Int64
 
+from genrec_jax.errors import UserError
 from genrec_jax.evaluation import metrics
 from genrec_jax.evaluation.metrics import RankHistogram
 
@@ -29,6 +30,14 @@ class BootstrapConfig:
     resamples: int = 10_000
     level: float = 0.95
     seed: int = 0
+
+    def __post_init__(self):
+        if self.resamples < 1:
+            raise UserError(f"resamples is {self.resamples}; wanted at least 1")
+        if not 0 < self.level < 1:
+            raise UserError(f"level is {self.level}; wanted a share between 0 and 1, such as 0.95")
+        if self.seed < 0:
+            raise UserError(f"the intervals' seed is {self.seed}; wanted 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,12 @@ and for the fake recommenders of the tests.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, Int64
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Int, Int32, Int64
 
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
@@ -19,8 +21,9 @@ from genrec_jax.pipeline.batch import PromptBatch
 
 UNSCORED = -1
 
-Recommend = Callable[[PromptBatch], tuple[Int32[np.ndarray, "B R"], Float32[np.ndarray, "B R"]]]
-"""Lists of distinct items, best first, and their scores; item -1 and score -inf at empty places."""
+Recommend = Callable[[PromptBatch], tuple[ArrayLike, ArrayLike]]
+"""Lists of distinct items (B, R) int32, best first, and their scores (B, R) float32; item -1 and score
+-inf at empty places. They may still be being computed: arrays of devices, each host's the whole."""
 
 OnLists = Callable[..., None]
 """Told of each block: users, targets, ranks, ranks with seen items excluded (None where histories are
@@ -123,8 +126,9 @@ def rank_rows(
     kept_U = np.full(num_users, UNSCORED, np.int64)
     excluded_U, targets_U = kept_U.copy(), kept_U.copy()
     seen, filled, places = 0, 0, 0
-    for batch in batches:
-        items_BR, scores_BR = recommend(batch)
+    asked = None if find_seen is None else recommend_unseen
+    for batch, lists, unseen in _one_ahead(batches, recommend, asked):
+        items_BR, scores_BR = map(np.asarray, lists)
         real_B = np.asarray(batch.users_B) >= 0
         users_E = np.asarray(batch.users_B)[real_B].astype(np.int32)
         targets_E = np.asarray(batch.targets_B)[real_B].astype(np.int32)
@@ -138,10 +142,10 @@ def rank_rows(
         excluded_E = None
         if find_seen is not None:
             seen_ER = find_seen(users_E, items_ER)
-            if recommend_unseen is None:
+            if unseen is None:
                 excluded_E = ranks_after_striking(items_ER, seen_ER, targets_E)
             else:
-                excluded_E = metrics.ranks_in_lists(recommend_unseen(batch)[0][real_B], targets_E)
+                excluded_E = metrics.ranks_in_lists(np.asarray(unseen[0])[real_B], targets_E)
             excluded_U[users_E] = excluded_E
             seen += int(seen_ER.sum())
         if on_lists is not None:
@@ -154,6 +158,28 @@ def rank_rows(
         seen_share=None if find_seen is None else share,
         empty_share=1 - filled / places if places else 0.0,
     )
+
+
+def _one_ahead(
+    batches: Iterable[PromptBatch], recommend: Recommend, recommend_unseen: Recommend | None
+) -> Iterator[tuple[PromptBatch, tuple[ArrayLike, ...], tuple[ArrayLike, ...] | None]]:
+    """Each batch with its lists, of both searches; the next one is searched while it is worked on.
+
+    Devices so wait neither for prompts nor for ranks. Only one search is on them at any time, so that
+    memory is one search's, and hosts start theirs in the same order.
+    """
+    searched = None
+    for batch in batches:
+        jax.block_until_ready(searched)
+        lists, unseen = recommend(batch), None
+        if recommend_unseen is not None:
+            jax.block_until_ready(lists)
+            unseen = recommend_unseen(batch)
+        if searched is not None:
+            yield searched
+        searched = batch, lists, unseen
+    if searched is not None:
+        yield searched
 
 
 def seen_items(

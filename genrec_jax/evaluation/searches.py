@@ -1,7 +1,8 @@
 """The compiled searches over one dataset's catalogue: of all of it, without histories, of candidates.
 
 And what is scored beside them: every item, and the two answers to whether a user likes one. All take host
-arrays of whole batches, and give host arrays: on a mesh each device works on its rows.
+arrays of whole batches, and give whole arrays on every host: on a mesh each device works on its rows. What
+searches give may still be being computed.
 """
 
 import functools
@@ -9,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int64
 
@@ -56,6 +56,7 @@ class Searches:
         self._step = _recommend_step(run_dir.model_config, config.beams, mesh)
         self._trie = jax.device_put(trie, rules.replicated(mesh))
         self._rows = rules.batch_sharding(mesh)
+        self._gather = jax.jit(lambda array: array, out_shardings=rules.replicated(mesh))
         self._mesh, self._eos_id = mesh, trie.eos_id
         self._dataset, self._ends_U = dataset, ends_U
         self._item_ranks_I = tries.item_ranks(trie)
@@ -63,11 +64,11 @@ class Searches:
             longest = int((ends_U - dataset.offsets_U1[:-1]).max())
             self._width = 1 << longest.bit_length()
 
-    def plain(self, params: Any, batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
+    def plain(self, params: Any, batch: PromptBatch) -> tuple[jax.Array, jax.Array]:
         """Over the whole catalogue."""
         return self._run(params, batch, None)
 
-    def without_histories(self, params: Any, batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
+    def without_histories(self, params: Any, batch: PromptBatch) -> tuple[jax.Array, jax.Array]:
         """Over what each user has not taken before the target."""
         histories = self._histories(np.asarray(batch.users_B))
         left_out = constraints.constraints_of(self._item_ranks_I, histories, width=self._width)
@@ -133,7 +134,7 @@ class Searches:
 
         def odds(params: Any, batch: PromptBatch) -> np.ndarray:
             placed = jax.tree.map(lambda array: _lay_out(array, self._rows), batch)
-            return _fetch(step(params, placed))
+            return np.asarray(self._whole(step(params, placed)))
 
         return odds
 
@@ -145,7 +146,7 @@ class Searches:
             histories_of,
             [k for k in metrics.CUTOFFS if k <= config.num_beams],
             place=lambda tree: jax.tree.map(lambda array: _lay_out(array, self._rows), tree),
-            fetch=_fetch,
+            fetch=lambda array: np.asarray(self._whole(array)),
         )
 
     def _histories(self, users_B: np.ndarray) -> list[np.ndarray]:
@@ -161,7 +162,11 @@ class Searches:
     def _run(self, params: Any, batch: PromptBatch, left_out: constraints.Constraints | None):
         placed = jax.tree.map(lambda array: _lay_out(array, self._rows), (batch, left_out))
         result = self._step(params, placed[0], self._trie, placed[1])
-        return _fetch(result.items_BR), _fetch(result.scores_BR)
+        return self._whole(result.items_BR), self._whole(result.scores_BR)
+
+    def _whole(self, array: jax.Array) -> jax.Array:
+        """An array of rows, on every host all of them."""
+        return array if jax.process_count() == 1 else self._gather(array)
 
 
 @functools.lru_cache(maxsize=8)
@@ -176,9 +181,3 @@ def _recommend_step(
 def _lay_out(array: Any, sharding: Any) -> jax.Array:
     """Every host holds the whole batch and gives its devices their rows."""
     return jax.make_array_from_callback(array.shape, sharding, lambda rows: array[rows])
-
-
-def _fetch(array: jax.Array) -> np.ndarray:
-    if jax.process_count() > 1:
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)

@@ -99,7 +99,7 @@ class TracedBatches:
         self._done = False
 
     def trace(self, batches: Iterable[Item], warm_up: Callable[[Item], Any]) -> Iterator[Item]:
-        """The batches as they came. What their consumer does with one is a step of the trace.
+        """The batches as they came. What their consumer does between two is a step of the trace.
 
         Args:
             batches: what is worked on.
@@ -117,6 +117,7 @@ class TracedBatches:
                 for number, batch in enumerate(first):
                     with jax.profiler.StepTraceAnnotation("evaluate", step_num=number):
                         yield batch
+                jax.block_until_ready(jax.live_arrays())  # what the consumer has not waited for
             finally:
                 jax.profiler.stop_trace()
             self._say(_told(len(first), "batches", self._folder))

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from genrec_jax.errors import UserError
 from genrec_jax.evaluation import intervals, metrics
 from genrec_jax.evaluation.intervals import BootstrapConfig
 from genrec_jax.evaluation.metrics import RankHistogram
@@ -118,3 +119,16 @@ def test_nobody_is_refused():
         intervals.bootstrap(RankHistogram.of(empty))
     with pytest.raises(ValueError, match="nobody"):
         intervals.paired(empty, empty, ["hr@1"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resamples": 0}, "resamples is 0; wanted at least 1"),
+        ({"level": 95.0}, "level is 95.0; wanted a share"),
+        ({"seed": -1}, "seed is -1; wanted 0 or more"),
+    ],
+)
+def test_settings_that_cannot_be_meant(settings, message):
+    with pytest.raises(UserError, match=message):
+        BootstrapConfig(**settings)

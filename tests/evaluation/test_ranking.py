@@ -103,3 +103,38 @@ def test_a_user_scored_twice_is_refused(fakes, dataset, splits):
     batch = PromptBatch(tokens, tokens, np.array([3, 3], np.int32), np.array([1, 1], np.int32))
     with pytest.raises(ValueError, match="scored twice"):
         ranking.rank_users([batch], fakes["perfect"], dataset, splits, "test")
+
+
+def test_the_next_batch_is_searched_while_one_is_worked_on(fakes, make_prompts, dataset, splits):
+    """And never two at once: lists may be a device's, which computes them while the host goes on."""
+    happened = []
+
+    def prompts():
+        for number, batch in enumerate(make_prompts("test", batch_size=200)):
+            happened.append(f"prompts {number}")
+            yield batch
+
+    class Computing(np.ndarray):
+        """An array that tells when it is waited for, as `jax.Array` is."""
+
+        def block_until_ready(self):
+            happened.append("wait")
+            return self
+
+    def search(batch):
+        happened.append("search")
+        return tuple(array.view(Computing) for array in fakes["perfect"](batch))
+
+    def work(*columns):
+        happened.append("work")
+
+    ranking.rank_users(prompts(), search, dataset, splits, "test", on_lists=work)
+    order = [event for i, event in enumerate(happened) if happened[i - 1 : i] != [event]]
+    assert (
+        order
+        == [
+            *("prompts 0", "search", "prompts 1", "wait", "search", "work"),
+            *("prompts 2", "wait", "search", "work", "work"),
+        ][:-1]
+    )
+    assert happened.count("work") == happened.count("search") == 3
