@@ -30,6 +30,7 @@ class Chip:
         counts_cores: the number in the name counts cores, two a chip and device.
         dimensions: of the wiring.
         config: libtpu's name of the chip's configuration, where the default is not one device a chip.
+        device_kinds: what JAX calls such a device: whole names of a TPU, words of a GPU's.
     """
 
     name: str
@@ -39,21 +40,24 @@ class Chip:
     counts_cores: bool = False
     dimensions: int = 2
     config: str | None = None
+    device_kinds: tuple[str, ...] = ()
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "tpu", 32 * GIB, 275e12, True, 3, "megacore"),
-        Chip("v5e", "tpu", 16 * GIB, 197e12),
-        Chip("v5p", "tpu", 95 * GIB, 459e12, True, 3),
-        Chip("v6e", "tpu", 32 * GIB, 918e12),
-        Chip("a100", "gpu", 80 * 10**9, 312e12),
-        Chip("h100", "gpu", 80 * 10**9, 989e12),
-        Chip("h200", "gpu", 141 * 10**9, 989e12),
+        Chip("v4", "tpu", 32 * GIB, 275e12, True, 3, "megacore", device_kinds=("TPU v4",)),
+        Chip("v5e", "tpu", 16 * GIB, 197e12, device_kinds=("TPU v5 lite", "TPU v5e")),
+        Chip("v5p", "tpu", 95 * GIB, 459e12, True, 3, device_kinds=("TPU v5", "TPU v5p")),
+        Chip("v6e", "tpu", 32 * GIB, 918e12, device_kinds=("TPU v6 lite", "TPU v6e")),
+        Chip("a100", "gpu", 80 * 10**9, 312e12, device_kinds=("A100",)),
+        Chip("h100", "gpu", 80 * 10**9, 989e12, device_kinds=("H100",)),
+        Chip("h200", "gpu", 141 * 10**9, 989e12, device_kinds=("H200",)),
         Chip("cpu", "cpu", None, None),
     )
 }
+SLOWER_MAKES = ("H100 PCIe", "H100 NVL", "H200 NVL")
+"""GPUs that are slower than the chip of their name."""
 
 # Chips -> the shape of a slice.
 _FLAT = {
@@ -126,6 +130,14 @@ def parse(name: str) -> Topology:
     elif number < 1:
         raise UserError(f"topology is {name!r}; wanted at least 1 device")
     return Topology(name, chip, devices)
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that JAX calls so (`device.device_kind`); None where it is none of these."""
+    if any(make in device_kind for make in SLOWER_MAKES):
+        return None
+    names = {device_kind, *re.split(r"[\s-]", device_kind)}
+    return next((chip for chip in CHIPS.values() if names & set(chip.device_kinds)), None)
 
 
 def has_libtpu() -> bool:

@@ -9,18 +9,8 @@ product instead of as 6 a parameter and token, which does not suit an encoder-de
 import jax
 
 from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import topology
 from genrec_jax.pipeline.batch import Batch
-
-# bfloat16 matrix products a second of one device, from the makers' data sheets (dense).
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-}
 
 
 def model_flops(config: T5Config, rows: int, input_length: int, target_length: int) -> float:
@@ -53,9 +43,8 @@ def model_flops(config: T5Config, rows: int, input_length: int, target_length: i
 def peak_flops() -> float | None:
     """Dense bfloat16 operations a second of all of JAX's devices; None where theirs is not listed."""
     devices = jax.devices()
-    kind = devices[0].device_kind
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in kind), None)
-    return None if peak is None else peak * len(devices)
+    chip = topology.chip_of(devices[0].device_kind)
+    return None if chip is None or chip.peak_flops is None else chip.peak_flops * len(devices)
 
 
 class Utilisation:

@@ -48,6 +48,28 @@ def test_names_that_mean_nothing_are_refused(name, wanted):
         topology.parse(name)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v4", "v4"),
+        ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v6 lite", "v6e"),
+        ("TPU v3", None),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200", "h200"),
+        ("cpu", None),
+    ],
+)
+def test_chips_by_what_jax_calls_their_devices(kind, name):
+    found = topology.chip_of(kind)
+    assert (None if found is None else found.name) == name
+
+
 def test_devices_are_those_that_can_be_compiled_for(monkeypatch):
     assert topology.devices_of(topology.parse("h100-8")) is None
     assert len(topology.devices_of(topology.parse("cpu-4"))) == 4
@@ -66,7 +88,10 @@ def test_a_trace_after_compiling_for_a_tpu_is_still_written(tmp_path):
 import jax
 from genrec_jax.parallel import topology
 
-assert len(topology.devices_of(topology.parse("v5e-4"))) == 4
+for name, chips in (("v4-8", 4), ("v5e-4", 4), ("v5p-8", 4), ("v6e-4", 4)):
+    devices = topology.devices_of(topology.parse(name))
+    assert len(devices) == chips
+    assert topology.chip_of(devices[0].device_kind) == topology.parse(name).chip
 jax.profiler.start_trace({str(tmp_path)!r})
 jax.block_until_ready(jax.numpy.ones(3) * 2)
 jax.profiler.stop_trace()
