@@ -53,12 +53,14 @@ class RunDataset:
         path: the dataset dir at training time, absolute, or its URL.
         fingerprint: of the data; evaluation refuses any other.
         folder: where this dataset's item ids and trie lie in the run dir.
+        num_users: users that it has; None in run dirs made before this was written down.
     """
 
     name: str
     path: artefacts.PathLike
     fingerprint: str
     folder: pathlib.Path
+    num_users: int | None = None
 
     @property
     def trie(self) -> pathlib.Path:
@@ -164,6 +166,7 @@ class RunDir:
                     "name": dataset.name,
                     "path": dataset.location,
                     "fingerprint": dataset.fingerprint,
+                    "num_users": dataset.num_users,
                     "item_ids": f"{prefix}{item_ids_lib.TABLE}",
                     "trie": f"{prefix}{TRIE}",
                 }
@@ -230,6 +233,7 @@ class RunDir:
                 path=storage.join(entry["path"]),
                 fingerprint=entry["fingerprint"],
                 folder=(self.path / entry["item_ids"]).parent,
+                num_users=entry.get("num_users"),
             )
             for entry in self.manifest["datasets"]
         )

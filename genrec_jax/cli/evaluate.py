@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich.console
 
-from genrec_jax.cli import gin_flags, multihost, run_flags
+from genrec_jax.cli import gin_flags, multihost, numeric_flags, run_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so that --help is quick
@@ -62,8 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--templates", metavar="ID,ID", type=_names, help="such as A1,A11,B1, or SeqIO tasks"
     )
-    parser.add_argument("--num-beams", type=int, metavar="N", help="beams and list length (20)")
-    parser.add_argument("--length-penalty", type=float, metavar="P", help="0; OpenP5 has 1.0")
+    parser.add_argument(
+        "--num-beams", type=numeric_flags.COUNT, metavar="N", help="beams and list length (20)"
+    )
+    parser.add_argument(
+        "--length-penalty",
+        type=numeric_flags.Finite(least=0.0),
+        metavar="P",
+        help="0; OpenP5 has 1.0",
+    )
     parser.add_argument(
         "--finish-within-beams",
         action="store_true",
@@ -84,15 +91,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--exact-block",
-        type=int,
+        type=numeric_flags.COUNT,
         metavar="N",
         help="with --exact: id prefixes scored at once for each user; memory is in proportion (128)",
     )
-    parser.add_argument("--batch-size", type=int, metavar="N", help="users searched at once (64)")
     parser.add_argument(
-        "--max-users", type=int, metavar="N", help="score a seeded sample only, kept apart"
+        "--batch-size", type=numeric_flags.COUNT, metavar="N", help="users searched at once (64)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of that sample (0)")
+    parser.add_argument(
+        "--max-users",
+        type=numeric_flags.COUNT,
+        metavar="N",
+        help="score a seeded sample only, kept apart",
+    )
+    parser.add_argument("--seed", type=numeric_flags.SEED, metavar="N", help="of that sample (0)")
     run_flags.add_data(parser)
     parser.add_argument(
         "--profile",
@@ -110,20 +122,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch", action="store_true", help="evaluate each new checkpoint until the run is done"
     )
     parser.add_argument(
-        "--watch-poll", type=float, default=30.0, metavar="SECONDS", help="how often to look (30)"
+        "--watch-poll",
+        type=numeric_flags.Finite(above=0.0),
+        default=30.0,
+        metavar="SECONDS",
+        help="how often to look (30)",
     )
     parser.add_argument(
         "--watch-timeout",
-        type=float,
+        type=numeric_flags.Finite(above=0.0),
         default=6 * 3600.0,
         metavar="SECONDS",
         help="give up after this long without a new checkpoint (6 hours)",
     )
     parser.add_argument(
-        "--fsdp", type=int, default=1, metavar="N", help="ways to split parameters and users (1)"
+        "--fsdp",
+        type=numeric_flags.COUNT,
+        default=1,
+        metavar="N",
+        help="ways to split parameters and users (1)",
     )
     parser.add_argument(
-        "--tensor", type=int, default=1, metavar="N", help="ways to split heads and vocabulary (1)"
+        "--tensor",
+        type=numeric_flags.COUNT,
+        default=1,
+        metavar="N",
+        help="ways to split heads and vocabulary (1)",
     )
     multihost.add_argument(parser)
     gin_flags.add_arguments(parser)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from genrec_jax.cli import run_flags
+from genrec_jax.cli import numeric_flags, run_flags
 from genrec_jax.errors import UserError
 
 HELP = """Writes a trained model for Hugging Face transformers, for T5X, or for JAX alone.
@@ -48,12 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run_flags.add_checkpoint(parser)
     only = parser.add_argument_group("with --to jax")
-    only.add_argument("--rows", type=int, nargs="+", metavar="N", help="requests of a batch (1)")
     only.add_argument(
-        "--lengths", type=int, nargs="+", metavar="N", help="tokens of a prompt at most (128)"
+        "--rows", type=numeric_flags.COUNT, nargs="+", metavar="N", help="requests of a batch (1)"
     )
-    only.add_argument("-k", type=int, metavar="K", help="items of a list at most (10)")
-    only.add_argument("--num-beams", type=int, metavar="N", help="beams (20)")
+    only.add_argument(
+        "--lengths",
+        type=numeric_flags.COUNT,
+        nargs="+",
+        metavar="N",
+        help="tokens of a prompt at most (128)",
+    )
+    only.add_argument(
+        "-k", type=numeric_flags.COUNT, metavar="K", help="items of a list at most (10)"
+    )
+    only.add_argument("--num-beams", type=numeric_flags.COUNT, metavar="N", help="beams (20)")
     only.add_argument(
         "--platforms",
         nargs="+",

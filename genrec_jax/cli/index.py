@@ -6,6 +6,7 @@ import re
 from rich.console import Console
 from rich.table import Table
 
+from genrec_jax.cli import numeric_flags
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import build
 from genrec_jax.prompts import templates
@@ -63,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="T5's spiece.model, to add tokens to (default: train a small vocabulary)",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="random, short: of the shuffle (default: 0)"
+        "--seed",
+        type=numeric_flags.SEED,
+        metavar="N",
+        help="random, short: of the shuffle (default: 0)",
     )
     parser.add_argument(
         "--templates",
@@ -73,19 +77,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--number-digits-per-token",
-        type=int,
+        type=numeric_flags.Whole(1, 3),
         metavar="N",
         help="trained vocabulary: digits of a number that share a token, 1 to 3 (default: 2)",
     )
     parser.add_argument(
         "--clusters",
-        type=int,
+        type=numeric_flags.Whole(2),
         metavar="N",
         help="collaborative: clusters of one split (default: 20, fewer for small catalogues)",
     )
     parser.add_argument(
         "--max-cluster",
-        type=int,
+        type=numeric_flags.COUNT,
         metavar="K",
         help="collaborative: a cluster of more items is split again (default: 500, or thrice the"
         " average size of a cluster if that is less)",

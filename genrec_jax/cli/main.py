@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 from genrec_jax import __version__
 from genrec_jax.cli import huge_pages
@@ -49,6 +50,14 @@ A first run, from nothing to recommendations (make quickstart runs all but recom
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with code 2."""
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one subcommand.
 
@@ -58,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else arguments
     command = words[0] if words else None
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="genrec",
         description=DESCRIPTION
         + "\n".join(f"  {name:<14} {text}" for name, text in COMMANDS.items()),
@@ -101,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser(command: str) -> argparse.ArgumentParser:
     """The argument parser of one subcommand; the documentation's commands are checked with it."""
     module = importlib.import_module(_module_of(command))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"genrec {command}",
         description=module.HELP,
         epilog=module.EPILOG,

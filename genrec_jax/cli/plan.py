@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
-from genrec_jax.cli import gin_flags, gin_setup
+from genrec_jax.cli import gin_flags, gin_setup, numeric_flags
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
@@ -55,26 +55,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--count-only", action="store_true", help="compile nothing; memory is counted"
     )
     parser.add_argument(
-        "--rows", type=int, metavar="N", help="rows of a training batch; packed, they are fewer"
+        "--rows",
+        type=numeric_flags.COUNT,
+        metavar="N",
+        help="rows of a training batch; packed, they are fewer",
     )
-    parser.add_argument("--input-length", type=int, metavar="N", help="tokens of an input row")
+    parser.add_argument(
+        "--input-length", type=numeric_flags.COUNT, metavar="N", help="tokens of an input row"
+    )
     parser.add_argument(
         "--target-length",
-        type=int,
+        type=numeric_flags.COUNT,
         metavar="N",
         help=f"tokens of a target row ({TARGET_LENGTH} where the configuration sets no limit)",
     )
     parser.add_argument(
-        "--prompts", type=int, default=64, metavar="N", help="prompts of a recommend step (64)"
+        "--prompts",
+        type=numeric_flags.COUNT,
+        default=64,
+        metavar="N",
+        help="prompts of a recommend step (64)",
     )
     parser.add_argument(
         "--items",
-        type=int,
+        type=numeric_flags.COUNT,
         default=12_101,
         metavar="N",
         help="items of the catalogue (12101: Beauty)",
     )
-    parser.add_argument("--num-beams", type=int, default=20, metavar="N", help="beams (20)")
+    parser.add_argument(
+        "--num-beams", type=numeric_flags.COUNT, default=20, metavar="N", help="beams (20)"
+    )
     parser.add_argument(
         "--json", type=pathlib.Path, metavar="FILE", help="write the plan to a file too"
     )

@@ -7,6 +7,7 @@ from typing import Any
 from rich import box, console, table, text
 
 from genrec_jax import storage
+from genrec_jax.cli import numeric_flags
 from genrec_jax.data import dataset, download, prepare_run, recipes
 from genrec_jax.errors import UserError
 
@@ -91,10 +92,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     filters = parser.add_argument_group("filters")
     filters.add_argument(
-        "--min-user-interactions", type=int, metavar="N", help="k-core, users (default: 5)"
+        "--min-user-interactions",
+        type=numeric_flags.COUNT,
+        metavar="N",
+        help="k-core, users (default: 5)",
     )
     filters.add_argument(
-        "--min-item-interactions", type=int, metavar="N", help="k-core, items (default: 5)"
+        "--min-item-interactions",
+        type=numeric_flags.COUNT,
+        metavar="N",
+        help="k-core, items (default: 5)",
     )
     filters.add_argument("--drop-duplicates", action="store_true", help="drop repeated rows")
     filters.add_argument(
@@ -102,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     filters.add_argument(
         "--tie-seed",
-        type=int,
+        type=numeric_flags.SEED,
         metavar="N",
         help="order tied times at random with this seed (default: file order); needs data with times",
     )
@@ -138,13 +145,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--time-format", metavar="FORMAT", help="table: where times are dates")
     own.add_argument(
         "--rating-range",
-        type=float,
+        type=numeric_flags.Finite(),
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="table: what is possible",
     )
-    own.add_argument("--seed", type=int, help="toystore")
-    own.add_argument("--num-users", type=int, metavar="N", help="toystore")
+    own.add_argument("--seed", type=numeric_flags.SEED, metavar="N", help="toystore")
+    own.add_argument("--num-users", type=numeric_flags.COUNT, metavar="N", help="toystore")
     own.add_argument("--split", metavar="NAME", help="tfds: default train")
     own.add_argument(
         "--data-dir", type=pathlib.Path, metavar="DIR", help="tfds: where its data lie"
@@ -177,7 +184,9 @@ def run(arguments: argparse.Namespace) -> None:
         source = _download(arguments)
     own = {name: getattr(arguments, name) for name in OWN_OPTIONS}
     if own["rating_range"] is not None:
-        own["rating_range"] = tuple(own["rating_range"])
+        low, high = own["rating_range"] = tuple(own["rating_range"])
+        if low >= high:
+            raise UserError(f"--rating-range is {low:g} {high:g}; wanted the lower bound first")
     common: dict[str, Any] = {
         "skip_bad_rows": arguments.skip_bad_rows,
         "overwrite": arguments.overwrite,

@@ -7,7 +7,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from genrec_jax.cli import run_flags
+from genrec_jax.cli import numeric_flags, run_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # imported once there is work to do, so that --help is quick
@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ITEM",
         help="source ids or titles, oldest first; none at all asks for a new user without history",
     )
-    parser.add_argument("-k", type=int, default=10, metavar="K", help="items wanted (10)")
+    parser.add_argument(
+        "-k", type=numeric_flags.COUNT, default=10, metavar="K", help="items wanted (10)"
+    )
     parser.add_argument(
         "--exclude-seen", action="store_true", help="leave out the items of the history"
     )
@@ -63,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--exclude", nargs="+", metavar="ITEM", help="leave these out; given as for --only"
     )
     run_flags.add_checkpoint(parser)
-    parser.add_argument("--num-beams", type=int, default=20, metavar="N", help="beams (20)")
+    parser.add_argument(
+        "--num-beams", type=numeric_flags.COUNT, default=20, metavar="N", help="beams (20)"
+    )
     parser.add_argument(
         "--template",
         metavar="ID",

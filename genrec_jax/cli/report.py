@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from genrec_jax import storage
-from genrec_jax.cli import run_flags
+from genrec_jax.cli import numeric_flags, run_flags
 
 HELP = """\
 Turns one or more run dirs into one self-contained HTML page: the result beside popularity, last-item
@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace the output even if it is no report"
     )
     parser.add_argument(
-        "--examples", type=int, default=6, metavar="N", help="users to show (default 6)"
+        "--examples",
+        type=numeric_flags.Whole(0),
+        default=6,
+        metavar="N",
+        help="users to show (default 6)",
     )
 
 

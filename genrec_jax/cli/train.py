@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from genrec_jax.cli import gin_flags, gin_setup, multihost
+from genrec_jax.cli import gin_flags, gin_setup, multihost, numeric_flags
 
 HELP = f"""Trains a T5 on a prepared and indexed dataset, with the configuration in .gin files.
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stopped-code",
-        type=int,
+        type=numeric_flags.Whole(0, 255),
         default=os.environ.get(STOPPED_CODE, "0"),
         metavar="N",
         help="exit code when SIGTERM or Ctrl-C stopped the run before its end, so that a scheduler can"

@@ -8,7 +8,6 @@ import pathlib
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import VOCABULARY, RunDir
 from genrec_jax.data import artefacts
-from genrec_jax.decoding import constraints, export
+from genrec_jax.decoding import constraints, export, request_checks
 from genrec_jax.decoding.catalogue import Catalogue, Match
 from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
@@ -28,7 +27,6 @@ from genrec_jax.model import stacks, t5
 from genrec_jax.parallel import compilation_cache
 from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.pipeline.prompt_batches import NO_TARGET
-from genrec_jax.prompts import rendering
 from genrec_jax.prompts.templates import SEARCHED_TASKS
 
 ROWS = (1, 8, 64)
@@ -83,6 +81,7 @@ class Recommender:
         self.run_dir = run_dir
         self.step = step
         self.dataset = self._stock.dataset
+        self._num_users = run_dir.dataset(self.dataset).num_users
         self.num_beams = num_beams
         self.history: int = run_dir.mixture["history"]
         self._graphdef, _ = t5.abstract_graph_and_params(run_dir.model_config)
@@ -161,7 +160,8 @@ class Recommender:
         Raises:
             UserError: an entry like nothing in the catalogue, a text in place of a history, an unknown
                 template, an empty history where the model knows only prompts that show one, k
-                below 1, as many lists as requests not given, or a number beyond the catalogue.
+                below 1, as many lists as requests not given, a number beyond the catalogue, or a user
+                number that the dataset trained on does not have.
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise UserError(
@@ -170,8 +170,9 @@ class Recommender:
             )
         stock = self._stock
         matches = [[stock.catalogue.find(entry) for entry in history] for history in histories]
-        left_out = _checked("exclude", exclude, len(matches), stock)
-        allowed = _checked("allow", allow, len(matches), stock)
+        known = len(stock.catalogue)
+        left_out = request_checks.item_lists("exclude", exclude, len(matches), known)
+        allowed = request_checks.item_lists("allow", allow, len(matches), known)
         if exclude_seen:
             seen = [[match.item for match in found] for found in matches]
             left_out = [
@@ -296,12 +297,8 @@ class Recommender:
     ) -> list[Recommendations]:
         if k < 1:
             raise UserError(f"k is {k}; wanted at least 1")
-        if users is not None and len(users) != len(matches):
-            raise UserError(
-                f"got {len(users)} users and {len(matches)} histories; wanted as many of each"
-            )
-        numbers = [rendering.UNKNOWN_USER if user is None else user for user in users or ()]
-        users_E = np.asarray(numbers or [rendering.UNKNOWN_USER] * len(matches), np.int32)
+        k = min(k, len(stock.catalogue))
+        users_E = request_checks.user_numbers(users, len(matches), self._num_users)
         chosen = [template or self.template_for(bool(history)) for history in matches]
         results: list[Recommendations | None] = [None] * len(matches)
         for name in dict.fromkeys(chosen):
@@ -378,26 +375,3 @@ def batch_sizes(requests: int) -> list[int]:
 def _rung(ladder: Sequence[int], size: int) -> int:
     """The smallest rung that holds `size`; the ladder goes on in powers of two."""
     return next((rung for rung in ladder if rung >= size), 1 << (size - 1).bit_length())
-
-
-def _checked(
-    name: str, lists: Sequence[ItemList | None] | None, requests: int, stock: Stock
-) -> Any:
-    """`exclude` or `allow` as given, once it is one list of known items for each request."""
-    if lists is None:
-        return None
-    if len(lists) != requests:
-        raise UserError(
-            f"{name} has {len(lists)} lists for {requests} requests; wanted one for each"
-        )
-    for listed in lists:
-        if listed is None and name == "allow":
-            continue
-        items = np.asarray(listed if isinstance(listed, np.ndarray) else list(listed or ()))
-        known = len(stock.catalogue)
-        if items.size and (items.dtype.kind not in "iu" or items.min() < 0 or items.max() >= known):
-            raise UserError(
-                f"{name} has {str(listed)[:80]}; wanted item numbers from 0 to {known - 1}"
-                " (`catalogue.items_of` gives those of source ids and titles)"
-            )
-    return [None if listed is None else [int(item) for item in listed] for listed in lists]

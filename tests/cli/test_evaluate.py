@@ -142,7 +142,7 @@ def test_a_mesh_of_devices_gives_one_devices_lists(runs, tmp_path, capsys):
     [
         (["--checkpoint", "12"], "no checkpoint to restore"),
         (["--templates", "Z1"], "this run has no template Z1; wanted one or several of A1"),
-        (["--num-beams", "0"], "num_beams is 0"),
+        (["--exact", "--length-penalty", "1"], "length_penalty is 1.0 and exact is asked for"),
         (["--watch", "--aggregate", "x.json"], "--watch takes one run dir"),
         (["--fsdp", "3"], "there are 8 devices; the nearest mesh that fits is"),
         (["--tensor", "4"], "does not divide this model's dimensions: 2 by tensor=4"),

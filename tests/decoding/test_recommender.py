@@ -12,6 +12,7 @@ import pytest
 import genrec_jax
 from genrec_jax.checkpoint import restore
 from genrec_jax.decoding import recommender as recommenders
+from genrec_jax.decoding import request_checks
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.recommend import make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
@@ -168,11 +169,41 @@ def test_step_template_and_beams_can_be_chosen(run_dir):
         ({"k": 0}, "k is 0"),
         ({"template": "Z9"}, "Z9"),
         ({"users": [1, 2]}, "2 users and 1 histories"),
+        ({"users": [60]}, "users has 60; wanted user numbers .* from 0 to 59, or None"),
+        ({"users": [-1]}, "users has -1; wanted"),
     ],
 )
 def test_mistakes(recommender, options, message):
     with pytest.raises(UserError, match=message):
         recommender.recommend([[recommender.catalogue.source_ids[0]]], **options)
+
+
+def test_what_is_a_users_number():
+    numbers = request_checks.user_numbers([0, None, np.int64(59)], 3, 60)
+    assert numbers.tolist() == [0, -1, 59]
+    assert request_checks.user_numbers(None, 2, 60).tolist() == [-1, -1]
+    for wrong in (-1, 60, 1.0, True, "shopper_17"):
+        with pytest.raises(UserError, match=f"users has {wrong!r}; wanted user numbers"):
+            request_checks.user_numbers([0, wrong], 2, 60)
+
+
+def test_a_run_dir_that_does_not_say_how_many_users_it_has(run_dir):
+    """Made by an earlier version: it goes on working, and what is never a user is refused."""
+    entries = [
+        {k: v for k, v in e.items() if k != "num_users"} for e in run_dir.manifest["datasets"]
+    ]
+    older = dataclasses.replace(run_dir, manifest={**run_dir.manifest, "datasets": entries})
+    assert older.datasets[0].num_users is None and run_dir.datasets[0].num_users == 60
+    for user in (-1, 2**31 - 1):
+        with pytest.raises(UserError, match="wanted user numbers"):
+            request_checks.user_numbers([user], 1, older.datasets[0].num_users)
+    assert request_checks.user_numbers([60], 1, older.datasets[0].num_users).tolist() == [60]
+
+
+def test_more_items_than_there_are(recommender):
+    """No search of a million beams."""
+    whole = recommender.recommend([["Night Light"]], k=10**6)[0]
+    assert len(whole) == len(recommender.catalogue)
 
 
 @pytest.mark.parametrize("histories", ["Night Light", ["Night Light"]])

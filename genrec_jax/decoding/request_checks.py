@@ -1,0 +1,80 @@
+"""What a recommender is asked, looked at before any work is done."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from genrec_jax.decoding.constraints import ItemList
+from genrec_jax.errors import UserError
+from genrec_jax.prompts import rendering
+
+LARGEST_USER = np.iinfo(np.int32).max - 1
+"""Prompts number users from 1, in int32."""
+
+
+def user_numbers(
+    users: Sequence[Any] | None, requests: int, known: int | None
+) -> Int32[np.ndarray, " E"]:
+    """The users' numbers, those of new users too.
+
+    Args:
+        users: as `Recommender.recommend` got them.
+        requests: how many requests there are.
+        known: users that the run was trained on; None where that is not known.
+
+    Raises:
+        UserError: not one for each request, or what is no user's number.
+    """
+    if users is None:
+        return np.full(requests, rendering.UNKNOWN_USER, np.int32)
+    if len(users) != requests:
+        raise UserError(f"got {len(users)} users and {requests} histories; wanted as many of each")
+    most = LARGEST_USER if known is None else known - 1
+    numbers = []
+    for user in users:
+        if user is None:
+            numbers.append(rendering.UNKNOWN_USER)
+            continue
+        whole = isinstance(user, (int, np.integer)) and not isinstance(user, bool)
+        number = int(user) if whole else -1
+        if not 0 <= number <= most:
+            raise UserError(
+                f"users has {user!r}; wanted user numbers of the dataset trained on, from 0 to {most}, or"
+                " None for a new user"
+            )
+        numbers.append(number)
+    return np.asarray(numbers, np.int32)
+
+
+def item_lists(
+    name: str, lists: Sequence[ItemList | None] | None, requests: int, known: int
+) -> Any:
+    """`exclude` or `allow` as given, once it is one list of known items for each request.
+
+    Args:
+        name: which of the two.
+        lists: as `Recommender.recommend` got them.
+        requests: how many requests there are.
+        known: items that there are.
+
+    Raises:
+        UserError: not one for each request, or what is no item's number.
+    """
+    if lists is None:
+        return None
+    if len(lists) != requests:
+        raise UserError(
+            f"{name} has {len(lists)} lists for {requests} requests; wanted one for each"
+        )
+    for listed in lists:
+        if listed is None and name == "allow":
+            continue
+        items = np.asarray(listed if isinstance(listed, np.ndarray) else list(listed or ()))
+        if items.size and (items.dtype.kind not in "iu" or items.min() < 0 or items.max() >= known):
+            raise UserError(
+                f"{name} has {str(listed)[:80]}; wanted item numbers from 0 to {known - 1}"
+                " (`catalogue.items_of` gives those of source ids and titles)"
+            )
+    return [None if listed is None else [int(item) for item in listed] for listed in lists]
