@@ -12,7 +12,6 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -23,6 +22,7 @@ from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import hosts
 from genrec_jax.parallel import mesh as mesh_lib
 
 FORMAT_VERSION = 2
@@ -101,11 +101,7 @@ class ImportedWeights:
             UserError: the parameters are damaged.
         """
         folder = self.path / PARAMETERS
-        problem = manifest.damage(folder) if jax.process_index() == 0 else None
-        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(
-            np.int32(problem is not None)
-        ):
-            problem = problem or "so host 0 found"
+        problem = hosts.from_first(lambda: manifest.damage(folder))
         if problem is not None:
             raise UserError(f"is damaged: {problem}. {REMEDY}", file=str(folder))
         return filling.make_params(

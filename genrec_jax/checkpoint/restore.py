@@ -13,8 +13,8 @@ from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import hosts, rules
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.parallel import rules
 
 Which = int | Literal["best", "latest"]
 
@@ -33,7 +33,7 @@ def choose_step(run_dir: RunDir, which: Which = "best") -> int:
     """The step that `best` or `latest` mean, or the one given, once its checkpoint is found valid.
 
     `best` is the checkpoint best on validation; the latest where none was validated, or where the
-    best is damaged (a notice says so).
+    best is damaged (a notice says so). On several hosts each of them calls it; host 0 looks.
 
     Raises:
         UserError: no valid checkpoint, or not that one; it lists those there are.
@@ -46,7 +46,7 @@ def choose_step(run_dir: RunDir, which: Which = "best") -> int:
         raise UserError(f"checkpoint is {which!r}; wanted `best`, `latest` or a step")
     step = checkpoints.best_step() if which == "best" else None
     if step is not None:
-        problem = checkpoints.damage(step, only=store.PARAMS)
+        problem = _damage(checkpoints, step)
         if problem is None:
             return step
         store.print_notice(f"passing over the best checkpoint, of step {step}: {problem}")
@@ -76,10 +76,19 @@ def restore_params(
         UserError: no such checkpoint, a damaged one, or parameters that do not fit `model_config`.
     """
     opened = run_dir if isinstance(run_dir, RunDir) else RunDir.load(run_dir)
-    chosen = choose_step(opened, step)
-    folder = open_store(opened).bring(chosen, only=store.PARAMS)
+    return restore_chosen(opened, choose_step(opened, step), model_config, mesh)
+
+
+def restore_chosen(
+    run_dir: RunDir,
+    step: int,
+    model_config: T5Config | None = None,
+    mesh: Mesh | None = None,
+) -> nnx.State:
+    """As `restore_params`, of a step that `choose_step` gave: its checksums are not looked at again."""
+    folder = open_store(run_dir).bring(step, only=store.PARAMS)
     return restore_folder(
-        folder, model_config or opened.model_config, mesh or mesh_lib.single_device_mesh()
+        folder, model_config or run_dir.model_config, mesh or mesh_lib.single_device_mesh()
     )
 
 
@@ -111,10 +120,15 @@ def with_shardings(abstract: Any, mesh: Mesh) -> Any:
 
 
 def _check(checkpoints: store.CheckpointStore, step: int) -> None:
-    problem = checkpoints.damage(step, only=store.PARAMS)
+    problem = _damage(checkpoints, step)
     if problem is not None:
         standing = ", ".join(map(str, checkpoints.steps())) or "none"
         raise UserError(
             f"no checkpoint to restore: {problem}. Steps there: {standing}",
             file=f"{checkpoints.location}/{step}",
         )
+
+
+def _damage(checkpoints: store.CheckpointStore, step: int) -> str | None:
+    """What is wrong with a checkpoint's parameters: as host 0 sees it, so that all hosts agree."""
+    return hosts.from_first(lambda: checkpoints.damage(step, only=store.PARAMS))

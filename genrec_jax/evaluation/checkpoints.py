@@ -152,7 +152,7 @@ class RunEvaluation:
     def evaluate(self, checkpoint: restore.Which = "best") -> tuple[Evaluation, ...]:
         """Evaluates one checkpoint; see `evaluate_checkpoint`."""
         step = restore.choose_step(self.run, checkpoint)
-        params = restore.restore_params(self.run, step, mesh=self._mesh)
+        params = restore.restore_chosen(self.run, step, mesh=self._mesh)
         parameters = manifest.digest(self.run.checkpoint_dir / str(step), only=store.PARAMS)
         name = f"{EVALUATIONS}/{self._config.folder(step)}"
         self.run.bring(name)

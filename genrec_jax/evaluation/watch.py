@@ -9,6 +9,7 @@ from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation.checkpoints import Evaluation, RunEvaluation
+from genrec_jax.parallel import hosts
 
 FINISHED = "finished.json"
 """Training leaves it in the run dir once it will write no more checkpoints."""
@@ -24,6 +25,8 @@ def watch_run(
 ) -> Iterator[tuple[Evaluation, ...]]:
     """Evaluates the checkpoints of a run as they appear, those already there first.
 
+    On several hosts each of them calls it; host 0 looks, so that all evaluate the same.
+
     Args:
         run_dir: the run; it need not have begun.
         open_evaluation: called once, as soon as the run dir is complete.
@@ -36,14 +39,18 @@ def watch_run(
     """
     evaluation: RunEvaluation | None = None
 
-    def steps() -> list[int]:
+    def find() -> list[int]:
         return restore.open_store(RunDir.load(run_dir)).steps() if RunDir.exists(run_dir) else []
+
+    def steps() -> list[int]:
+        return hosts.from_first(find)
 
     for step in new_steps(
         steps,
-        lambda: storage.exists(storage.join(run_dir, FINISHED)),
+        lambda: hosts.from_first(lambda: storage.exists(storage.join(run_dir, FINISHED))),
         poll_seconds=poll_seconds,
         timeout_seconds=timeout_seconds,
+        clock=lambda: hosts.from_first(time.monotonic),
     ):
         evaluation = evaluation or open_evaluation(RunDir.load(run_dir))
         try:

@@ -1,0 +1,41 @@
+"""What host 0 finds reaches every host, its mistakes too: real processes on loopback."""
+
+import json
+
+from genrec_jax.parallel import hosts
+from tests.training import test_hosts
+
+ASKED = (
+    test_hosts.JOIN
+    + """
+from genrec_jax.errors import UserError
+from genrec_jax.parallel import hosts
+number = jax.process_index()
+asked = []
+
+def steps():
+    asked.append("steps")
+    return {"steps": [10, 20], "clock": 0.1 + 0.2, "long": "x" * 3000, "nothing": None}
+
+def refuse():
+    raise UserError("is damaged", file="runs/a", line=3)
+
+found = hosts.from_first(steps)
+try:
+    hosts.from_first(refuse)
+except UserError as error:
+    print(json.dumps([number, found, asked, str(error)]))
+"""
+)
+
+
+def test_one_host_is_asked_and_all_are_told():
+    outputs = test_hosts.finish(test_hosts.start(ASKED, (2, 1, 1)))
+    told = [json.loads(output.splitlines()[-1]) for output in outputs]
+    value = {"steps": [10, 20], "clock": 0.1 + 0.2, "long": "x" * 3000, "nothing": None}
+    assert told[0] == [0, value, ["steps"], "runs/a:3: is damaged"]
+    assert told[1] == [1, value, [], "runs/a:3: is damaged"]
+
+
+def test_a_single_process_asks_itself():
+    assert hosts.from_first(lambda: (1, 2)) == (1, 2)
