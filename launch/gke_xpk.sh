@@ -14,7 +14,8 @@
 #   --project P, --zone Z  where, if not gcloud's defaults
 #   --dry-run              print the commands
 #
-# Run dirs must be on storage that all hosts mount: `xpk storage attach` adds it to the cluster.
+# Run dirs must be at gs:// URLs, or on storage that all hosts mount: `xpk storage attach` adds it to the
+# cluster.
 #
 #   launch/gke_xpk.sh run toys --cluster tpus --type v5litepod-16 --image IMAGE -- \
 #     genrec train --multihost --gin_file=gin_configs/quickstart.gin --gin.MODEL_DIR=\"/runs/toys\"

@@ -13,8 +13,8 @@
 #
 # Outside a job it submits itself; inside one it starts the processes with srun. Two minutes before the
 # time limit, and when the job is preempted, Slurm sends SIGTERM: `genrec train` saves a checkpoint and
-# exits with code 75 ($GENREC_STOPPED_CODE), and the job is put back into the queue. Run dir and
-# environment must lie on a file system that all machines share.
+# exits with code 75 ($GENREC_STOPPED_CODE), and the job is put back into the queue. Environment,
+# checkout and a run dir that is no URL must lie on a file system that all machines share.
 #
 #   launch/slurm.sh --nodes 2 --gpus-per-node 8 --sbatch=--partition=gpu -- \
 #     genrec train --multihost --gin_file=gin_configs/quickstart.gin --gin.MODEL_DIR=\"runs/slurm\"

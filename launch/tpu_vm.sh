@@ -9,7 +9,7 @@
 #
 #   create   asks for the TPU; --version is its runtime, chosen from the type when not given
 #   install  copies this checkout's HEAD to every worker and makes a virtual environment there; with --nfs
-#            mounts a share (Filestore, say) at /mnt/genrec, for run dirs
+#            mounts a share (Filestore, say) at /mnt/genrec, for run dirs that are not at gs:// URLs
 #   run      runs the command on every worker, in the checkout, with the environment active
 #   resume   runs it until it has finished: while the TPU stands it tries again, at most 3 times; when it
 #            was preempted it deletes, creates and installs it anew, then runs the command, which goes on
@@ -78,7 +78,7 @@ install() { # its steps are chained: resume asks whether all went well, which tu
     everywhere 'mkdir -p genrec && tar -xzf genrec.tar.gz -C genrec' &&
     everywhere 'python3 -m pip install --quiet --user uv' &&
     everywhere 'cd genrec && ~/.local/bin/uv venv --quiet --clear --python 3.12 .venv' &&
-    everywhere 'cd genrec && ~/.local/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[tpu]"' &&
+    everywhere 'cd genrec && ~/.local/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[tpu,gcs]"' &&
     if [ -n "$nfs" ]; then
       everywhere 'sudo apt-get install --yes --quiet nfs-common && sudo mkdir -p /mnt/genrec' &&
         everywhere "mountpoint --quiet /mnt/genrec || sudo mount -t nfs $(quoted "$nfs") /mnt/genrec" &&

@@ -114,6 +114,13 @@ def test_a_remote_command_keeps_its_quotes(stubs):
     assert "--worker=all" in words
 
 
+def test_what_is_installed_for_tpus_opens_buckets(stubs):
+    _, log = stubs(*WHOLE["tpu install"])
+    image = (LAUNCH / "Dockerfile").read_text(encoding="utf-8")
+    for text in (log.replace("\\", ""), image):
+        assert ".[tpu,gcs]" in text
+
+
 def test_resume_gives_up_when_the_command_fails_on_a_tpu_that_stands(stubs):
     ran, log = stubs(*WHOLE["tpu resume"], states="READY " * 6, codes="1 1 1")
     assert ran.returncode == 1
