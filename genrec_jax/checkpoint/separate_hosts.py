@@ -6,6 +6,7 @@ the same on all of them, and host 0's counts.
 """
 
 import json
+import logging
 import pathlib
 import re
 from typing import Any
@@ -22,6 +23,9 @@ from genrec_jax.mirror import Mirror
 TIMEOUT = 1800.0
 """Seconds that hosts wait for the slowest one's upload of a checkpoint."""
 
+_NO_NEWS = ("Global object size logging disabled", "Skipping merge of OCDBT checkpoints")
+"""Warnings of Orbax's on every save in which all hosts write alike, as here they should."""
+
 _CHUNK = re.compile(r"\d+(\.\d+)*")
 
 
@@ -31,6 +35,7 @@ def checkpointer(*items: str) -> ocp.AsyncCheckpointer:
     Args:
         *items: names of the pytrees that make up a checkpoint.
     """
+    logging.getLogger("absl").addFilter(_is_news)
     alone = ocp.options.MultiprocessingOptions(primary_host=None)
     registry = type_handlers.create_type_handler_registry(
         (jax.Array, type_handlers.ArrayHandler(primary_host=None))
@@ -90,6 +95,10 @@ def gather(mirror: Mirror, name: str) -> manifest.Files:
         mirror.remove(part)
         file.unlink()
     return files
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _NO_NEWS)
 
 
 def _upload_chunks(mirror: Mirror, name: str, part: pathlib.Path) -> None:

@@ -198,7 +198,9 @@ def test_two_hosts_save_resume_and_agree(toy_dataset, tmp_path, scheme):
     sizes, runs = (1, 2, 1), [tmp_path / "whole", tmp_path / "halves"]
     for folder, steps in zip(runs, [(6,), (3, 6)], strict=True):
         caches = tmp_path / f"{folder.name}_caches"
-        finish(start(RUN, sizes, toy_dataset, f"{scheme}{folder}", 2, 1, *steps, caches=caches))
+        place = f"{scheme}{folder}"
+        outputs = finish(start(RUN, sizes, toy_dataset, place, 2, 1, *steps, caches=caches))
+        assert not any("WARNING" in output for output in outputs)
     params = [jax.tree.leaves(restore.restore_params(folder, "latest")) for folder in runs]
     for whole, halves in zip(*params, strict=True):
         assert np.asarray(whole).tobytes() == np.asarray(halves).tobytes()
