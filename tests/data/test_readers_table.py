@@ -80,6 +80,18 @@ def test_units_and_formats_of_time(tmp_path):
         reading.read("table", file, tmp_path, time_unit="years")
 
 
+@pytest.mark.parametrize(
+    "flag", [{"time_unit": "milliseconds"}, {"time_format": "%Y-%m-%d %H:%M:%S"}]
+)
+def test_times_that_are_times_already_take_no_flag(tmp_path, flag):
+    """Seconds of 2023 divided by 1000 would be those of January 1970, and tie."""
+    file = tmp_path / "log.parquet"
+    times = pl.from_epoch(pl.Series("timestamp", [1_700_000_000, 1_700_000_060]), "s")
+    pl.DataFrame({"user": ["u", "u"], "item": ["a", "b"], "timestamp": times}).write_parquet(file)
+    with pytest.raises(UserError, match=r"holds timestamp\[us\], which are times as they are"):
+        reading.read("table", file, tmp_path, **flag)
+
+
 def test_quoted_fields_may_hold_line_breaks(tmp_path):
     file = tmp_path / "log.csv"
     file.write_text('user,item,note\nu,"a\nb",x\nu,c,"""q"" , z"\nu,d\n')

@@ -76,7 +76,7 @@ def read(
     else:
         separator = separator or ("," if kind == ".csv" else "\t")
         frames = (
-            _parquet_frames(member, columns, stage)
+            _parquet_frames(member, columns, stage, of_time=scale != 1 or bool(formats))
             if kind == ".parquet"
             else _delimited_frames(member, columns, stage, header, separator)
         )
@@ -165,8 +165,9 @@ def _json_keys(member: inputs.Member) -> list[str]:
 
 
 def _parquet_frames(
-    member: inputs.Member, columns: str | None, stage: staging.Stage
+    member: inputs.Member, columns: str | None, stage: staging.Stage, *, of_time: bool
 ) -> Iterator[pl.DataFrame]:
+    """Blocks of rows; `of_time` says that a flag tells how times are written."""
     if member.member is not None or member.name.endswith(".gz"):
         raise UserError("is Parquet in an archive; unpack it first", file=member.name)
     try:
@@ -182,6 +183,13 @@ def _parquet_frames(
             raise UserError(
                 f"its column {theirs} holds {kind}; wanted one value a row. Name another with"
                 " --columns, or export it flat",
+                file=member.name,
+            )
+        is_time = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+        if of_time and is_time and theirs == named.get("timestamp"):
+            raise UserError(
+                f"its column {theirs} holds {kind}, which are times as they are; --time-unit and"
+                " --time-format are for numbers and texts. Leave them out",
                 file=member.name,
             )
     base = stage.begin_file(member.name)
