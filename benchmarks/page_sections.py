@@ -260,6 +260,41 @@ def pipelines() -> str:
     return text + "\n\n" + section(scale, "prepare_scale", content)
 
 
+def memory() -> str:
+    """What evaluating many users and importing many parameters takes beside them."""
+    found, weights = measured.load("evaluate_memory"), measured.load("import_weights")
+    rows = [
+        (
+            f"{row['users']:,}",
+            f"{row['peak_bytes'] / 2**30:.2f} GiB",
+            f"{row['log_bytes'] / 2**20:.1f} MiB",
+            f"{row['without_log']:.0f}" if "without_log" in row else "",
+            f"{row['parquet_rows']:,}",
+            seconds(row["seconds"]),
+        )
+        for row in (found.rows if found else ())
+    ]
+    header = (
+        *("users", "peak", "of it the log", "bytes a further user, log aside"),
+        *("rows of predictions", "time"),
+    )
+    text = section([found], "evaluate_memory", table(header, rows))
+    rows = [
+        (
+            str(processes),
+            *(
+                f"{max(row[f'{name}_bytes'] for row in shares) / 2**20:,.1f} MiB"
+                for name in ("parameters", "largest_tensor", "beyond_parameters")
+            ),
+        )
+        for processes in (1, 2)
+        for shares in ([weights.content[f"{processes}_processes"]] if weights else ())
+    ]
+    header = ("processes", "parameters of one", "largest tensor", "peak beyond the parameters")
+    content = "`genrec import-weights`, a folder of T5-XL's size:\n\n" + table(header, rows)
+    return text + "\n\n" + section([weights], "import_weights", content)
+
+
 def gpu() -> str:
     """Everything that needs a GPU, or that it is not measured."""
     return "\n\n".join((_mfu(), _gpu_decode(), _gpu_beauty(), _gpu_attention()))
@@ -352,6 +387,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
         recommend,
         training,
         pipelines,
+        memory,
         gpu,
     )
 }
