@@ -20,6 +20,7 @@ from genrec_jax.errors import UserError
 
 LEAVE_ONE_OUT_NEEDS = 3
 SHORT_USER = "user with fewer than 3 interactions"
+TIMES = ("timestamp", "within_second")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _with_rows(interactions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
 
 def _without_duplicates(log: pl.LazyFrame) -> tuple[pl.LazyFrame, int]:
     names = log.collect_schema().names()
-    key = [name for name in ("user", "item", "timestamp", "rating") if name in names]
+    key = [name for name in ("user", "item", *TIMES, "rating") if name in names]
     frame = log.collect(engine="streaming")
     unique = frame.sort("row").unique(key, keep="first", maintain_order=True)
     return unique.lazy(), len(frame) - len(unique)
@@ -207,7 +208,8 @@ def _encode(log: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
         .sort("item")
         .with_columns(pl.int_range(pl.len(), dtype=pl.Int32).alias("item_code"))
     )
-    numbers = [name for name in ("timestamp", "rating") if name in log.collect_schema().names()]
+    names = log.collect_schema().names()
+    numbers = [name for name in (*TIMES, "rating") if name in names]
     coded = (
         log.select("row", "user", "item", *numbers)
         .join(users.lazy(), on="user")
@@ -272,26 +274,33 @@ def _same_as_previous(kept: pl.DataFrame, columns: list[str]) -> Bool[np.ndarray
 def _sort(kept: pl.DataFrame, *, timed: bool, tie_seed: int | None) -> pl.DataFrame:
     if not timed:
         return kept.sort("user", "row")
+    times = _times(kept)
     if tie_seed is None:
-        return kept.sort("user", "timestamp", "row")
+        return kept.sort("user", *times, "row")
     kept = kept.sort("row")  # so that the seed alone decides
     order = np.random.default_rng(tie_seed).permutation(len(kept))
-    return kept.with_columns(pl.Series("tie", order)).sort("user", "timestamp", "tie").drop("tie")
+    return kept.with_columns(pl.Series("tie", order)).sort("user", *times, "tie").drop("tie")
+
+
+def _times(kept: pl.DataFrame) -> list[str]:
+    """The columns that order a user's interactions."""
+    return [column for column in TIMES if column in kept.columns]
 
 
 def _ties(kept: pl.DataFrame, tie_seed: int | None) -> dict[str, Any]:
-    """How many rows share user and second with another, and how many users' last two rows do."""
-    tied_X = _same_as_previous(kept, ["user", "timestamp"])
+    """How many rows share user and time with another, and how many users' last two rows do."""
+    tied_X = _same_as_previous(kept, ["user", *_times(kept)])
     shared_X = tied_X.copy()
     shared_X[:-1] |= tied_X[1:]
     users_X = kept["user"].to_numpy()
     last_X = np.append(users_X[1:] != users_X[:-1], True)
+    finer = "fractions of the second, then " if len(_times(kept)) > 1 else ""
     return {
         "rows": int(shared_X.sum()),
         "rows_share": float(shared_X.mean()),
         "users_last_two": int(tied_X[last_X].sum()),
         "users_last_two_share": float(tied_X[last_X].mean()),
-        "rule": "file order" if tie_seed is None else f"a random order (seed {tie_seed})",
+        "rule": finer + ("file order" if tie_seed is None else f"a random order (seed {tie_seed})"),
     }
 
 
@@ -299,9 +308,9 @@ def _count_duplicates(kept: pl.DataFrame, timed: bool) -> int:
     """Rows equal to an earlier one: by user, item, time and rating, or the item twice in a row."""
     if not timed:
         return int(_same_as_previous(kept, ["user", "item"]).sum())
-    tied_X = _same_as_previous(kept, ["user", "timestamp"])
+    tied_X = _same_as_previous(kept, ["user", *_times(kept)])
     tied_X[:-1] |= tied_X[1:]
-    key = [column for column in ("user", "timestamp", "item", "rating") if column in kept.columns]
+    key = [column for column in ("user", *TIMES, "item", "rating") if column in kept.columns]
     tied = kept.select(key).filter(tied_X)
     return len(tied) - tied.n_unique() if len(tied) else 0
 

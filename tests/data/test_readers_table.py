@@ -92,6 +92,31 @@ def test_times_that_are_times_already_take_no_flag(tmp_path, flag):
         reading.read("table", file, tmp_path, **flag)
 
 
+@pytest.mark.parametrize("kind", ["milliseconds", "text", "parquet"])
+def test_what_shares_a_second_keeps_its_order(tmp_path, kind):
+    """The log has each user's last two interactions newest first, a tenth of a second apart."""
+    file = tmp_path / ("log.parquet" if kind == "parquet" else "log.csv")
+    ticks = [1_700_000_000_000, 1_700_000_050_900, 1_700_000_050_800, 1_700_000_050_100]
+    frame = pl.DataFrame(
+        {"user": [u for u in "vw" for _ in ticks], "item": ["a", "d", "c", "b"] * 2}
+    )
+    times = pl.Series("timestamp", ticks * 2)
+    options = {"time_unit": "milliseconds"} if kind == "milliseconds" else {}
+    if kind != "milliseconds":
+        times = pl.from_epoch(times, "ms")
+    if kind == "text":
+        times, options = times.dt.strftime("%Y %m %d %T%.3f"), {"time_format": "%Y %m %d %T%.f"}
+    frame = frame.with_columns(times)
+    frame.write_parquet(file) if kind == "parquet" else frame.write_csv(file)
+    made = prepare_run.prepare_from(
+        "table", file, tmp_path / "made", min_user=3, min_item=1, reader_options=options
+    )
+    assert [made.item_source_ids[item] for item in made.sequence(1)] == ["a", "b", "c", "d"]
+    assert made.timestamps_X.tolist() == [1_700_000_000, *[1_700_000_050] * 3] * 2
+    assert made.manifest["ties"]["rows"] == 0
+    assert made.manifest["ties"]["rule"] == "fractions of the second, then file order"
+
+
 def test_quoted_fields_may_hold_line_breaks(tmp_path):
     file = tmp_path / "log.csv"
     file.write_text('user,item,note\nu,"a\nb",x\nu,c,"""q"" , z"\nu,d\n')

@@ -11,7 +11,7 @@ from genrec_jax.data.readers import inputs, staging
 from genrec_jax.errors import UserError
 
 REPLACEMENT = "\ufffd"
-KEPT = ("row", "got", "problem", "user", "item", "timestamp", "rating")
+KEPT = ("row", "got", "problem", "user", "item", "timestamp", "within_second", "rating")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from genrec_jax.data import prepare_progress, rawlog
 from genrec_jax.data.readers import inputs
 from genrec_jax.errors import UserError
 
+MICROSECONDS = 1_000_000
 LATEST_TIMESTAMP = 4_102_444_800  # 2100-01-01
 SKIP_REMEDY = "Mend the file, or pass --skip-bad-rows to leave such rows out and count them"
 
@@ -159,8 +160,9 @@ def check_numbers(
         earliest: first second that counts as possible.
 
     Returns:
-        The frame with numbers and `problem`. For example `("7", "x", "9e99", "3")` for user, item,
-        timestamp and rating gets the problem "impossible timestamp".
+        The frame with numbers and `problem`, and `within_second` where times are finer than that. For
+        example `("7", "x", "9e99", "3")` for user, item, timestamp and rating gets the problem
+        "impossible timestamp".
     """
     problem = pl.col("problem") if "problem" in frame.columns else pl.lit(None, pl.String)
     checks: list[tuple[pl.Expr, str]] = []
@@ -171,10 +173,13 @@ def check_numbers(
         checks.append((text.is_null() | (text == ""), f"missing {column}"))
     if "timestamp" in frame.columns:
         text = pl.col("timestamp").cast(pl.String).str.strip_chars()
-        seconds = _seconds(text, time_unit, time_formats)
+        ticks, unit = _ticks(text, time_unit, time_formats)
+        seconds = ticks // unit
         possible = seconds.is_between(earliest, LATEST_TIMESTAMP - 1)
         checks.append((~possible.fill_null(False), "impossible timestamp"))
         changes.append(seconds.alias("timestamp"))
+        if unit > 1:  # what shares a second keeps its order
+            changes.append((ticks % unit).cast(pl.Int32, strict=False).alias("within_second"))
     if "rating" in frame.columns:
         rating = pl.col("rating").cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
         possible = rating.is_finite()
@@ -202,15 +207,18 @@ def _write_part(frame: pl.DataFrame, part: pathlib.Path) -> None:
         ) from error
 
 
-def _seconds(text: pl.Expr, time_unit: int, time_formats: tuple[str, ...]) -> pl.Expr:
+def _ticks(text: pl.Expr, time_unit: int, time_formats: tuple[str, ...]) -> tuple[pl.Expr, int]:
+    """Times as whole numbers since 1970, and how many of them make a second."""
     if time_formats:
         dates = [text.str.to_datetime(form, strict=False, exact=True) for form in time_formats]
-        return pl.coalesce(dates).dt.epoch("s")
+        if any("f" in form for form in time_formats):  # %f, %.3f and their like
+            return pl.coalesce(dates).dt.epoch("us"), MICROSECONDS
+        return pl.coalesce(dates).dt.epoch("s"), 1
     whole = pl.coalesce(
         text.cast(pl.Int64, strict=False),
         text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False),
     )
-    return whole // time_unit
+    return whole, time_unit
 
 
 def shorten(text: str | None, limit: int = 120) -> str:

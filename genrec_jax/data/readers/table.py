@@ -83,10 +83,16 @@ def read(
         timed = False
         for frame in frames:
             timed = "timestamp" in frame.columns
+            is_time = frame.schema.get("timestamp") == pl.Int64  # of Parquet's own, see `_as_text`
             checked = staging.check_numbers(
-                frame, rating_range=rating_range, time_unit=scale, time_formats=formats
+                frame,
+                rating_range=rating_range,
+                time_unit=staging.MICROSECONDS if is_time else scale,
+                time_formats=formats,
             )
-            got = pl.struct(pl.exclude("row", "problem", "got")).struct.json_encode()
+            got = pl.struct(
+                pl.exclude("row", "problem", "got", "within_second")
+            ).struct.json_encode()
             if "got" not in checked.columns:
                 checked = checked.with_columns(
                     pl.when(pl.col("problem").is_not_null()).then(got).alias("got")
@@ -207,9 +213,9 @@ def _parquet_frames(
 
 
 def _as_text(frame: pl.DataFrame, column: str) -> pl.Expr:
-    """Dates become seconds, everything else its text, so that all sources are checked alike."""
+    """Dates become microseconds, everything else its text, so that all sources are checked alike."""
     if frame.schema[column] in (pl.Date, pl.Datetime):
-        return pl.col(column).cast(pl.Datetime("us")).dt.epoch("s").cast(pl.String)
+        return pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")
     return pl.col(column).cast(pl.String)
 
 
