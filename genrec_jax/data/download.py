@@ -1,6 +1,8 @@
 """Fetches public logs for `genrec prepare --download NAME`: resumable, checked, kept for next time."""
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import http.client
 import os
@@ -8,6 +10,8 @@ import pathlib
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from genrec_jax.data import artefacts, prepare_progress
 from genrec_jax.errors import UserError
@@ -160,6 +164,8 @@ def fetch(
 ) -> pathlib.Path:
     """Fetches one file to `target`, by way of `target.part`, which a later call takes up again.
 
+    Several processes may do it at once: one fetches, and the others wait for it.
+
     Args:
         remote: address and checksum.
         target: where the whole file goes.
@@ -170,50 +176,96 @@ def fetch(
         UserError: the server does not give the file, breaks off each time, or the bytes do not
             have the checksum (the part is then removed).
     """
-    if target.exists():
-        if _matches(target, remote.checksum):
-            return target
-        target.unlink()
-    part = target.with_name(target.name + ".part")
+    if target.exists() and _matches(target, remote.checksum):
+        return target
     steps = steps or prepare_progress.Steps()
     with artefacts.disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(pause_seconds * 2 ** (attempt - 1))
-            try:
-                _fetch_rest(remote.url, part, steps)
-                break
-            except urllib.error.HTTPError as error:
-                if error.code < 500 or attempt == ATTEMPTS - 1:
-                    raise UserError(
-                        f"the server answers {error.code} {error.reason}; wanted the file. Fetch it"
-                        " with a browser and pass --input PATH",
-                        file=remote.url,
-                    ) from error
-            except (
-                urllib.error.URLError,
-                http.client.HTTPException,
-                TimeoutError,
-                ConnectionError,
-            ) as error:
-                if attempt == ATTEMPTS - 1:
-                    have = part.stat().st_size if part.exists() else 0
-                    raise UserError(
-                        f"the connection failed {ATTEMPTS} times ({error}); {have:,} bytes are kept."
-                        " Run the same command again to go on from there, or pass --input PATH",
-                        file=remote.url,
-                    ) from error
-        if not _matches(part, remote.checksum):
-            got = _digest(part, str(remote.checksum).split(":")[0])
-            part.unlink()
-            raise UserError(
-                f"its checksum is {got}; wanted {remote.checksum}. The download was removed: run the"
-                " command again; if it recurs, the file at the source has changed",
-                file=remote.url,
-            )
-        part.replace(target)
+        part = target.with_name(target.name + ".part")
+        with _alone(part, steps):
+            if target.exists():
+                if _matches(target, remote.checksum):  # another process was quicker
+                    return target
+                target.unlink()
+            _fetch_part(remote, part, steps, pause_seconds)
+            part.replace(target)
     return target
+
+
+@contextlib.contextmanager
+def _alone(part: pathlib.Path, steps: prepare_progress.Steps) -> Iterator[None]:
+    """Holds the kernel's lock on `part`, which is made for it; waits while another process holds it.
+
+    File systems without locks (some network ones) let everybody in. A part without bytes goes at the end.
+    """
+    while True:
+        file = open(part, "ab")  # noqa: SIM115 - held, not used up
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            name = part.name.removesuffix(".part")
+            with steps.step(f"waiting: another process is fetching {name}", None):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            break  # no locks here
+        # What was locked may have become the target, or have been removed, by who had it before.
+        if _is_at(file, part):
+            break
+        file.close()
+    try:
+        yield
+    finally:
+        if _is_at(file, part) and not part.stat().st_size:
+            part.unlink()
+        file.close()
+
+
+def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _fetch_part(
+    remote: Remote, part: pathlib.Path, steps: prepare_progress.Steps, pause_seconds: float
+) -> None:
+    """Completes `part`, in several attempts where it must, and checks it."""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(pause_seconds * 2 ** (attempt - 1))
+        try:
+            _fetch_rest(remote.url, part, steps)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code < 500 or attempt == ATTEMPTS - 1:
+                raise UserError(
+                    f"the server answers {error.code} {error.reason}; wanted the file. Fetch it"
+                    " with a browser and pass --input PATH",
+                    file=remote.url,
+                ) from error
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            TimeoutError,
+            ConnectionError,
+        ) as error:
+            if attempt == ATTEMPTS - 1:
+                have = part.stat().st_size if part.exists() else 0
+                raise UserError(
+                    f"the connection failed {ATTEMPTS} times ({error}); {have:,} bytes are kept."
+                    " Run the same command again to go on from there, or pass --input PATH",
+                    file=remote.url,
+                ) from error
+    if not _matches(part, remote.checksum):
+        got = _digest(part, str(remote.checksum).split(":")[0])
+        part.unlink()
+        raise UserError(
+            f"its checksum is {got}; wanted {remote.checksum}. The download was removed: run the"
+            " command again; if it recurs, the file at the source has changed",
+            file=remote.url,
+        )
 
 
 def _fetch_rest(url: str, part: pathlib.Path, steps: prepare_progress.Steps) -> None:
@@ -229,7 +281,7 @@ def _fetch_rest(url: str, part: pathlib.Path, steps: prepare_progress.Steps) -> 
         if error.code == 416 and range_total == str(have):
             return  # it was all there
         if error.code == 416:
-            part.unlink()
+            os.truncate(part, 0)  # not removed: the lock is on it
             raise ConnectionError("the part kept was longer than the file") from error
         raise
     with response:

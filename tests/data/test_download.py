@@ -1,6 +1,8 @@
+import concurrent.futures
 import hashlib
 import http.server
 import threading
+import time
 
 import pytest
 
@@ -18,6 +20,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.ranges: list[str | None] = []
         self.behaviour = "ranges"
+        self.go_on = threading.Event()
 
     def url(self, path="file"):
         return f"http://127.0.0.1:{self.server_address[1]}/{path}"
@@ -54,6 +57,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             end = min(end, start + 30_000)
         elif behaviour == "always breaks off":
             end = min(end, start + 1000)
+        elif behaviour == "pauses":
+            self.wfile.write(CONTENT[start:50_000])
+            start = 50_000
+            assert self.server.go_on.wait(60)
         self.wfile.write(CONTENT[start:end])
 
 
@@ -120,6 +127,40 @@ def test_giving_up_keeps_the_part(server, tmp_path):
     assert fetch(server, tmp_path / "file").read_bytes() == CONTENT
 
 
+def test_two_at_once_fetch_it_once(server, tmp_path, monkeypatch):
+    """The second finds half a part there, and waits for the first instead of going on with it."""
+    monkeypatch.setattr(download, "BLOCK", 10_000)
+    server.behaviour = "pauses"
+    deadline = time.monotonic() + 60
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        first = pool.submit(fetch, server, tmp_path / "file")
+        part = tmp_path / "file.part"
+        while not part.exists() or not part.stat().st_size:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        others = [pool.submit(fetch, server, tmp_path / "file") for _ in range(2)]
+        done, _ = concurrent.futures.wait(others, timeout=0.5)
+        assert not done and len(server.ranges) == 1
+        server.go_on.set()
+        for one in (first, *others):
+            assert one.result(60).read_bytes() == CONTENT
+    assert len(server.ranges) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_next_goes_on_where_a_failed_one_stopped(server, tmp_path):
+    """Its lock is gone with it; what it had is not."""
+    server.behaviour = "always breaks off"
+    with pytest.raises(UserError, match="4,000 bytes are kept"):
+        fetch(server, tmp_path / "file")
+    server.behaviour = "pauses"
+    server.go_on.set()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for one in [pool.submit(fetch, server, tmp_path / "file") for _ in range(2)]:
+            assert one.result(60).read_bytes() == CONTENT
+    assert server.ranges[4:] == ["bytes=4000-"]
+
+
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     with pytest.raises(UserError, match=rf"its checksum is {SHA256}; wanted sha256:00"):
         fetch(server, tmp_path / "file", "sha256:00")
@@ -142,6 +183,7 @@ def test_a_missing_file_and_a_missing_server(server, tmp_path):
     with pytest.raises(UserError, match=r"gone: the server answers 404 Not Found.*--input"):
         download.fetch(remote, tmp_path / "file", pause_seconds=0.0)
     assert server.ranges == [None]  # a 404 is not tried again
+    assert list(tmp_path.iterdir()) == []
     nowhere = download.Remote("http://127.0.0.1:9/file")
     with pytest.raises(UserError, match=r"failed 4 times .*0 bytes are kept"):
         download.fetch(nowhere, tmp_path / "file", pause_seconds=0.0)
