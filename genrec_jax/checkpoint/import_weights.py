@@ -11,7 +11,6 @@ import shutil
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from genrec_jax.checkpoint import filling, foreign_config, imported, tensor_files, weight_names
@@ -23,6 +22,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.indexing import t5_vocabulary
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import hosts
 from genrec_jax.parallel import mesh as mesh_lib
 
 SPIECE = "spiece.model"
@@ -207,25 +207,33 @@ def import_weights(
     if mesh is None:
         mesh = mesh_lib.make_mesh(1, jax.device_count(), 1)
     params = weights.params(mesh)
-    temporary = target.with_name(f".{target.name}.importing")
-    first = jax.process_index() == 0
-    with artefacts.disk_errors(target):
-        if first:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        _wait("genrec_import_begin")
-        try:
-            about = {"folder": weights.folder.name, "format": weights.format}
+    # Host 0 makes up the name, which no other import has, also one into the same folder.
+    temporary = pathlib.Path(hosts.from_first(lambda: _temporary(target)))
+    try:
+        about = {"folder": weights.folder.name, "format": weights.format}
+        with artefacts.disk_errors(target):
             imported.write(temporary, params, weights.config, vocabulary=words, source=about)
-            if first:
-                temporary.rename(target)
-        finally:
-            if first:
-                shutil.rmtree(temporary, ignore_errors=True)
-    _wait("genrec_import_end")
+        hosts.from_first(lambda: _put_in_place(temporary, target))
+    finally:
+        if jax.process_index() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
     return ImportedWeights.load(target)
 
 
-def _wait(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def _temporary(target: pathlib.Path) -> str:
+    with artefacts.disk_errors(target):
+        return str(artefacts.temporary_folder(target))
+
+
+def _put_in_place(temporary: pathlib.Path, target: pathlib.Path) -> None:
+    with artefacts.disk_errors(target):
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            if not target.exists():
+                raise
+            raise UserError(
+                "is there now: somebody else wrote it while these weights were imported, and it is left as"
+                " it is. Use it, or choose another --output",
+                file=str(target),
+            ) from error

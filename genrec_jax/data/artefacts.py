@@ -86,9 +86,7 @@ def atomic_directory(
         return
     target = pathlib.Path(path)
     with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        temporary.chmod(0o777 & ~_umask())
+        temporary = temporary_folder(target)
         try:
             yield temporary
             if not target.exists():
@@ -102,6 +100,15 @@ def atomic_directory(
                 shutil.rmtree(aside)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_folder(path: PathLike) -> pathlib.Path:
+    """A new empty folder beside `path`, which nobody else has; parent folders are made."""
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary.chmod(0o777 & ~_umask())
+    return temporary
 
 
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
