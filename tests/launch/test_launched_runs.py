@@ -11,10 +11,13 @@ import time
 import pytest
 
 from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint.import_weights import ForeignWeights
+from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.data import prepare, toystore
 from genrec_jax.indexing import build
 from genrec_jax.prompts import templates
 from genrec_jax.training import logging
+from tests.checkpoint import foreign
 from tests.launch import shells
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -140,6 +143,31 @@ def test_slurm_trains_on_two_tasks(train_command, environment, tmp_path):
     assert "0: trained 3 steps, 48 examples" in output
     check_run(folder, 3)
     assert not (tmp_path / "requests").exists(), "what has finished is not queued again"
+
+
+def test_local_imports_weights_on_two_processes(shared, environment, tmp_path):
+    """Into one folder, under a name that the first makes up; where they cannot, both say so."""
+    folder = shared / "fixtures/hf_t511"
+
+    def imported(target: pathlib.Path) -> tuple[int, str]:
+        words = [sys.executable, "-m", "genrec_jax.cli.main", "import-weights", "--multihost"]
+        words += [str(folder), "--output", str(target)]
+        job = launch("local", "--", *words, env=environment)
+        output, _ = job.communicate(timeout=300)
+        return job.returncode, output
+
+    code, output = imported(tmp_path / "weights")
+    assert code == 0, output[-3000:]
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+    params = ImportedWeights.load(tmp_path / "weights").restore_params()
+    expected = ForeignWeights.open(folder).params()
+    foreign.assert_same(foreign.flat(params), foreign.flat(expected))
+    code, output = imported(tmp_path / "weights/weights.json/in the way")
+    assert code == 2, output[-3000:]
+    for process in range(2):
+        assert re.search(
+            rf"^\[{process}\] genrec import-weights: error: .* in the way", output, re.M
+        )
 
 
 def with_slurm(folder: pathlib.Path, environment: dict[str, str]) -> dict[str, str]:
