@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from genrec_jax import storage
@@ -129,8 +128,7 @@ def write(
     parameters = folder / PARAMETERS
     parameters.mkdir(exist_ok=True)
     pieces.write(parameters, params)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("genrec_imported_pieces")
+    hosts.barrier("genrec_imported_pieces")
     if jax.process_index() == 0:
         manifest.write(parameters, step=0, metrics={}, progress={})
         entry = None

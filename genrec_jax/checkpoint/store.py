@@ -18,14 +18,13 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from genrec_jax.checkpoint import manifest, separate_hosts
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.mirror import Mirror
+from genrec_jax.parallel import hosts
 
 State = TypeVar("State")
 PARAMS, OPTIMIZER = "params", "optimizer"
@@ -116,7 +115,7 @@ class CheckpointStore:
         if self._separate or jax.process_index() == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove(str(step))
-        _barrier("genrec_save")
+        hosts.barrier("genrec_save")
         if self._checkpointer is None:
             self._checkpointer = (
                 separate_hosts.checkpointer(PARAMS, OPTIMIZER)
@@ -200,7 +199,7 @@ class CheckpointStore:
 
     def latest_valid_step(self) -> int | None:
         """The newest step whose every byte is as written; notices name those passed over."""
-        return _from_host_0(self._find_latest)
+        return hosts.from_first(self._find_latest)
 
     def damage(self, step: int, *, only: str | None = None) -> str | None:
         """What is wrong with a checkpoint, or with one of its items (`manifest.damage`)."""
@@ -219,7 +218,7 @@ class CheckpointStore:
 
         Of equally good ones the earliest wins, so that the choice does not depend on pruning.
         """
-        return _from_host_0(self._find_best)
+        return hosts.from_first(self._find_best)
 
     def progress(self, step: int) -> dict[str, Any]:
         """What the loop gave `save` as `progress` at `step`."""
@@ -269,7 +268,7 @@ class CheckpointStore:
                 newer = step is None or not name.isdecimal() or int(name) > step
                 if newer or manifest.read(self.directory / name) is None:
                     self._remove(name)
-        _barrier("genrec_discard")
+        hosts.barrier("genrec_discard")
 
     # Inside
 
@@ -391,19 +390,6 @@ def _key_name(key: Any) -> str:
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key)
-
-
-def _from_host_0(find: Callable[[], int | None]) -> int | None:
-    if jax.process_count() == 1:
-        return find()
-    step = find() if jax.process_index() == 0 else None
-    number = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if step is None else step)))
-    return None if number < 0 else number
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

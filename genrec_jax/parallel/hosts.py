@@ -1,4 +1,4 @@
-"""What host 0 finds, told to all hosts: files and clocks may look different from another machine."""
+"""Hosts that agree: on what host 0 finds, on where all have got to, on what one of them could not do."""
 
 import json
 from collections.abc import Callable
@@ -35,6 +35,38 @@ def from_first(find: Callable[[], Any]) -> Any:
     if "problem" in told:
         raise UserError(told["problem"])
     return told["found"]
+
+
+def barrier(name: str) -> None:
+    """Waits until every host has called this with the same name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def together(act: Callable[[], None], *, on: Callable[[int], bool], file: str) -> None:
+    """Acts on some hosts while the others wait; where one of them fails, all of them do.
+
+    Args:
+        act: does nothing that takes all hosts.
+        on: whether the host of a number acts.
+        file: what it is about, for the error of those that only hear of it.
+
+    Raises:
+        UserError: the host's own, or that another one had one.
+    """
+    problem = None
+    if on(jax.process_index()):
+        try:
+            act()
+        except UserError as error:
+            problem = error
+    if jax.process_count() > 1:
+        failed = np.asarray(multihost_utils.process_allgather(np.int32(problem is not None)))
+        if problem is None and failed.any():
+            number = int(np.flatnonzero(failed)[0])
+            problem = UserError(f"host {number} refused it; see its message", file=file)
+    if problem is not None:
+        raise problem
 
 
 def _broadcast(message: bytes) -> bytes:

@@ -5,12 +5,9 @@ import dataclasses
 import functools
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from genrec_jax import storage
@@ -28,8 +25,8 @@ from genrec_jax.errors import UserError
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.mirror import Mirror
 from genrec_jax.model import t5
+from genrec_jax.parallel import hosts, rules
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.parallel import rules
 from genrec_jax.parallel.profiling import TracedSteps
 from genrec_jax.pipeline import mixture_audit, mixtures
 from genrec_jax.training import inputs as inputs_lib
@@ -232,9 +229,10 @@ def _open_run_dir(
                 mirror.publish(*names, last=[MANIFEST])
 
     try:
-        _together(open_first, config.model_dir, on=lambda host: host == 0)
-        if mirror is not None and jax.process_count() > 1:
-            _together(lambda: _start_from_store(mirror), config.model_dir, on=lambda host: host > 0)
+        hosts.together(open_first, on=lambda host: host == 0, file=config.model_dir)
+        if mirror is not None:
+            copy = functools.partial(_start_from_store, mirror)
+            hosts.together(copy, on=lambda host: host > 0, file=config.model_dir)
     except UserError:
         if lock is not None:
             lock.release()
@@ -242,25 +240,6 @@ def _open_run_dir(
     if mirror is None:
         return RunDir.load(config.model_dir), lock
     return dataclasses.replace(RunDir.load(mirror.folder), mirror=mirror), lock
-
-
-def _together(act: Callable[[], None], model_dir: str, *, on: Callable[[int], bool]) -> None:
-    """Acts on some hosts while the others wait; where one of them fails, all of them do."""
-    problem = None
-    if on(jax.process_index()):
-        try:
-            act()
-        except UserError as error:
-            problem = error
-    if jax.process_count() > 1:
-        failed = np.asarray(multihost_utils.process_allgather(np.int32(problem is not None)))
-        if problem is None and failed.any():
-            number = int(np.flatnonzero(failed)[0])
-            problem = UserError(
-                f"host {number} refused the run dir; see its message", file=model_dir
-            )
-    if problem is not None:
-        raise problem
 
 
 def _mirror(model_dir: str) -> Mirror | None:
