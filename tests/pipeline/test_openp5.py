@@ -10,6 +10,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.pipeline import openp5
 from genrec_jax.pipeline.prompt_tables import PromptTables
 from genrec_jax.prompts import rendering
+from tests.prompts import rendered
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_the_tokens_are_those_of_the_rendered_text(shop, texts_of, small_vocabul
     for number in (0, 50, 99):
         user, item, history = by_hand[number // 3]
         template = task.plan(1, np.array([number])).templates_E[0]
-        text, target = rendering.render(
+        text, target = rendered.render(
             task.prompts.tables.templates[int(template)],
             dataset="Shop",
             user_id=rendering.user_id_text(user),

@@ -6,7 +6,8 @@ import pytest
 from genrec_jax.data import splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import prompt_batches
-from genrec_jax.prompts import rendering, templates
+from genrec_jax.prompts import templates
+from tests.prompts import rendered
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_every_user_of_a_split_once(
     assert {rows for rows, _ in shapes} == {16}
     assert len(shapes) <= 4
     for user in range(shop.num_users):
-        text, _ = rendering.render(
+        text, _ = rendered.render(
             templates.find(openp5_templates, name),
             dataset="Shop",
             user_id=str(user + 1),

@@ -6,7 +6,8 @@ import pytest
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import openp5
 from genrec_jax.pipeline.prompt_tables import PromptTables
-from genrec_jax.prompts import rendering, templates
+from genrec_jax.prompts import templates
+from tests.prompts import rendered
 
 GLUED = """
 [[template]]
@@ -62,7 +63,7 @@ def _check_all(dataset, texts, vocabulary, all_templates, *, users, history=20):
         inputs = bound.tokens(plan).to_lists()
         targets = bound.tokens(bound.plan_targets(numbers, dataset.items_X[ends])).to_lists()
         for e, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-            text, target = rendering.render(
+            text, target = rendered.render(
                 template,
                 dataset=dataset.name,
                 user_id=str(owners[e] + 1),
@@ -108,8 +109,8 @@ def test_every_item_and_user_of_beauty_with_t5(beauty, texts_of, t5, openp5_temp
     begins = users % (beauty.num_items - 3)
     a11 = tables.number_of("A11")
     plan, _ = bound.plan_inputs(np.full(len(users), a11), users, begins, begins + 3, max_length=512)
-    rendered = [
-        rendering.render(
+    whole = [
+        rendered.render(
             openp5_templates[a11],
             dataset="Beauty",
             user_id=user_ids[u],
@@ -120,7 +121,7 @@ def test_every_item_and_user_of_beauty_with_t5(beauty, texts_of, t5, openp5_temp
     assembled = bound.tokens(plan).to_lists()
     different = [
         (ours, [*tokens, 1])
-        for ours, tokens in zip(assembled, t5.encode_batch(rendered), strict=True)
+        for ours, tokens in zip(assembled, t5.encode_batch(whole), strict=True)
         if ours != [*tokens, 1]
     ]
     # One id of 12,101 has two segmentations of one score, and its neighbours decide between them.
@@ -149,7 +150,7 @@ def test_mixed_templates_in_one_block(shop, texts_of, small_vocabulary):
     ).to_lists()
     for row, number, a, b in zip(tokens, numbers, begin, end, strict=True):
         history = [texts[item] for item in shop.items_X[a:b]]
-        text, _ = rendering.render(own[number], dataset="Shop", user_id="1", history=history)
+        text, _ = rendered.render(own[number], dataset="Shop", user_id="1", history=history)
         assert row == [*small_vocabulary.encode(text), 1]
 
 
@@ -172,7 +173,7 @@ def test_cutting_drops_whole_oldest_items(
             # The longest history that fits, by trying them all.
             for shown in range(20, 0, -1):
                 history = [texts[item] for item in shop.items_X[end - shown : end]]
-                text, _ = rendering.render(
+                text, _ = rendered.render(
                     template, dataset="Shop", user_id=str(user + 1), history=history
                 )
                 wanted = [*small_vocabulary.encode(text), 1]

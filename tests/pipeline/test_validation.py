@@ -7,7 +7,8 @@ import pytest
 from genrec_jax.data import splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline.validation import ValidationBatches
-from genrec_jax.prompts import rendering, templates
+from genrec_jax.prompts import templates
+from tests.prompts import rendered
 
 
 def _texts(batches, vocabulary):
@@ -35,7 +36,7 @@ def test_every_users_held_out_item_in_a1_and_b1(
     for name in ("A1", "B1"):
         for user in range(shop.num_users):
             items = [texts[item] for item in shop.sequence(user)]
-            text, target = rendering.render(
+            text, target = rendered.render(
                 templates.find(openp5_templates, name),
                 dataset="Shop",
                 user_id=str(user + 1),

@@ -8,6 +8,7 @@ import pytest
 from genrec_jax.errors import UserError
 from genrec_jax.prompts import rendering, templates
 from genrec_jax.prompts.templates import ItemTexts
+from tests.prompts import rendered
 
 ITEM = re.compile(r"Item ID: (I\d+), Title: (.*?);")
 
@@ -57,7 +58,7 @@ def _fill(template: templates.Template, **values: str) -> tuple[str, str]:
 def test_retrieval_is_table_11(ours, table_11):
     template = templates.find(ours, "retrieval")
     asked, answer = table_11["Retrieval"]
-    text, target = rendering.render(
+    text, target = rendered.render(
         template,
         dataset="Toys",
         history=[rendering.item_text(template.texts, i, t) for i, t in ITEM.findall(asked)],

@@ -1,11 +1,12 @@
 """Rendering, against texts written out by hand."""
 
 from genrec_jax.prompts import rendering, templates
+from tests.prompts import rendered
 
 
 def test_sequential():
     a1 = templates.find(templates.load_templates(), "A1")
-    assert rendering.render(
+    assert rendered.render(
         a1,
         dataset="Beauty",
         user_id=rendering.user_id_text(0),
@@ -21,7 +22,7 @@ def test_sequential():
 def test_straightforward_and_a_new_user():
     b9 = templates.find(templates.load_templates(), "B9")
     user = rendering.user_id_text(rendering.UNKNOWN_USER)
-    assert rendering.render(b9, dataset="LastFM", user_id=user, target="item_1001") == (
+    assert rendered.render(b9, dataset="LastFM", user_id=user, target="item_1001") == (
         "Based on LastFM user_0 's interests and requirements , what item would you suggest to try ?",
         "LastFM item_1001",
     )
@@ -37,4 +38,4 @@ def test_literal_braces():
     target = "{target}"
     """
     (template,) = templates.parse_templates(text)
-    assert rendering.render(template, dataset="d", user_id="5", target="t") == ("{x} 5", "t")
+    assert rendered.render(template, dataset="d", user_id="5", target="t") == ("{x} 5", "t")
