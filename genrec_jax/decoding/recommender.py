@@ -85,7 +85,7 @@ class Recommender:
         self.num_beams = num_beams
         self.history: int = run_dir.mixture["history"]
         self._graphdef, _ = t5.abstract_graph_and_params(run_dir.model_config)
-        params = restore.restore_params(run_dir, step)
+        params = restore.restore_chosen(run_dir, step)
         # A CPU copies a layer out of its stack before using it; elsewhere a short program counts.
         self._params = stacks.split_layers(params) if jax.default_backend() == "cpu" else params
         self._steps: dict[int, RecommendStep] = {}
