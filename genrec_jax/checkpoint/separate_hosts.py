@@ -9,6 +9,7 @@ import json
 import logging
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ def checkpointer(*items: str) -> ocp.AsyncCheckpointer:
     return ocp.AsyncCheckpointer(composite, multiprocessing_options=alone)
 
 
-def gather(mirror: Mirror, name: str) -> manifest.Files:
+def gather(mirror: Mirror, name: str, written: Callable[[], None]) -> manifest.Files:
     """Uploads this host's files of a checkpoint and waits for all hosts; may run in a thread of its own.
 
     On hosts other than 0 the folder is removed then: the checkpoint is in the store.
@@ -60,6 +61,7 @@ def gather(mirror: Mirror, name: str) -> manifest.Files:
     Args:
         mirror: of the checkpoints' folder, for this host.
         name: of the checkpoint.
+        written: waits until this host has written its files.
 
     Returns:
         On host 0 what the others uploaded, which its folder has not; elsewhere nothing.
@@ -69,11 +71,12 @@ def gather(mirror: Mirror, name: str) -> manifest.Files:
     """
     number, folder = jax.process_index(), mirror.folder / name
     try:
+        written()
         if number == 0:
             mirror.publish(name)
         else:
             _upload_chunks(mirror, name, folder / _part(number))
-    finally:  # the others are never left waiting for a host whose upload failed
+    finally:  # the others are never left waiting for a host that failed
         wait = ocp.multihost.get_barrier_sync_fn()
         wait(key=f"genrec_uploaded_{name}", timeout_ms=int(1000 * TIMEOUT))
     if number:

@@ -107,15 +107,18 @@ class CheckpointStore:
         Raises:
             UserError: the disk is full, now or during the save before; older checkpoints stand.
         """
-        self.wait()
         named = name_leaves(state)
         params = {n: leaf for n, leaf in named.items() if n.startswith("params.")}
         rest = {n: leaf for n, leaf in named.items() if n not in params}
-        self._check_space(step, sum(leaf.nbytes for leaf in named.values()))
-        if self._separate or jax.process_index() == 0:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._remove(str(step))
-        hosts.barrier("genrec_save")
+
+        def make_room() -> None:
+            self.wait()
+            self._check_space(step, list(named.values()))
+            if self._separate or jax.process_index() == 0:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                self._remove(str(step))
+
+        hosts.together(make_room, on=lambda host: True, file=self.location)
         if self._checkpointer is None:
             self._checkpointer = (
                 separate_hosts.checkpointer(PARAMS, OPTIMIZER)
@@ -136,12 +139,12 @@ class CheckpointStore:
 
         def finish():
             try:
-                checkpointer.wait_until_finished()
-                elsewhere = (
-                    separate_hosts.gather(self._mirror, str(step))
-                    if self._mirror is not None and self._separate
-                    else {}
-                )
+                elsewhere: manifest.Files = {}
+                if self._mirror is not None and self._separate:
+                    written = checkpointer.wait_until_finished
+                    elsewhere = separate_hosts.gather(self._mirror, str(step), written)
+                else:
+                    checkpointer.wait_until_finished()
                 if jax.process_index() == 0:
                     self._before_commit()
                     manifest.write(
@@ -152,8 +155,8 @@ class CheckpointStore:
                         elsewhere=elsewhere,
                     )
                     if self._mirror is not None:
-                        written = f"{step}/{manifest.NAME}" if self._separate else str(step)
-                        self._mirror.publish(written, last=[manifest.NAME])
+                        left = f"{step}/{manifest.NAME}" if self._separate else str(step)
+                        self._mirror.publish(left, last=[manifest.NAME])
                     self._prune()
             except BaseException as error:  # raised again in the loop's thread, by wait()
                 self._error = error
@@ -184,8 +187,11 @@ class CheckpointStore:
                 self._checkpointer = None
 
     def raise_if_failed(self) -> None:
-        """Raises what a background save ran into, without waiting for one that still runs."""
-        if self._thread is not None and not self._thread.is_alive():
+        """Raises what a background save ran into, without waiting for one that still runs.
+
+        On several hosts it does not: the next save does, on all of them.
+        """
+        if jax.process_count() == 1 and self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     # Finding
@@ -308,10 +314,17 @@ class CheckpointStore:
         if self._mirror is not None and jax.process_index() == 0:
             self._mirror.remove(name, first=[manifest.NAME])
 
-    def _check_space(self, step: int, needed: int) -> None:
+    def _check_space(self, step: int, leaves: list[Any]) -> None:
+        """Of all that is written to one disk: every host's arrays, or this host's shards."""
+        needed = sum(
+            sum(shard.data.nbytes for shard in leaf.addressable_shards if shard.replica_id == 0)
+            if self._separate
+            else leaf.nbytes
+            for leaf in leaves
+        )
         present = next(p for p in (self.directory, *self.directory.parents) if p.exists())
         free = shutil.disk_usage(present).free
-        if free < needed // jax.process_count():
+        if free < needed:
             self._saving = step
             raise self._disk_full(f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
 

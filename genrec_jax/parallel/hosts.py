@@ -52,19 +52,19 @@ def together(act: Callable[[], None], *, on: Callable[[int], bool], file: str) -
         file: what it is about, for the error of those that only hear of it.
 
     Raises:
-        UserError: the host's own, or that another one had one.
+        UserError: another host failed. A host that failed raises what `act` raised.
     """
-    problem = None
+    problem: Exception | None = None
     if on(jax.process_index()):
         try:
             act()
-        except UserError as error:
+        except Exception as error:
             problem = error
     if jax.process_count() > 1:
         failed = np.asarray(multihost_utils.process_allgather(np.int32(problem is not None)))
         if problem is None and failed.any():
             number = int(np.flatnonzero(failed)[0])
-            problem = UserError(f"host {number} refused it; see its message", file=file)
+            problem = UserError(f"host {number} failed; see its message", file=file)
     if problem is not None:
         raise problem
 

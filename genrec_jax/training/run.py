@@ -233,7 +233,7 @@ def _open_run_dir(
         if mirror is not None:
             copy = functools.partial(_start_from_store, mirror)
             hosts.together(copy, on=lambda host: host > 0, file=config.model_dir)
-    except UserError:
+    except Exception:
         if lock is not None:
             lock.release()
         raise

@@ -44,7 +44,7 @@ def test_one_host_is_asked_and_all_are_told():
     value = {"steps": [10, 20], "clock": 0.1 + 0.2, "long": "x" * 3000, "nothing": None}
     assert told[0] == [0, value, ["steps"], "runs/a:3: is damaged"]
     assert told[1] == [1, value, [], "runs/a:3: is damaged"]
-    own, heard = "runs/a:3: is damaged", "runs/b: host {} refused it; see its message"
+    own, heard = "runs/a:3: is damaged", "runs/b: host {} failed; see its message"
     assert [each[1:3] for each in lines] == [[own, heard.format(1)], [heard.format(0), own]]
     assert [each[3] for each in lines] == ["1", "1"], (
         "the second host acted, the first had been asked"
