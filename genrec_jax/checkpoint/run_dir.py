@@ -208,6 +208,15 @@ class RunDir:
         if self.mirror is not None:
             self.mirror.bring(*names)
 
+    def publish(self, *names: str) -> None:
+        """Where the run dir is at a URL, copies files or whole folders of it from here to there.
+
+        Raises:
+            UserError: the store cannot be written.
+        """
+        if self.mirror is not None:
+            self.mirror.publish(*names)
+
     def place(self, name: str) -> artefacts.PathLike:
         """The path or URL to write a file or folder of the run dir to."""
         return self.path / name if self.mirror is None else storage.join(self.mirror.url, name)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from genrec_jax import storage
 from genrec_jax.checkpoint import manifest, restore, store
-from genrec_jax.checkpoint.run_dir import EVALUATIONS, RunDir
+from genrec_jax.checkpoint.run_dir import EVALUATIONS, EVENTS_FOLDER, RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.data.prepare_progress import Steps
 from genrec_jax.evaluation import (
@@ -133,7 +133,13 @@ class RunEvaluation:
             )
             for entry in self.run.datasets
         }
-        tracer = TracedBatches(self.run.events_dir, say=profile) if profile else None
+
+        def traced(text: str) -> None:
+            self.run.publish(f"{EVENTS_FOLDER}/plugins")
+            if profile is not None:
+                profile(text)
+
+        tracer = TracedBatches(self.run.events_dir, say=traced) if profile else None
         self._references: dict[str, list[ReferenceGroup]] = {}
         self._tie_orders: dict[str, dict[str, Any] | None] = {}
         for name, evaluator in self._evaluators.items():

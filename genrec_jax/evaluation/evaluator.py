@@ -117,7 +117,8 @@ class EvaluateConfig:
             raise UserError(
                 f"max_users is {self.max_users}; wanted at least 1, or None for all users"
             )
-
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; wanted a whole number from 0")
         if self.exact and self.length_penalty:
             raise UserError(
                 f"length_penalty is {self.length_penalty} and exact is asked for; wanted 0, for true ranks"

@@ -21,6 +21,8 @@ FREE_ON_RESUME = (
     "train_steps",
     "train_epochs",
     "mesh",
+    "microbatches",
+    "model.remat",
     "log_period",
     "checkpoints",
     "data.datasets",

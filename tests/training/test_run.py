@@ -13,6 +13,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.training import config, inputs, logging, run, schedules, validation
 from genrec_jax.training.optimizers import Optimizer
+from tests.training.tiny import TINY
 
 
 def final_params(folder) -> list[bytes]:
@@ -76,6 +77,22 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(make_config, fin
     left, right = (logging.read_metrics(c.model_dir)[-1] for c in (finished, halves))
     for name in ("step", "loss", "grad_norm", "examples"):
         assert left[name] == right[name]
+
+
+def test_a_run_goes_on_with_less_memory(make_config):
+    """What a step keeps and how many rows it takes at once is not what it computes, dropout aside."""
+    model = dataclasses.replace(TINY, dropout_rate=0.0)
+    whole, halves = make_config(model=model), make_config(model=model)
+    train(whole)
+    train(dataclasses.replace(halves, train_steps=4))
+    thrifty = dataclasses.replace(model, remat="full")
+    assert train(dataclasses.replace(halves, microbatches=2, model=thrifty)).step == 6
+    params = [
+        jax.tree.leaves(restore.restore_params(place.model_dir, "latest"))
+        for place in (whole, halves)
+    ]
+    for one, other in zip(*params, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_damage_to_every_checkpoint_does_not_start_a_run_over(make_config, capsys):

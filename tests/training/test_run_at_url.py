@@ -112,7 +112,10 @@ def test_from_training_to_the_report_nothing_is_needed_but_the_url(
         assert found.metrics[name] == wanted.metrics[name]
     elsewhere()
     second = dataclasses.replace(asked, templates=("A2",))
-    merged = checkpoints.evaluate_checkpoint(URL, "latest", second, mesh=mesh)[0]
+    told = []
+    evaluation = checkpoints.RunEvaluation(URL, second, mesh=mesh, profile=told.append)
+    merged = evaluation.evaluate("latest")[0]
+    assert told and any(name.startswith("tensorboard/plugins/profile/") for name in names(store))
     assert set(merged.metrics["templates"]) == {"A1", "A2"}
     assert (
         json.loads(store.cat_file(f"{PLACE}/eval/test-6-sample16-beams10/metrics.json"))
