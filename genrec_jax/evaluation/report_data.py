@@ -1,7 +1,6 @@
 """What a report shows of a run, read from the run dir and, where it is at hand, the dataset dir."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genrec_jax import storage
+from genrec_jax.checkpoint import run_log
 from genrec_jax.checkpoint.run_dir import EVALUATIONS, RunDir
 from genrec_jax.data import artefacts, audit, splits
 from genrec_jax.data import dataset as datasets
@@ -22,7 +22,6 @@ from genrec_jax.pipeline import openp5
 
 HISTORY_SHOWN = 8
 LIST_SHOWN = 10
-RECORDS_FILE = "metrics.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,33 +164,13 @@ def read_run(
     )
     shown = {view.folder for view in views}
     others = tuple(metrics for folder, metrics in found if folder not in shown)
-    return RunView(run, name, read_records(run.path / RECORDS_FILE), views, others)
+    return RunView(run, name, run_log.read_metrics(run.path), views, others)
 
 
 def _importance(metrics: dict[str, Any]) -> tuple[bool, bool, str]:
     """Orders evaluations: test before validation, everybody before a sample, the newest before others."""
     everybody = metrics.get("max_users") is None
     return metrics["split"] == "test", everybody, metrics.get("created", "")
-
-
-def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none where there is no such file, a torn last line left out.
-
-    Raises:
-        UserError: a line that is not the last is broken.
-    """
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"is not JSON ({error}); remove the line", file=str(path), line=number
-            ) from error
-    return records
 
 
 def curve(records: list[dict[str, Any]], kind: str, name: str) -> tuple[list[int], list[float]]:

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator
 from genrec_jax import storage
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.checkpoint.run_log import FINISHED
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation.checkpoints import Evaluation, RunEvaluation
 from genrec_jax.parallel import hosts
-
-FINISHED = "finished.json"
-"""Training leaves it in the run dir once it will write no more checkpoints."""
 
 
 def watch_run(

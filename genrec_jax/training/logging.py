@@ -19,10 +19,10 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer import record_writer
 
 from genrec_jax.checkpoint.run_dir import EVENTS_FOLDER
+from genrec_jax.checkpoint.run_log import METRICS_FILE, read_metrics
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
-METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.out.tfevents.0.genrec"
 NOT_CURVES = ("step", "kind", "time")
 Kind = Literal["train", "validation"]
@@ -79,29 +79,6 @@ class MetricsLog:
             with contextlib.suppress(OSError):  # write() has reported a full disk
                 os.fsync(file.fileno())
             file.close()
-
-
-def read_metrics(run_dir: artefacts.PathLike) -> list[dict[str, Any]]:
-    """The records of a run dir's `metrics.jsonl`, in order; a torn last line is left out.
-
-    Raises:
-        UserError: a line that is not the last is broken.
-    """
-    path = pathlib.Path(run_dir) / METRICS_FILE
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if number == len(lines):
-            break  # after the last newline: empty, or torn by a kill
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(
-                f"is not JSON ({error}); remove the line, or the file", file=str(path), line=number
-            ) from error
-    return records
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from genrec_jax.checkpoint.run_dir import (
     RunDir,
     is_small,
 )
+from genrec_jax.checkpoint.run_log import FINISHED, METRICS_FILE
 from genrec_jax.checkpoint.store import CheckpointStore, print_notice
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
@@ -38,13 +39,11 @@ from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
 from genrec_jax.training.inputs import Inputs
 from genrec_jax.training.lock import FILE as LOCK_FILE
 from genrec_jax.training.lock import RunLock
-from genrec_jax.training.logging import EVENTS_FILE, METRICS_FILE, MetricsLog
+from genrec_jax.training.logging import EVENTS_FILE, MetricsLog
 from genrec_jax.training.loop import Loop, Progress, Result, Schedule
 from genrec_jax.training.preemption import StopRequest
 from genrec_jax.training.state import TrainState
 from genrec_jax.training.throughput import Utilisation
-
-FINISHED = "finished.json"
 
 
 @dataclasses.dataclass(frozen=True)

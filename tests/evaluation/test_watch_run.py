@@ -8,12 +8,11 @@ import sys
 
 import pytest
 
-from genrec_jax.checkpoint import manifest
+from genrec_jax.checkpoint import manifest, run_log
 from genrec_jax.evaluation import watch
 from genrec_jax.evaluation.checkpoints import RunEvaluation
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.parallel import mesh as meshes
-from genrec_jax.training import run as training
 from tests.evaluation import tiny_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -61,7 +60,7 @@ def test_a_checkpoint_pruned_before_its_turn_is_told_of(run_dir, tmp_path):
     """Both checkpoints are there when the watcher looks; the second goes while the first is read."""
     for step in (40, 50):
         tiny_run.add_checkpoint(run_dir, step)
-    (run_dir.path / watch.FINISHED).write_text("{}")
+    (run_dir.path / run_log.FINISHED).write_text("{}")
     notices = []
 
     @dataclasses.dataclass
@@ -82,7 +81,3 @@ def test_a_checkpoint_pruned_before_its_turn_is_told_of(run_dir, tmp_path):
     assert evaluated[-1] == 50
     assert 40 not in evaluated
     assert "checkpoint 40 was removed" in notices[0]
-
-
-def test_the_marker_is_the_one_that_training_leaves():
-    assert watch.FINISHED == training.FINISHED

@@ -10,13 +10,12 @@ import time
 
 import pytest
 
-from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint import restore, run_log
 from genrec_jax.checkpoint.import_weights import ForeignWeights
 from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.data import prepare, toystore
 from genrec_jax.indexing import build
 from genrec_jax.prompts import templates
-from genrec_jax.training import logging
 from tests.checkpoint import foreign
 from tests.launch import shells
 
@@ -117,7 +116,7 @@ def launch(script: str, *words: str, env: dict[str, str]) -> subprocess.Popen:
 
 def check_run(folder: pathlib.Path, steps: int) -> None:
     """Every step was taken once, by both processes together, and the last one is saved."""
-    records = [r for r in logging.read_metrics(folder) if r["kind"] == "train"]
+    records = [r for r in run_log.read_metrics(folder) if r["kind"] == "train"]
     assert [r["step"] for r in records] == list(range(1, steps + 1))
     assert records[-1]["examples"] == 16 * steps
     assert restore.open_store(restore.RunDir.load(folder)).steps() == [steps]
@@ -255,7 +254,7 @@ def test_a_signal_to_any_process_leaves_one_checkpoint(train_command, environmen
     folder = tmp_path / "run"
     env = environment | {"GENREC_STOPPED_CODE": "75"}
     job = launch("local", "--", *train_command(folder, 100_000), env=env)
-    while not logging.read_metrics(folder) and job.poll() is None:
+    while not run_log.read_metrics(folder) and job.poll() is None:
         time.sleep(0.1)
     os.kill(child_number(1, job.pid), signal.SIGTERM)
     output, _ = job.communicate(timeout=900)
@@ -274,7 +273,7 @@ def test_a_signal_to_any_process_leaves_one_checkpoint(train_command, environmen
 def test_a_signal_to_the_launcher_reaches_all(train_command, environment, tmp_path):
     folder = tmp_path / "run"
     job = launch("local", "--", *train_command(folder, 100_000), env=environment)
-    while not logging.read_metrics(folder) and job.poll() is None:
+    while not run_log.read_metrics(folder) and job.poll() is None:
         time.sleep(0.1)
     job.terminate()
     output, _ = job.communicate(timeout=900)

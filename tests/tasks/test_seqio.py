@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 
+from genrec_jax.checkpoint import run_log
 from genrec_jax.data import splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import build, item_ids
@@ -28,7 +29,7 @@ from genrec_jax.pipeline import (
 )
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.prompts import templates
-from genrec_jax.training import config, inputs, logging, run, schedules
+from genrec_jax.training import config, inputs, run, schedules
 from genrec_jax.training.optimizers import Optimizer
 from tests.pipeline.pipeline_data import random_sequences, read_sequences, write_dataset
 
@@ -343,7 +344,7 @@ def test_training_on_the_docs_own_mixture(shop, my_tasks, tmp_path):
         )
         mesh = mesh_lib.single_device_mesh()
         assert run.train(settings, mesh=mesh, show_progress=False).step == steps
-    records = logging.read_metrics(settings.model_dir)
+    records = run_log.read_metrics(settings.model_dir)
     losses = [record["loss"] for record in records if record["kind"] == "train"]
     assert len(losses) == 3
     assert all(2 < loss < 10 for loss in losses)

@@ -14,9 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint import restore, run_log
 from genrec_jax.parallel import mesh as meshes
-from genrec_jax.training import logging
 from tests.model import fixture_params
 from tests.training import test_step
 
@@ -154,7 +153,7 @@ def test_hosts_give_one_devices_losses_and_parameters(tmp_path, sizes):
 
 def losses_of(folder: pathlib.Path) -> dict[int, float]:
     """The loss of every step that a run logged."""
-    records = logging.read_metrics(folder)
+    records = run_log.read_metrics(folder)
     return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
 
 
@@ -204,7 +203,7 @@ def test_two_hosts_save_resume_and_agree(toy_dataset, tmp_path, scheme):
     params = [jax.tree.leaves(restore.restore_params(folder, "latest")) for folder in runs]
     for whole, halves in zip(*params, strict=True):
         assert np.asarray(whole).tobytes() == np.asarray(halves).tobytes()
-    records = [logging.read_metrics(folder) for folder in runs]
+    records = [run_log.read_metrics(folder) for folder in runs]
     assert [r["step"] for r in records[0] if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     last = [[r for r in record if r["kind"] == "train"][-1] for record in records]
     assert last[0]["loss"] == last[1]["loss"]
@@ -226,7 +225,7 @@ def test_a_signal_to_one_host_stops_both_at_one_step(toy_dataset, tmp_path, sche
 
     def has_begun() -> bool:
         logs = [tmp_path / "run", *caches.glob("machine0/*.training")]
-        return any(logging.read_metrics(folder) for folder in logs)
+        return any(run_log.read_metrics(folder) for folder in logs)
 
     while not has_begun() and processes[0].poll() is None:
         time.sleep(0.1)

@@ -6,6 +6,7 @@ import struct
 import pytest
 from tensorboard.compat.proto import event_pb2
 
+from genrec_jax.checkpoint import run_log
 from genrec_jax.errors import UserError
 from genrec_jax.training import logging
 
@@ -33,7 +34,7 @@ def write_five(run_dir):
 
 def test_both_files_hold_the_same(tmp_path):
     write_five(tmp_path)
-    records = logging.read_metrics(tmp_path)
+    records = run_log.read_metrics(tmp_path)
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 5]
     assert records[1]["loss"] == 4.0
     assert records[5]["kind"] == "validation"
@@ -50,7 +51,7 @@ def test_resuming_cuts_both_back_to_the_restored_step(tmp_path):
     log = logging.MetricsLog(tmp_path, after_step=3)
     log.write(4, "train", {"loss": 1.0})
     log.close()
-    assert [(r["step"], r["loss"]) for r in logging.read_metrics(tmp_path)] == [
+    assert [(r["step"], r["loss"]) for r in run_log.read_metrics(tmp_path)] == [
         (1, 8.0),
         (2, 4.0),
         (3, 8.0 / 3),
@@ -63,14 +64,14 @@ def test_resuming_cuts_both_back_to_the_restored_step(tmp_path):
 def test_a_fresh_start_keeps_nothing(tmp_path):
     write_five(tmp_path)
     logging.MetricsLog(tmp_path, after_step=0).close()
-    assert logging.read_metrics(tmp_path) == []
+    assert run_log.read_metrics(tmp_path) == []
     assert events(tmp_path) == []
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\nbroken\n{}\n")
     with pytest.raises(UserError, match=r"metrics.jsonl:2: is not JSON"):
-        logging.read_metrics(tmp_path)
+        run_log.read_metrics(tmp_path)
 
 
 def test_a_full_disk_is_a_readable_error(tmp_path):

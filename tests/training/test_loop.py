@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genrec_jax.checkpoint import store
+from genrec_jax.checkpoint import run_log, store
 from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass
 from genrec_jax.training import logging, loop, progress, throughput
@@ -111,7 +111,7 @@ class Run:
         return store.CheckpointStore(self.folder / "checkpoints").steps()
 
     def records(self, kind: str) -> list[dict]:
-        return [r for r in logging.read_metrics(self.folder) if r["kind"] == kind]
+        return [r for r in run_log.read_metrics(self.folder) if r["kind"] == kind]
 
 
 def by_hand(steps: int) -> tuple[State, list[dict]]:

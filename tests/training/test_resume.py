@@ -13,8 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from genrec_jax.checkpoint import restore
-from genrec_jax.training import logging
+from genrec_jax.checkpoint import restore, run_log
 
 CONFIG = """
 from __gin__ import dynamic_registration
@@ -85,7 +84,7 @@ class Runs:
     def logged(self, name: str) -> int:
         """The last step that the run has logged."""
         folder = self.folder / name
-        lines = (folder / "metrics.jsonl").is_file() and logging.read_metrics(folder)
+        lines = (folder / "metrics.jsonl").is_file() and run_log.read_metrics(folder)
         return lines[-1]["step"] if lines else 0
 
     def interrupt(self, name: str, number: int, seconds: float) -> tuple[int, str] | None:
@@ -116,7 +115,7 @@ def assert_same_runs(left: pathlib.Path, right: pathlib.Path) -> None:
     params = [jax.tree.leaves(restore.restore_params(f, "latest")) for f in (left, right)]
     for a, b in zip(*params, strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    records = [logging.read_metrics(f) for f in (left, right)]
+    records = [run_log.read_metrics(f) for f in (left, right)]
     for a, b in zip(*records, strict=True):
         for name in ("step", "kind", "loss", "grad_norm", "learning_rate", "examples"):
             assert a[name] == b[name]

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from genrec_jax.checkpoint import restore, run_dir
+from genrec_jax.checkpoint import restore, run_dir, run_log
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.training import config, inputs, logging, run, schedules, validation
+from genrec_jax.training import config, inputs, run, schedules, validation
 from genrec_jax.training.optimizers import Optimizer
 from tests.training.tiny import TINY
 
@@ -56,7 +56,7 @@ def test_a_run_leaves_everything_that_later_stages_need(make_config, toy_dataset
     assert opened.item_ids().texts[0].startswith("item_")
     assert opened.templates[0].id == "A1"
     assert opened.settings["data"]["history"] == 5
-    records = logging.read_metrics(folder)
+    records = run_log.read_metrics(folder)
     assert [(r["step"], r["kind"]) for r in records] == [
         *[(2, "train"), (3, "validation"), (4, "train"), (6, "train"), (6, "validation")]
     ]
@@ -74,7 +74,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(make_config, fin
     summary = train(halves)
     assert (summary.step, summary.examples) == (6, 96)
     assert final_params(finished.model_dir) == final_params(halves.model_dir)
-    left, right = (logging.read_metrics(c.model_dir)[-1] for c in (finished, halves))
+    left, right = (run_log.read_metrics(c.model_dir)[-1] for c in (finished, halves))
     for name in ("step", "loss", "grad_norm", "examples"):
         assert left[name] == right[name]
 

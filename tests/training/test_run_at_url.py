@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from genrec_jax import mirror
-from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint import restore, run_log
 from genrec_jax.cli import main
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import checkpoints, report, watch
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.training import config, logging, run
+from genrec_jax.training import config, run
 from tests.training import test_resume
 
 URL, PLACE = "memory://bucket/runs/toys", "/bucket/runs/toys"
@@ -97,7 +97,7 @@ def test_from_training_to_the_report_nothing_is_needed_but_the_url(
     copied = tmp_path / "log"
     copied.mkdir()
     store.get_file(f"{PLACE}/metrics.jsonl", str(copied / "metrics.jsonl"))
-    last, wanted = logging.read_metrics(copied)[-1], logging.read_metrics(local)[-1]
+    last, wanted = run_log.read_metrics(copied)[-1], run_log.read_metrics(local)[-1]
     assert [last[name] for name in ("step", "loss", "examples")] == [
         wanted[name] for name in ("step", "loss", "examples")
     ]
