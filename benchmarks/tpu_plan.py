@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import common
 from genrec_jax.data import artefacts
+from genrec_jax.parallel import collectives, topology
 from genrec_jax.training.plan_text import duration, size
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -37,13 +38,13 @@ TOPOLOGIES = ("v5e-8", "v5e-16", "v4-32", "v5p-64", "v5p-128", "v6e-256")
 ROWS, PROMPTS = 256, 256
 
 
-def plan(model: str, topology: str) -> dict[str, Any]:
+def plan(model: str, cluster: str) -> dict[str, Any]:
     """One cell: what the command says, or why it could not."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "plan.json"
         words = [
             "plan",
-            *("--topology", topology),
+            *("--topology", cluster),
             "--suggest",
             f"--gin_file=gin_configs/models/{model}.gin",
             "--gin_file=gin_configs/runs/train.gin",
@@ -78,35 +79,36 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
     """The cells as a Markdown table, in the order of models and topologies."""
     lines = [
         "| model | topology | chips | mesh (data, fsdp, tensor) | remat | microbatches | training, memory a"
-        " chip | TFLOP a step | collectives a chip | step at 40% to 50% | decoding, memory a chip | TFLOP |"
-        " collectives a chip |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        " chip | TFLOP a step | step at 40% to 50% | collectives a chip | on its links, at least |"
+        " decoding, memory a chip | TFLOP | collectives a chip |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for model, title in MODELS.items():
-        for topology in TOPOLOGIES:
-            cell = cells.get(f"{model} {topology}")
+        for cluster in TOPOLOGIES:
+            cell = cells.get(f"{model} {cluster}")
             if cell is not None:
-                lines.append(_row(title, topology, cell))
+                lines.append(_row(title, cluster, cell))
     return "\n".join(lines)
 
 
-def _row(title: str, topology: str, cell: dict[str, Any]) -> str:
+def _row(title: str, cluster: str, cell: dict[str, Any]) -> str:
     if "plan" not in cell:
-        return f"| {title} | {topology} | nothing fits |" + " |" * 10
+        return f"| {title} | {cluster} | nothing fits |" + " |" * 11
     found = cell["plan"]
     choice, train, search = found["choice"], found["train"], found["recommend"]
     slow, fast = train["seconds"]
     columns = [
         title,
-        topology,
+        cluster,
         str(found["devices"]),
         ", ".join(map(str, choice["mesh"].values())),
         choice["remat"],
         str(choice["microbatches"]),
         size(train["total"]),
         f"{train['flops'] / 1e12:,.0f}",
-        _moved(train),
         f"{duration(slow)} to {duration(fast)}",
+        _moved(train),
+        _on_links(train, cluster, choice["mesh"]),
         size(search["total"]),
         f"{search['flops'] / 1e12:,.0f}",
         _moved(search),
@@ -119,6 +121,20 @@ def _moved(step: dict[str, Any]) -> str:
     return "not readable" if found is None else size(sum(one["bytes"] for one in found))
 
 
+def _on_links(step: dict[str, Any], name: str, mesh: dict[str, int]) -> str:
+    """The least time of a step's collectives, from what is kept of them."""
+    found = step["compiled"]["collectives"]
+    if found is None:
+        return "not known"
+    listed = [
+        collectives.Collective(one["kind"], tuple(one["axes"]), one["count"], one["bytes"])
+        for one in found
+    ]
+    wires = topology.parse(name).chip.wires
+    assert wires is not None, "all of the table are TPUs"
+    return duration(collectives.sent_bytes(listed, mesh) / wires)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
@@ -129,12 +145,12 @@ def main() -> None:
     cells: dict[str, dict[str, Any]] = {}
     if RESULTS.exists():
         cells = json.loads(RESULTS.read_text())["cells"]
-    for topology in arguments.topologies:
+    for cluster in arguments.topologies:
         for model in arguments.models:
-            name = f"{model} {topology}"
+            name = f"{model} {cluster}"
             if arguments.table_only or (name in cells and not arguments.again):
                 continue
-            cells[name] = plan(model, topology)
+            cells[name] = plan(model, cluster)
             artefacts.write_json(RESULTS, {"name": "tpu_plan", "cells": cells})
             print(name, "in", cells[name]["seconds"], "s", flush=True)
     common.write_between(PAGE, BEGIN, END, table(cells))

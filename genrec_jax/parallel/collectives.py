@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
@@ -199,6 +200,23 @@ def _bytes(operation: str, shapes: str, members: int) -> int:
             return sum(sizes[arrays : 2 * arrays])
         return max(sizes, default=0)
     return sum(sizes)
+
+
+def sent_bytes(found: Iterable[Collective], sizes: Mapping[str, int]) -> float:
+    """The least that a device sends for all of them, whatever the algorithm: rings reach it.
+
+    Args:
+        found: the collectives.
+        sizes: of the mesh's axes.
+    """
+    total = 0.0
+    for one in found:
+        members = math.prod(sizes[axis] for axis in one.axes)
+        others = (members - 1) / members
+        total += one.bytes * {"all-reduce": 2 * others, "collective-permute": 1}.get(
+            one.kind, others
+        )
+    return total
 
 
 def total_bytes(found: tuple[Collective, ...]) -> int:

@@ -27,6 +27,8 @@ class Chip:
         kind: `tpu`, `gpu` or `cpu`.
         memory: bytes of device memory; None for a CPU, whose devices share the host's.
         peak_flops: dense bfloat16 matrix products a second; None for a CPU.
+        wires: bytes a second that a TPU sends over all its links to other chips (half of what the data
+            sheets call bidirectional); None for other devices.
         counts_cores: the number in the name counts cores, two a chip and device.
         dimensions: of the wiring.
         config: libtpu's name of the chip's configuration, where the default is not one device a chip.
@@ -37,6 +39,7 @@ class Chip:
     kind: Literal["tpu", "gpu", "cpu"]
     memory: int | None
     peak_flops: float | None
+    wires: float | None = None
     counts_cores: bool = False
     dimensions: int = 2
     config: str | None = None
@@ -46,10 +49,10 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", "tpu", 32 * GIB, 275e12, True, 3, "megacore", device_kinds=("TPU v4",)),
-        Chip("v5e", "tpu", 16 * GIB, 197e12, device_kinds=("TPU v5 lite", "TPU v5e")),
-        Chip("v5p", "tpu", 95 * GIB, 459e12, True, 3, device_kinds=("TPU v5", "TPU v5p")),
-        Chip("v6e", "tpu", 32 * GIB, 918e12, device_kinds=("TPU v6 lite", "TPU v6e")),
+        Chip("v4", "tpu", 32 * GIB, 275e12, 300e9, True, 3, "megacore", device_kinds=("TPU v4",)),
+        Chip("v5e", "tpu", 16 * GIB, 197e12, 200e9, device_kinds=("TPU v5 lite", "TPU v5e")),
+        Chip("v5p", "tpu", 95 * GIB, 459e12, 600e9, True, 3, device_kinds=("TPU v5", "TPU v5p")),
+        Chip("v6e", "tpu", 32 * GIB, 918e12, 400e9, device_kinds=("TPU v6 lite", "TPU v6e")),
         Chip("a100", "gpu", 80 * 10**9, 312e12, device_kinds=("A100",)),
         Chip("h100", "gpu", 80 * 10**9, 989e12, device_kinds=("H100",)),
         Chip("h200", "gpu", 141 * 10**9, 989e12, device_kinds=("H200",)),

@@ -9,10 +9,10 @@ from genrec_jax.decoding import network
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
 from genrec_jax.model import t5
+from genrec_jax.parallel import collectives, rules
 from genrec_jax.parallel import mesh as meshes
-from genrec_jax.parallel import rules
 from genrec_jax.parallel.mesh import Sizes
-from genrec_jax.parallel.topology import Topology
+from genrec_jax.parallel.topology import Chip, Topology
 from genrec_jax.training import plan_memory, plan_programs
 from genrec_jax.training import state as state_lib
 from genrec_jax.training.config import MeshConfig, TrainConfig
@@ -54,6 +54,8 @@ class StepPlan:
         flops: operations over all devices, recomputation left out.
         memory: bytes of a device; None: not known.
         seconds: what it takes at 40% and 50% of the devices' peak; None where that is not known.
+        wire_seconds: what its collectives take at the least, were all links of a chip used all the
+            time; None where collectives or links are not known.
     """
 
     rows: int
@@ -62,6 +64,7 @@ class StepPlan:
     flops: int
     memory: int | None
     seconds: tuple[float, ...] | None
+    wire_seconds: float | None
 
     @property
     def total(self) -> int:
@@ -220,6 +223,7 @@ def plan(
         choice=choice,
         train=_step_plan(
             topology,
+            choice.mesh,
             shapes.rows,
             count_training(config, choice, shapes),
             trained,
@@ -227,6 +231,7 @@ def plan(
         ),
         recommend=_step_plan(
             topology,
+            choice.mesh,
             shapes.prompts,
             count_recommending(config, choice, shapes),
             searched,
@@ -315,8 +320,16 @@ def to_json(plan: Plan) -> dict[str, Any]:
     return fields
 
 
+def wire_seconds(chip: Chip, sizes: Sizes, compiled: Compiled | TooLarge | None) -> float | None:
+    """What a step's collectives take at the least; see `StepPlan`."""
+    if chip.wires is None or not isinstance(compiled, Compiled) or compiled.collectives is None:
+        return None
+    return collectives.sent_bytes(compiled.collectives, sizes._asdict()) / chip.wires
+
+
 def _step_plan(
     topology: Topology,
+    sizes: Sizes,
     rows: int,
     counted: Memory,
     compiled: Compiled | TooLarge | None,
@@ -326,7 +339,8 @@ def _step_plan(
     seconds = None
     if peak is not None:
         seconds = tuple(flops / (topology.num_devices * peak * share) for share in UTILISATIONS)
-    return StepPlan(rows, counted, compiled, flops, topology.chip.memory, seconds)
+    on_wires = wire_seconds(topology.chip, sizes, compiled)
+    return StepPlan(rows, counted, compiled, flops, topology.chip.memory, seconds, on_wires)
 
 
 def _fixed(config: TrainConfig, choice: Choice) -> int:

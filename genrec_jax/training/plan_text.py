@@ -58,7 +58,9 @@ def _step(title: str, step: StepPlan) -> Iterator[str]:
         elif not found:
             yield "  collectives: none"
         else:
-            yield f"  collectives: {size(total_bytes(found))} a device"
+            wires = step.wire_seconds
+            least = "" if wires is None else f"; at least {duration(wires)} on a chip's links"
+            yield f"  collectives: {size(total_bytes(found))} a device{least}"
         for one in found or ():
             yield f"    {one.kind} over {' x '.join(one.axes)}: {one.count} times, {size(one.bytes)}"
 

@@ -49,6 +49,8 @@ def test_a_program_written_by_hand():
         Collective("collective-permute", ("fsdp",), 1, 16),
     )
     assert collectives.total_bytes(found) == 160 + 32 + 28 + 16
+    # Halves of what is gathered or scattered among two; of a sum every part twice, out and back.
+    assert collectives.sent_bytes(found, {"data": 2, "fsdp": 2, "tensor": 2}) == 80 + 16 + 28 + 16
 
 
 # Sums in a `shard_map` all have channel 1. The gathering of channel 4 starts before a loop, whose rounds

@@ -226,7 +226,7 @@ def test_fake_devices_compile_and_are_compared_with_the_count(sizes):
     for step in (made.train, made.recommend):
         assert isinstance(step.compiled, Compiled)
         assert step.compiled.total == step.compiled.arguments + step.compiled.temporaries
-        assert step.fits is None and step.seconds is None
+        assert step.fits is None and step.seconds is None and step.wire_seconds is None
     check_collectives(made.train.compiled.collectives, sizes)
     # Data parallelism alone adds up every gradient, the embedding's of both stacks apart.
     params = made.train.counted.params
@@ -240,9 +240,23 @@ def test_fake_devices_compile_and_are_compared_with_the_count(sizes):
     assert 0.2 < made.train.counted.total / made.train.compiled.total < 5
     text = "\n".join(plan_text.lines(made))
     assert "compiled by XLA" in text and "times XLA's" in text and "over data" in text
+    on_links = dataclasses.replace(made, train=dataclasses.replace(made.train, wire_seconds=0.25))
+    assert "a device; at least 250.0 ms on a chip's links" in "\n".join(plan_text.lines(on_links))
     unread = dataclasses.replace(made.train.compiled, collectives=None)
     made = dataclasses.replace(made, train=dataclasses.replace(made.train, compiled=unread))
     assert "collectives: not known" in "\n".join(plan_text.lines(made))
+
+
+def test_what_crosses_a_chips_links_takes_at_least_its_bytes():
+    """8 GB gathered over 8 chips: each is sent 7 of them, at 200 GB a second."""
+    gathered = collectives.Collective("all-gather", ("fsdp",), 10, 8 * 10**9)
+    compiled = Compiled(1, 1, 2, (gathered,))
+    sizes, chips = meshes.Sizes(1, 8, 1), topology.CHIPS
+    assert plan.wire_seconds(chips["v5e"], sizes, compiled) == pytest.approx(0.035)
+    assert plan.wire_seconds(chips["v5p"], sizes, compiled) == pytest.approx(0.035 / 3)
+    unread = dataclasses.replace(compiled, collectives=None)
+    for chip, found in ((chips["h100"], compiled), (chips["v5e"], unread), (chips["v5e"], None)):
+        assert plan.wire_seconds(chip, sizes, found) is None
 
 
 @pytest.mark.parametrize(
