@@ -69,33 +69,33 @@ def gather(mirror: Mirror, name: str, written: Callable[[], None]) -> manifest.F
     Raises:
         UserError: the store cannot be written, or another host did not upload its files.
     """
-    number, folder = jax.process_index(), mirror.folder / name
+    number, own = jax.process_index(), mirror.below(name)
     try:
         written()
         if number == 0:
             mirror.publish(name)
         else:
-            _upload_chunks(mirror, name, folder / _part(number))
+            _upload_chunks(own, _part(number))
     finally:  # the others are never left waiting for a host that failed
         wait = ocp.multihost.get_barrier_sync_fn()
         wait(key=f"genrec_uploaded_{name}", timeout_ms=int(1000 * TIMEOUT))
     if number:
-        manifest.remove(folder)
+        manifest.remove(own.folder)
         return {}
-    parts = [f"{name}/{_part(other)}" for other in range(1, jax.process_count())]
-    mirror.bring(*parts)
+    parts = [_part(other) for other in range(1, jax.process_count())]
+    own.bring(*parts)
     files: manifest.Files = {}
     for other, part in enumerate(parts, start=1):
-        file = mirror.folder / part
+        file = own.folder / part
         if not file.is_file():
             raise UserError(
                 f"host {other} did not upload its part of the checkpoint; see its message. Earlier"
                 " checkpoints stand, and the same command goes on from them",
-                file=f"{mirror.url}/{name}",
+                file=own.url,
             )
         found = json.loads(file.read_text(encoding="utf-8"))
         files |= {chunk: (size, digest) for chunk, (size, digest) in found.items()}
-        mirror.remove(part)
+        own.remove(part)
         file.unlink()
     return files
 
@@ -104,17 +104,16 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NO_NEWS)
 
 
-def _upload_chunks(mirror: Mirror, name: str, part: pathlib.Path) -> None:
+def _upload_chunks(own: Mirror, part: str) -> None:
     """The chunks of this host, then the list of them."""
-    folder = part.parent
     chunks = {
         file: entry
-        for file, entry in manifest.entries(folder).items()
+        for file, entry in manifest.entries(own.folder).items()
         if _CHUNK.fullmatch(pathlib.PurePosixPath(file).name)
     }
-    mirror.publish(*(f"{name}/{file}" for file in chunks))
-    artefacts.write_json(part, chunks)
-    mirror.publish(f"{name}/{part.name}")
+    own.publish(*chunks)
+    artefacts.write_json(own.folder / part, chunks)
+    own.publish(part)
 
 
 def _part(number: int) -> str:

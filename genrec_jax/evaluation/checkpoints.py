@@ -133,13 +133,14 @@ class RunEvaluation:
             )
             for entry in self.run.datasets
         }
+        tracer = None
+        if profile is not None:
 
-        def traced(text: str) -> None:
-            self.run.publish(f"{EVENTS_FOLDER}/plugins")
-            if profile is not None:
+            def traced(text: str) -> None:
+                self.run.publish(f"{EVENTS_FOLDER}/plugins")
                 profile(text)
 
-        tracer = TracedBatches(self.run.events_dir, say=traced) if profile else None
+            tracer = TracedBatches(self.run.events_dir, say=traced)
         self._references: dict[str, list[ReferenceGroup]] = {}
         self._tie_orders: dict[str, dict[str, Any] | None] = {}
         for name, evaluator in self._evaluators.items():

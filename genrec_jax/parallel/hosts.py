@@ -21,17 +21,23 @@ def from_first(find: Callable[[], Any]) -> Any:
         find: gives a value that JSON has; it does nothing that takes all hosts.
 
     Raises:
-        UserError: on all hosts, where it raises one on host 0.
+        UserError: on all hosts, where it raises one on host 0; on the others for any other error.
     """
     if jax.process_count() == 1:
         return find()
     message: dict[str, Any] = {}
+    problem: Exception | None = None
     if jax.process_index() == 0:
         try:
             message = {"found": find()}
         except UserError as error:
-            message = {"problem": str(error)}
+            problem, message = error, {"problem": str(error)}
+        except Exception as error:
+            said = f"host 0 failed ({type(error).__name__}: {error}); see its message"
+            problem, message = error, {"problem": said}
     told = json.loads(_broadcast(json.dumps(message).encode()))
+    if problem is not None:
+        raise problem
     if "problem" in told:
         raise UserError(told["problem"])
     return told["found"]

@@ -25,6 +25,13 @@ try:
     hosts.from_first(refuse)
 except UserError as error:
     print(json.dumps([number, found, asked, str(error)]))
+def fail():
+    raise ValueError("no such thing")
+
+try:
+    hosts.from_first(fail)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
 for chosen in (0, 1):
     try:
         hosts.together(refuse, on=lambda host: host == chosen, file="runs/b")
@@ -39,14 +46,16 @@ print(len(asked))
 
 def test_one_host_is_asked_and_all_are_told():
     outputs = test_hosts.finish(test_hosts.start(ASKED, (2, 1, 1)))
-    lines = [output.splitlines()[-4:] for output in outputs]
+    lines = [output.splitlines()[-5:] for output in outputs]
     told = [json.loads(each[0]) for each in lines]
     value = {"steps": [10, 20], "clock": 0.1 + 0.2, "long": "x" * 3000, "nothing": None}
     assert told[0] == [0, value, ["steps"], "runs/a:3: is damaged"]
     assert told[1] == [1, value, [], "runs/a:3: is damaged"]
+    said = "host 0 failed (ValueError: no such thing); see its message"
+    assert [each[1] for each in lines] == ["ValueError: no such thing", f"UserError: {said}"]
     own, heard = "runs/a:3: is damaged", "runs/b: host {} failed; see its message"
-    assert [each[1:3] for each in lines] == [[own, heard.format(1)], [heard.format(0), own]]
-    assert [each[3] for each in lines] == ["1", "1"], (
+    assert [each[2:4] for each in lines] == [[own, heard.format(1)], [heard.format(0), own]]
+    assert [each[4] for each in lines] == ["1", "1"], (
         "the second host acted, the first had been asked"
     )
 
