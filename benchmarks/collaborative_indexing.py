@@ -54,7 +54,7 @@ def main() -> None:
         data = prepare_run.prepare_from("sequences", common.BEAUTY, folder, name="Beauty")
     else:
         data = dataset.load(arguments.dataset_dir)
-    part = splits.leave_one_out(data)
+    part = splits.of(data)
     warm_I = splits.training_counts_I(data, part) > 0
     order_I = numbered_ids.sequential_order(data, part)[: int(warm_I.sum())]
 

@@ -1,6 +1,8 @@
 """`genrec prepare`: raw logs -> dataset dir."""
 
 import argparse
+import datetime
+import math
 import pathlib
 from typing import Any
 
@@ -8,7 +10,7 @@ from rich import box, console, table, text
 
 from genrec_jax import storage
 from genrec_jax.cli import numeric_flags
-from genrec_jax.data import dataset, download, prepare_run, recipes
+from genrec_jax.data import dataset, download, prepare, prepare_run, recipes, splits
 from genrec_jax.errors import UserError
 
 HELP = """\
@@ -39,11 +41,15 @@ examples, the first of which runs anywhere:
   genrec prepare table --input clicks.csv --columns user=visitor,item=sku,timestamp=when \\
       --time-format '%Y-%m-%d %H:%M:%S' --output data/clicks
   genrec prepare recipe Beauty --input reviews_Beauty_5.json.gz --output data/beauty
+  genrec prepare movielens --input ml-1m.zip --name ML1M --protocol temporal --output data/ml1m-by-date
 
 what to know:
 
   A table of items (--items) has a header: item (or asin, item_id), title, brand, categories, price,
   description; HTML entities (&amp;) are turned into characters.
+  Held out is each user's last item for the test and the one before it for validation, as in the papers.
+  With --protocol temporal training ends on one date for everybody, and each user's first item after
+  the dates is held out. Everything later (index, train, evaluate) keeps to what is said here.
   Without times, the order of the log is taken on trust, and the audit says so.
   Tied times keep file order (--tie-seed: a random one); how many there are is printed and stored.
   Exact duplicates are kept and counted, because published counts include them; --drop-duplicates.
@@ -112,6 +118,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=numeric_flags.SEED,
         metavar="N",
         help="order tied times at random with this seed (default: file order); needs data with times",
+    )
+    held_out = parser.add_argument_group("what is held out")
+    held_out.add_argument(
+        "--protocol",
+        choices=[name.replace("_", "-") for name in splits.PROTOCOLS],
+        default="leave-one-out",
+        help="leave-one-out (default): each user's last two items; temporal: what comes after two dates",
+    )
+    held_out.add_argument(
+        "--validation-from",
+        type=_moment,
+        metavar="DATE",
+        help="temporal: where training ends, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss, UTC unless it says"
+        " otherwise (default: after 80%% of the interactions)",
+    )
+    held_out.add_argument(
+        "--test-from",
+        type=_moment,
+        metavar="DATE",
+        help="temporal: where the test begins (default: after 90%% of the interactions)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a dataset, and its indexes"
@@ -190,6 +216,9 @@ def run(arguments: argparse.Namespace) -> None:
     common: dict[str, Any] = {
         "skip_bad_rows": arguments.skip_bad_rows,
         "overwrite": arguments.overwrite,
+        "split": prepare.SplitBy(
+            arguments.protocol.replace("-", "_"), arguments.validation_from, arguments.test_from
+        ),
         "reader_options": own,
         "show_progress": True,
     }
@@ -245,6 +274,13 @@ def show(written: dataset.Dataset) -> None:
             "users whose last two tie",
             f"{ties['users_last_two']:,} ({ties['users_last_two_share']:.1%})",
         )
+    facts.add_row("held out", splits.describe(manifest.get("split", {})))
+    for split, count in splits.count_targets(written, splits.of(written)).items():
+        facts.add_row(
+            f"  {split}",
+            f"{count.users:,} users, {count.cold:,} of their targets ({count.cold_share:.1%}) unseen in"
+            " training",
+        )
     if "published_counts" in manifest:
         facts.add_row("published counts", "as expected")
     audit = table.Table(title="Leakage audit", box=box.SIMPLE)
@@ -287,6 +323,21 @@ def _download(arguments: argparse.Namespace) -> pathlib.Path:
         entry = download.DOWNLOADS.get(arguments.download)
         reader = entry[0] if entry and entry[0] in readers else readers[0]
     return prepare_run.download_for(reader, arguments.download, folder=arguments.download_dir)
+
+
+def _moment(value: str) -> int:
+    """Seconds since 1970 of an ISO date or time, UTC unless it names a zone."""
+    try:
+        if "-" not in value:  # 20140101 could be seconds
+            raise ValueError
+        moment = datetime.datetime.fromisoformat(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{value!r}: wanted a date such as 2014-07-23 or 2014-07-23T12:30:00"
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return math.ceil(moment.timestamp())
 
 
 def _pairs(value: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ to them.
 | check | fails, or warns, when |
 |---|---|
 | `order_in_time` | there are no timestamps: the order is taken on trust (warns) |
-| `ties_in_time` | many users' last two interactions share a timestamp (warns) |
+| `ties_in_time` | many test targets share a timestamp with their user's interaction next to it (warns) |
 | `sequences_not_sorted_by_id` | sequences climb or fall by item id, so the order is the alphabet's |
 | `source_ids_not_by_time` | source ids were numbered by first appearance (warns: never use them as ids) |
 | `splits_disjoint` | a position serves two splits, or lies outside its user's sequence |
@@ -60,7 +60,7 @@ def audit_dataset(dataset: Dataset, splits: Splits) -> list[AuditResult]:
     """Every check that a dataset dir and its split can be put to."""
     return [
         audit_order(dataset),
-        audit_ties(dataset),
+        audit_ties(dataset, splits),
         audit_sorted_sequences(dataset),
         audit_source_ids(dataset),
         audit_splits(dataset, splits),
@@ -87,20 +87,30 @@ def audit_order(dataset: Dataset) -> AuditResult:
     return AuditResult("order_in_time", "pass", "every sequence is in the order of its timestamps")
 
 
-def audit_ties(dataset: Dataset) -> AuditResult:
+def audit_ties(dataset: Dataset, splits: Splits) -> AuditResult:
     """Looks for targets that a tie rule decided, not time."""
     if dataset.timestamps_X is None:
         return AuditResult("ties_in_time", "pass", "no timestamps, so none that tie")
-    last_U = dataset.offsets_U1[1:] - 1
-    several_U = dataset.lengths_U > 1
-    last_U = last_U[several_U]
-    tied_U = dataset.timestamps_X[last_U] == dataset.timestamps_X[last_U - 1]
-    share = float(tied_U.mean()) if len(tied_U) else 0.0
-    detail = f"{share:.1%} of users' last two interactions share a timestamp"
+    share = tied_share(dataset, splits, "test")
+    detail = (
+        f"{share:.1%} of test targets share a timestamp with the user's interaction next to them"
+    )
     if share > TIED_SHARE:
         rule = (dataset.manifest.get("ties") or {}).get("rule", "file order")
-        return AuditResult("ties_in_time", "warn", f"{detail}; {rule} decides their targets")
+        return AuditResult("ties_in_time", "warn", f"{detail}; {rule} decides which is the target")
     return AuditResult("ties_in_time", "pass", detail)
+
+
+def tied_share(dataset: Dataset, splits: Splits, split: SplitName) -> float:
+    """The share of a split's targets that have their user's timestamp before or after them too."""
+    if dataset.timestamps_X is None:
+        return 0.0
+    tied_X = np.zeros(dataset.num_interactions, bool)
+    tied_X[1:] = (np.diff(dataset.timestamps_X) == 0) & (np.diff(dataset.users_X) == 0)
+    tied_X[:-1] |= tied_X[1:]
+    targets_U = splits.targets_U(split)
+    tied_U = tied_X[targets_U[targets_U != NO_TARGET]]
+    return float(tied_U.mean()) if len(tied_U) else 0.0
 
 
 def audit_sorted_sequences(dataset: Dataset) -> AuditResult:
@@ -155,9 +165,33 @@ def audit_splits(dataset: Dataset, splits: Splits) -> AuditResult:
             f"{int(wrong_U.sum()):,} users have a position in two splits or outside their sequence,"
             f" the first of them user {int(np.flatnonzero(wrong_U)[0])}",
         )
+    if splits.protocol == "temporal" and (early := _count_early(dataset, splits)):
+        return AuditResult(
+            "splits_disjoint",
+            "fail",
+            f"temporal: training has {early:,} interactions that are as late as some target of validation"
+            " or test, or validation some as late as a target of the test",
+        )
     return AuditResult(
         "splits_disjoint", "pass", f"{splits.protocol}: no position serves two splits"
     )
+
+
+def _count_early(dataset: Dataset, splits: Splits) -> int:
+    """Interactions that train although some target is as old; targets that validate likewise."""
+    times_X = dataset.timestamps_X
+    if times_X is None:
+        return dataset.num_interactions
+    training_X, validation_X, test_X = (
+        times_X[splits.in_training_X(dataset)],
+        *(
+            times_X[targets_U[targets_U != NO_TARGET]]
+            for targets_U in (splits.validation_U, splits.test_U)
+        ),
+    )
+    first_test = test_X.min(initial=np.iinfo(np.int64).max)
+    first_held_out = validation_X.min(initial=first_test)
+    return int((training_X >= first_held_out).sum() + (validation_X >= first_test).sum())
 
 
 def audit_duplicates(dataset: Dataset, splits: Splits) -> AuditResult:

@@ -5,7 +5,7 @@
     items.parquet         item int32 (dense, in the order of source ids, so that a number tells
                           nothing about time), source_id, title?, brand?, categories?, price?, description?
     users.parquet         user int32 (dense, in file order of first appearance), source_id
-    dataset.json          counts, filters, sources with sha256, checksums, format version
+    dataset.json          counts, filters, split, sources with sha256, checksums, format version
 
 Reading needs pyarrow alone, so that training boxes need no Polars.
 """
@@ -13,6 +13,7 @@ Reading needs pyarrow alone, so that training boxes need no Polars.
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -91,7 +92,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the three tables: two datasets with equal fingerprints are the same data."""
+        """SHA-256 over tables and split: two datasets with equal fingerprints are the same data."""
         return self.manifest["fingerprint"]
 
     @property
@@ -263,7 +264,9 @@ def write(
             },
             **(manifest or {}),
             "files": checksums,
-            "fingerprint": _fingerprint(interactions, items, users),
+            "fingerprint": _fingerprint(
+                interactions, items, users, split=(manifest or {}).get("split", {})
+            ),
         }
         if finish is not None:
             artefacts.write_json(folder / MANIFEST, content)
@@ -287,8 +290,11 @@ def _check_dense(numbers: np.ndarray, what: str) -> None:
         raise ValueError(f"{what} is not 0, 1, 2, ... in row order")
 
 
-def _fingerprint(*tables: pa.Table) -> str:
-    """SHA-256 of the tables' contents, independent of Parquet's encoding and version."""
+def _fingerprint(*tables: pa.Table, split: dict[str, Any]) -> str:
+    """SHA-256 of the tables' contents, independent of Parquet's encoding and version, and of the split.
+
+    Leave-one-out has nothing to add to the tables; a temporal split has its dates.
+    """
     digest = hashlib.sha256()
     for table in tables:
         table = table.combine_chunks()
@@ -297,6 +303,8 @@ def _fingerprint(*tables: pa.Table) -> str:
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_batch(batch)
             digest.update(sink.getvalue())
+    if split.get("protocol", "leave_one_out") != "leave_one_out":
+        digest.update(json.dumps(split, sort_keys=True).encode())
     return digest.hexdigest()
 
 

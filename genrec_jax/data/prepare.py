@@ -32,7 +32,7 @@ class Filters:
         min_item: interactions an item needs (k-core).
         drop_duplicates: drop rows equal to an earlier one in user, item, time and rating. Off by
             default: the published counts include such rows where there are any.
-        skip_short_users: drop users left with under 3 interactions, which leave-one-out cannot
+        skip_short_users: leave-one-out: drop users left with under 3 interactions, which it cannot
             split, where the default is an error.
         tie_seed: order tied times at random with this seed; None keeps file order.
     """
@@ -42,6 +42,24 @@ class Filters:
     drop_duplicates: bool = False
     skip_short_users: bool = False
     tie_seed: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitBy:
+    """How interactions are held out; see `splits.manifest_entry`.
+
+    Attributes:
+        protocol: `leave_one_out` or `temporal`.
+        validation_from: seconds since 1970; temporal only.
+        test_from: likewise.
+    """
+
+    protocol: splits.Protocol = "leave_one_out"
+    validation_from: int | None = None
+    test_from: int | None = None
+
+
+LEAVE_ONE_OUT = SplitBy()
 
 
 def prepare(
@@ -54,6 +72,7 @@ def prepare(
     drop_duplicates: bool = False,
     skip_short_users: bool = False,
     tie_seed: int | None = None,
+    split: SplitBy = LEAVE_ONE_OUT,
     expected_counts: dict[str, int] | None = None,
     overwrite: bool = False,
     manifest: dict[str, Any] | None = None,
@@ -75,6 +94,7 @@ def prepare(
         skip_short_users: drop users that cannot be split.
         tie_seed: order tied times at random, to see how much a result owes to file order; refused
             where there are no times.
+        split: what is held out for validation and test.
         expected_counts: `users`, `items`, `interactions` that must come out (a recipe's published
             counts); keys may be absent.
         overwrite: replace an existing dataset.
@@ -83,7 +103,7 @@ def prepare(
 
     Raises:
         UserError: the output exists, nothing survives the filters, a user is too short to split,
-            or the counts are not the expected ones. No dataset is left behind.
+            the dates do not fit, or the counts are not the expected ones. No dataset is left behind.
     """
     _check_name(name)
     target = str(output)
@@ -116,18 +136,23 @@ def prepare(
             f" item {min_item}. Lower --min-user-interactions and --min-item-interactions",
             file=target,
         )
-    kept, short = _check_short_users(kept, user_ids, raw, skip=skip_short_users)
+    short = 0
+    if split.protocol == "leave_one_out":
+        kept, short = _check_short_users(kept, user_ids, raw, skip=skip_short_users)
     if short:
         rejected[SHORT_USER] = rejected.get(SHORT_USER, 0) + short
     with steps.step("sorting"):
         kept = _sort(kept, timed=timed, tie_seed=tie_seed)
     tables = _number(kept, user_ids, item_ids)
     _check_counts(tables, expected_counts, name=name, path=target)
+    times_X = kept["timestamp"].to_numpy() if timed else None
+    part = splits.manifest_entry(split.protocol, times_X, split.validation_from, split.test_from)
     content: dict[str, Any] = {
         **(manifest or {}),
         **raw.manifest,
         "order": "timestamp" if timed else "trusted",
         "filters": dataclasses.asdict(filters),
+        "split": part,
         "k_core_rounds": core.rounds,
         "rows": {
             "read": raw.rows_read,
@@ -142,6 +167,8 @@ def prepare(
             package: importlib.metadata.version(package) for package in ("polars", "pyarrow")
         },
     }
+    if split.protocol != "leave_one_out":
+        content.pop("oracle", None)  # the generator's own best is known of each user's last item
     with steps.step("writing"):
         interactions = _interaction_table(kept, tables, log)
         del kept
@@ -163,8 +190,8 @@ def prepare(
 
 
 def audit_entries(written: dataset.Dataset) -> dict[str, Any]:
-    """The leakage audit of a dataset under leave-one-out, as entries for its manifest."""
-    results = audit.audit_dataset(written, splits.leave_one_out(written))
+    """The leakage audit of a dataset and its split, as entries for its manifest."""
+    results = audit.audit_dataset(written, splits.of(written))
     return {"audit": [dataclasses.asdict(result) for result in results]}
 
 

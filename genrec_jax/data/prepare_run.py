@@ -37,6 +37,7 @@ def prepare_from(
     drop_duplicates: bool = False,
     skip_bad_rows: bool = False,
     tie_seed: int | None = None,
+    split: prepare.SplitBy = prepare.LEAVE_ONE_OUT,
     expected_counts: dict[str, int] | None = None,
     overwrite: bool = False,
     reader_options: dict[str, Any] | None = None,
@@ -55,6 +56,7 @@ def prepare_from(
         drop_duplicates: drop rows equal to an earlier one in user, item, time and rating.
         skip_bad_rows: leave bad rows out and count them in the manifest.
         tie_seed: order tied times at random with this seed; None keeps file order.
+        split: what is held out for validation and test.
         expected_counts: counts that must come out, see `prepare.prepare`.
         overwrite: replace an existing dataset.
         reader_options: the reader's own keyword arguments; None values are left out.
@@ -94,6 +96,7 @@ def prepare_from(
             drop_duplicates=drop_duplicates,
             skip_short_users=skip_bad_rows,
             tie_seed=tie_seed,
+            split=split,
             expected_counts=expected_counts,
             overwrite=overwrite,
             manifest={"reader": reader, "reader_options": _as_json(own), **(manifest or {})},

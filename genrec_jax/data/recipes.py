@@ -9,7 +9,7 @@ import pathlib
 import tomllib
 from typing import Any
 
-from genrec_jax.data import artefacts, dataset, prepare_run
+from genrec_jax.data import artefacts, dataset, prepare, prepare_run
 from genrec_jax.data.readers import inputs
 from genrec_jax.errors import UserError
 
@@ -74,6 +74,7 @@ def prepare_recipe(
     source: artefacts.PathLike,
     output: artefacts.PathLike,
     *,
+    split: prepare.SplitBy = prepare.LEAVE_ONE_OUT,
     reader_options: dict[str, Any] | None = None,
     skip_bad_rows: bool = False,
     overwrite: bool = False,
@@ -85,6 +86,7 @@ def prepare_recipe(
         recipe: its name in `recipes.toml`, in any case.
         source: the original log, or its sequences (`user item item ...` in a .txt file).
         output: the dataset dir to write.
+        split: what is held out for validation and test.
         reader_options: the reader's own keyword arguments (`items`, `metadata`).
         skip_bad_rows: leave bad rows out and count them.
         overwrite: replace an existing dataset.
@@ -102,6 +104,7 @@ def prepare_recipe(
         name=found.name,
         min_user=MIN_INTERACTIONS,
         min_item=MIN_INTERACTIONS,
+        split=split,
         skip_bad_rows=skip_bad_rows,
         expected_counts=found.counts,
         overwrite=overwrite,

@@ -2,20 +2,28 @@
 
 Leave-one-out (Kang and McAuley 2018; every paper this project implements): a user's last item is
 the test target, the one before it the validation target, and training sees what is left. The test
-history contains the validation item. A global temporal split is the other protocol.
+history contains the validation item. A global temporal split is the other protocol: one date for
+everybody, before which training ends. `genrec prepare` decides which it is, `dataset.json` says so
+(`split`), and `of` reads it there.
 """
 
 import dataclasses
-from typing import Literal
+import datetime
+import typing
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.dataset import MANIFEST, Dataset
 from genrec_jax.errors import UserError
 
 SplitName = Literal["validation", "test"]
+Protocol = Literal["leave_one_out", "temporal"]
+PROTOCOLS: tuple[Protocol, ...] = ("leave_one_out", "temporal")
 NO_TARGET = -1
+SHARE_TO_TRAIN, SHARE_BEFORE_TEST = 0.8, 0.9
+"""Of the interactions, those before the two dates where none are given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +31,14 @@ class Splits:
     """Where each user's training part ends and which interactions are held out.
 
     Attributes:
-        protocol: `leave_one_out` or `temporal`.
+        protocol: one of `PROTOCOLS`.
         train_end_U: user u trains on the flat positions `offsets_U1[u]` to `train_end_U[u]`, exclusive.
         validation_U: flat position of the validation target, or -1 where the user has none.
         test_U: flat position of the test target, or -1. A target's history is everything of the
             same user before its position.
     """
 
-    protocol: str
+    protocol: Protocol
     train_end_U: Int64[np.ndarray, " U"]
     validation_U: Int64[np.ndarray, " U"]
     test_U: Int64[np.ndarray, " U"]
@@ -43,6 +51,87 @@ class Splits:
         """Which interactions training may see."""
         positions_X = np.arange(dataset.num_interactions)
         return positions_X < np.repeat(self.train_end_U, dataset.lengths_U)
+
+
+def of(dataset: Dataset) -> Splits:
+    """The splits that the dataset was prepared for; leave-one-out where its manifest names none.
+
+    Raises:
+        UserError: as `leave_one_out` and `temporal`, or a protocol that is not known.
+    """
+    entry = dataset.manifest.get("split", {})
+    protocol = entry.get("protocol", "leave_one_out")
+    if protocol == "leave_one_out":
+        return leave_one_out(dataset)
+    if protocol == "temporal":
+        return temporal(dataset, **{name: entry[name] for name in ("validation_from", "test_from")})
+    raise UserError(
+        f"names the protocol {protocol!r}; wanted one of {', '.join(PROTOCOLS)}. Run `genrec prepare`"
+        " again",
+        file=str(dataset.path / MANIFEST),
+    )
+
+
+def manifest_entry(
+    protocol: Protocol,
+    timestamps_X: Int64[np.ndarray, " X"] | None,
+    validation_from: int | None = None,
+    test_from: int | None = None,
+) -> dict[str, Any]:
+    """What `dataset.json` says of the split, under `split`.
+
+    Args:
+        protocol: which.
+        timestamps_X: seconds since 1970 of all interactions, in any order; None where there are none.
+        validation_from: temporal only; without dates 80% of the interactions come before the first and
+            90% before the second.
+        test_from: see `validation_from`.
+
+    Raises:
+        UserError: dates that do not go with the protocol, one date without the other, no timestamps,
+            or more than a tenth of the interactions at one moment, so that no two dates part them.
+    """
+    dates = (validation_from, test_from)
+    if protocol == "leave_one_out":
+        if dates != (None, None):
+            raise UserError(
+                "--validation-from and --test-from are dates of a temporal split; pass --protocol"
+                " temporal with them, or leave them out"
+            )
+        return {"protocol": protocol}
+    if timestamps_X is None:
+        raise UserError(
+            "this source gives no times, and a temporal split needs them. Leave --protocol out, for"
+            " leave-one-out"
+        )
+    if dates == (None, None):
+        times = np.sort(timestamps_X)
+        shares = (SHARE_TO_TRAIN, SHARE_BEFORE_TEST)
+        validation_from, test_from = (int(times[int(share * len(times))]) for share in shares)
+        if not int(times[0]) < validation_from < test_from:
+            raise UserError(
+                f"{SHARE_TO_TRAIN:.0%} and {SHARE_BEFORE_TEST:.0%} of the interactions end at"
+                f" {moment(validation_from)} and {moment(test_from)}; wanted two moments after the first"
+                " interaction, to part them. Pass --validation-from and --test-from"
+            )
+    if validation_from is None or test_from is None:
+        raise UserError("a temporal split has two dates; pass --validation-from and --test-from")
+    return {"protocol": protocol, "validation_from": validation_from, "test_from": test_from}
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """The `split` entry of a manifest in words, its dates in UTC."""
+    if entry.get("protocol", "leave_one_out") == "leave_one_out":
+        return "leave one out"
+    validation_from, test_from = moment(entry["validation_from"]), moment(entry["test_from"])
+    return f"temporal, validation from {validation_from}, test from {test_from}"
+
+
+def moment(time: int) -> str:
+    """Seconds since 1970 as `2014-07-23` or `2014-07-23T12:30:00`, in UTC."""
+    epoch = datetime.datetime(1970, 1, 1)  # a `timedelta` also reaches before it
+    text = (epoch + datetime.timedelta(seconds=time)).isoformat()
+    return text.removesuffix("T00:00:00")
 
 
 def leave_one_out(dataset: Dataset) -> Splits:
@@ -68,7 +157,8 @@ def temporal(dataset: Dataset, *, validation_from: int, test_from: int) -> Split
     """One date for everybody: training ends before `validation_from` for all users.
 
     A user's validation target is the first interaction in `[validation_from, test_from)`, the test
-    target the first at or after `test_from`; users without one are not scored on that split.
+    target the first at or after `test_from`, each with all before it as history; users without a target
+    or without a history are not scored on that split.
 
     Args:
         dataset: a dataset with a timestamp on every interaction.
@@ -85,7 +175,8 @@ def temporal(dataset: Dataset, *, validation_from: int, test_from: int) -> Split
         )
     if test_from <= validation_from:
         raise UserError(
-            f"test_from ({test_from}) must be later than validation_from ({validation_from})"
+            f"the test's date is {moment(test_from)} and validation's {moment(validation_from)}; wanted a"
+            " later one for the test"
         )
     starts_U, ends_U = dataset.offsets_U1[:-1], dataset.offsets_U1[1:]
     before_validation_U = _count_before(dataset, validation_from)
@@ -99,11 +190,35 @@ def temporal(dataset: Dataset, *, validation_from: int, test_from: int) -> Split
     if not before_validation_U.any() or not (test_U >= 0).any():
         times = dataset.timestamps_X
         raise UserError(
-            f"the dates {validation_from} and {test_from} leave nothing to train or to test on; the"
-            f" interactions run from {times.min()} to {times.max()}",
-            file=str(dataset.path),
+            f"{dataset.name}: the dates {moment(validation_from)} and {moment(test_from)} leave nothing to"
+            f" train or to test on; the interactions run from {moment(int(times.min()))} to"
+            f" {moment(int(times.max()))}"
         )
     return Splits("temporal", train_end_U=train_end_U, validation_U=validation_U, test_U=test_U)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetCount:
+    """How many users a split scores, and how many of their targets no training sequence has."""
+
+    users: int
+    cold: int
+
+    @property
+    def cold_share(self) -> float:
+        """The share of targets unseen in training; 0 without a target."""
+        return self.cold / max(self.users, 1)
+
+
+def count_targets(dataset: Dataset, splits: Splits) -> dict[SplitName, TargetCount]:
+    """What each split asks for."""
+    trained_I = training_counts_I(dataset, splits) > 0
+    found: dict[SplitName, TargetCount] = {}
+    for split in typing.get_args(SplitName):
+        targets_U = splits.targets_U(split)
+        items_E = dataset.items_X[targets_U[targets_U != NO_TARGET]]
+        found[split] = TargetCount(len(items_E), int((~trained_I[items_E]).sum()))
+    return found
 
 
 def training_counts_I(dataset: Dataset, splits: Splits) -> Int64[np.ndarray, " I"]:

@@ -43,6 +43,7 @@ def describe(
             "users": dataset.num_users,
             "items": dataset.num_items,
             "interactions": dataset.num_interactions,
+            "split": dataset.manifest.get("split", {}),
         },
         "item_ids": {"method": index["method"], "parameters": index["parameters"]},
         "templates": {

@@ -104,7 +104,7 @@ def build(
     """
     entry = run_dir.dataset(dataset_name)
     dataset = open_dataset(entry, data or {})
-    splits = splitting.leave_one_out(dataset)
+    splits = splitting.of(dataset)
     ways = math.prod(mesh.shape[axis] for axis in rules.MESH_AXES_OF["batch"])
     batch_size = -(-config.batch_size // ways) * ways
     searches = Searches(run_dir, entry, config, mesh, dataset, splits.targets_U(config.split))

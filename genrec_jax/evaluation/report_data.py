@@ -209,7 +209,7 @@ def _view(
             f"{place} holds another dataset than the one evaluated; the audit is the stored one."
         )
         return dataclasses.replace(stored, notice=notice)
-    part = splits.leave_one_out(dataset)
+    part = splits.of(dataset)
     texts = item_ids_lib.load(run.dataset(name).folder).texts
     checks = [
         *audit.audit_dataset(dataset, part),

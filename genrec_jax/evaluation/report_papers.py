@@ -102,6 +102,12 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
     parts.append(_areas(view, _published(figures, name, "rating")))
     if not any(parts):
         return Markup("")
+    if view.metrics["protocol"] == "temporal":
+        said = (
+            "None to compare with: this run's targets come after a date, the papers' are each user's last"
+            " item."
+        )
+        return section("Beside published figures", element("p", said), level=level)
     said = (
         "Published figures as printed, under each paper's own protocol; ours with seen items kept. The"
         " transition row is what counting alone reaches, with no learning."

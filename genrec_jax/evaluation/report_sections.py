@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genrec_jax.data import splits
 from genrec_jax.evaluation import results
 from genrec_jax.evaluation.report_data import EvaluationView, ExampleUser, Recommended
 from genrec_jax.evaluation.report_html import (
@@ -280,6 +281,14 @@ def _search(view: EvaluationView) -> str | None:
     return f"{view.metrics['num_beams']} beams over {' and '.join(pools)}" if pools else None
 
 
+def _protocol(metrics: dict[str, Any]) -> str:
+    """How the targets were chosen, with a temporal split's dates."""
+    split = metrics["dataset"].get("split", {})
+    if metrics["protocol"] == split.get("protocol") == "temporal":
+        return splits.describe(split)
+    return metrics["protocol"].replace("_", " ")
+
+
 def facts(view: EvaluationView) -> Markup:
     """What was evaluated, in short."""
     metrics = view.metrics
@@ -292,7 +301,7 @@ def facts(view: EvaluationView) -> Markup:
                 "Users, items, interactions",
                 f"{dataset['users']:,}, {dataset['items']:,}, {dataset['interactions']:,}",
             ),
-            ("Protocol", f"{metrics['protocol'].replace('_', ' ')}, {metrics['split']} items"),
+            ("Protocol", f"{_protocol(metrics)}; {metrics['split']} items"),
             (
                 f"{unit(metrics).capitalize()} scored",
                 f"{metrics.get('users', 0):,}" if metrics["systems"] else None,

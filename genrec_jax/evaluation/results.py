@@ -5,9 +5,10 @@
       "run_dir": "runs/beauty", "step": 12000, "checkpoint": "best", "split": "test",
       "parameters": "...",                    checksum of the checkpoint's files
       "max_users": null,                      or how many were to be scored at most, a sample
-      "protocol": "leave_one_out",            or "seqio_tasks": what the tasks of a SeqIO mixture hold
+      "protocol": "leave_one_out",            or "temporal", or "seqio_tasks": what a mixture's tasks hold
       "dataset": {"name": "Beauty", "path": "data/beauty", "fingerprint": "...",
-                  "users": 22363, "items": 12101, "interactions": 198502},
+                  "users": 22363, "items": 12101, "interactions": 198502,
+                  "split": {"protocol": "temporal", "validation_from": ..., "test_from": ...}},
       "users": 22363,                         users scored (a cap makes this fewer), or else examples
       "unit": "users",                        or "examples": of all tasks of a SeqIO mixture
       "num_beams": 20, "length_penalty": 0.0, "finish_within_beams": false,

@@ -57,7 +57,8 @@ def _measured(result: dict[str, Any]) -> str:
         if "runs" in result
         else f"step {result['step']}"
     )
-    return f"{result['dataset']['name']}, {result['split']}, {measured}"
+    by_date = " by date" if result["protocol"] == "temporal" else ""
+    return f"{result['dataset']['name']}, {result['split']}{by_date}, {measured}"
 
 
 def metrics_table(

@@ -10,22 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from genrec_jax.data.audit import TIED_SHARE
+from genrec_jax.data import audit
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.evaluation.metrics import RankHistogram
 from genrec_jax.evaluation.results import References
 
 ORDERS = 5
-
-
-def tied_share(dataset: Dataset) -> float:
-    """Share of users whose last two interactions have one timestamp; 0 where there are no times."""
-    if dataset.timestamps_X is None:
-        return 0.0
-    last_U = dataset.offsets_U1[1:] - 1
-    last_U = last_U[dataset.lengths_U > 1]
-    return float((dataset.timestamps_X[last_U] == dataset.timestamps_X[last_U - 1]).mean())
 
 
 def shuffle_ties(dataset: Dataset, seed: int) -> Dataset:
@@ -57,8 +48,8 @@ def reference_spread(
         "high": ...}}}}}`: the least and the greatest figure over random orders of the ties, of all
         users who have a target.
     """
-    share = tied_share(dataset)
-    if share <= TIED_SHARE:
+    share = audit.tied_share(dataset, splits, split)
+    if share <= audit.TIED_SHARE:
         return None
     runs = []
     for order in range(ORDERS):

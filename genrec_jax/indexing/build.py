@@ -24,8 +24,6 @@ SHORT_PREFIX = "I"
 SHORT_NAMES = (SHORT_PREFIX,)
 _TOKEN = re.compile(r"<[^>]*>")
 
-Split = Callable[[dataset.Dataset], splits.Splits]
-
 
 @dataclasses.dataclass(frozen=True)
 class IndexConfig:
@@ -80,10 +78,11 @@ def build_index(
     output: artefacts.PathLike | None = None,
     vocabulary: artefacts.PathLike | None = None,
     prompt_lines: Iterable[str] = (),
-    split: Split = splits.leave_one_out,
     overwrite: bool = False,
 ) -> list[BuiltIndex]:
     """Makes item ids for one or several datasets, and the one vocabulary that they share.
+
+    Ids depend on the interactions that train (`splits.of`) alone.
 
     Args:
         datasets: dataset dirs, or their URLs.
@@ -93,7 +92,6 @@ def build_index(
         vocabulary: T5's `spiece.model`, or one extended before, to add tokens to. Without it a small
             vocabulary is trained on `prompt_lines`.
         prompt_lines: the text of the prompts, for training a vocabulary.
-        split: which interactions train; ids depend on those alone.
         overwrite: replace an existing index.
 
     Raises:
@@ -132,11 +130,11 @@ def build_index(
             titles=titles if config.method == "short" else (),
         )
 
-    partitions = [split(one) for one in loaded]
+    partitions = [splits.of(one) for one in loaded]
     ids = [make_item_ids(one, part, config) for one, part in zip(loaded, partitions, strict=True)]
     made = words(ids)
     _check_names(names, made)
-    audits = _audit(loaded, partitions, ids, made, split, config, words)
+    audits = _audit(loaded, partitions, ids, made, config, words)
     built = []
     with artefacts.atomic_directory(
         output, overwrite=overwrite, manifests=(item_ids.MANIFEST,)
@@ -259,7 +257,6 @@ def _audit(
     partitions: Sequence[splits.Splits],
     ids: Sequence[item_ids.ItemIds],
     made: Vocabulary,
-    split: Split,
     config: IndexConfig,
     words: Callable[[Sequence[item_ids.ItemIds]], Vocabulary],
 ) -> list[list[audit.AuditResult]]:
@@ -270,7 +267,7 @@ def _audit(
     rebuilt: list[item_ids.ItemIds] = []
 
     def texts(other: dataset.Dataset) -> Sequence[str]:
-        rebuilt.append(make_item_ids(other, split(other), config))
+        rebuilt.append(make_item_ids(other, splits.of(other), config))
         return rebuilt[-1].texts
 
     verdicts = [

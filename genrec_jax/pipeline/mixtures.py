@@ -118,7 +118,7 @@ def build_mixture(
         item_texts: for each dataset the text of each item (`ItemIds.texts`).
         vocabulary: one for all of them.
         templates: the run's templates; those with `seen` are drawn.
-        splits: for each dataset; leave-one-out when not given.
+        splits: for each dataset; without them the dataset's own (`splits.of`).
         history: items a prompt shows at most; OpenP5 has 20, SP5 10.
         templates_per_example: drawn for each position, task and epoch; None: every seen one.
         seed: of every draw and order.
@@ -141,7 +141,7 @@ def build_mixture(
         )
     _check_datasets(datasets, item_texts)
     if splits is None:
-        splits = [splits_lib.leave_one_out(dataset) for dataset in datasets]
+        splits = [splits_lib.of(dataset) for dataset in datasets]
     if name in alignment_mixtures.MIXTURE_TASKS:
         if cut != "items":
             raise UserError(f"{name}: cut is {cut!r}; wanted items, which keeps the question")

@@ -16,6 +16,7 @@ from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.indexing import item_ids
 from genrec_jax.pipeline import (
     alignment_mixtures,
+    examples,
     item_questions,
     seqio_runtime,
     seqio_source,
@@ -136,14 +137,15 @@ def _sizes(
     validation_users: int | None,
 ) -> dict[Task, dict[str, int]]:
     """For each task that the dataset and the templates allow: its splits, and how large they are."""
-    loo = splits.leave_one_out(dataset)
+    part = splits.of(dataset)
     templates = templates_lib.load_templates(templates_file)
-    targets = len(windows.target_positions(dataset, loo, settings.window))
-    parts = len(windows.item_windows(dataset, loo, settings.window)[0])
-    held_out = {
-        "validation": min(validation_users or dataset.num_users, dataset.num_users),
-        "test": dataset.num_users,
-    }
+    targets = len(windows.target_positions(dataset, part, settings.window))
+    parts = len(windows.item_windows(dataset, part, settings.window)[0])
+    validated, tested = (
+        len(examples.held_out_positions(dataset, part, split, seed=settings.seed))
+        for split in ("validation", "test")
+    )
+    held_out = {"validation": min(validation_users or validated, validated), "test": tested}
     sizes: dict[Task, dict[str, int]] = {}
     for task in ALIGNMENT_TASKS:
         if not templates_lib.select(templates, task=task, seen=True):
@@ -168,7 +170,7 @@ def _load(
     templates = templates_lib.load_templates(templates_file)
     words = item_ids.load_vocabulary(index_dir)
     tables = PromptTables(words, dataset.name, ids.texts, templates, ids.titles)
-    return dataset, splits.leave_one_out(dataset), tables
+    return dataset, splits.of(dataset), tables
 
 
 def _build(
@@ -180,12 +182,12 @@ def _build(
     validation_users: int | None,
     split: str,
 ) -> ExampleTask:
-    dataset, loo, tables = _load(dataset_dir, index_dir, templates_file)
-    (training,) = alignment_mixtures.build_tasks(tables, dataset, loo, [task], settings)
+    dataset, part, tables = _load(dataset_dir, index_dir, templates_file)
+    (training,) = alignment_mixtures.build_tasks(tables, dataset, part, [task], settings)
     if split == "train":
         return training
     if split == "validation":
-        (held_out,) = training.held_out(loo, "validation", max_examples=validation_users)
+        (held_out,) = training.held_out(part, "validation", max_examples=validation_users)
     else:
-        (held_out,) = training.held_out(loo, "test")
+        (held_out,) = training.held_out(part, "test")
     return held_out

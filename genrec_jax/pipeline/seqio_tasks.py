@@ -7,12 +7,16 @@ every pass over a task (or its cache) sees the same draw of templates.
 """
 
 import functools
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
 
 from genrec_jax import storage
 from genrec_jax.data import artefacts, splits
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.indexing import item_ids, vocabulary
-from genrec_jax.pipeline import openp5, seqio_runtime, seqio_source
+from genrec_jax.pipeline import examples, openp5, seqio_runtime, seqio_source
 from genrec_jax.pipeline.openp5 import MAX_INPUT_LENGTH, OpenP5Task
 from genrec_jax.pipeline.prompt_tables import BoundPrompts, PromptTables
 from genrec_jax.pipeline.seqio_source import ranking_metrics
@@ -71,7 +75,7 @@ def register(
     )
     feature = seqio_source.feature_of(item_ids.load_vocabulary(index_dir))
     templates = templates_lib.load_templates(templates_file)
-    counts = manifest["counts"]
+    examples_of = _examples_of_splits(dataset_dir, manifest)
     mixture = f"{name_prefix}_{manifest['name']}".replace("-", "_")
     names: list[str] = []
 
@@ -94,9 +98,9 @@ def register(
             max_input_length=max_input_length,
             seed=seed,
         )
-        sizes: dict[str, int] = dict.fromkeys(_EVALUATED, counts["users"])
+        sizes = {split: examples_of[split] for split in _EVALUATED}
         if seen:
-            sizes["train"] = (counts["interactions"] - 3 * counts["users"]) * draws
+            sizes["train"] = examples_of["train"] * draws
         seqio_source.add_task(name, build, sizes, feature, [ranking_metrics])
         names.append(name)
 
@@ -128,6 +132,28 @@ def register_from_environment(value: str, *, name_prefix: str = "openp5") -> tup
     return tuple(names)
 
 
+def _examples_of_splits(
+    dataset_dir: artefacts.PathLike, manifest: dict[str, Any]
+) -> dict[str, int]:
+    """How many targets each split has; of leave-one-out the manifest tells, without the log."""
+    if manifest.get("split", {}).get("protocol", "leave_one_out") == "leave_one_out":
+        users, interactions = (manifest["counts"][name] for name in ("users", "interactions"))
+        return {**dict.fromkeys(_EVALUATED, users), "train": interactions - 3 * users}
+    dataset = dataset_lib.load(dataset_dir)
+    split_positions = splits.of(dataset)
+    return {
+        **{split: len(_targets(dataset, split_positions, split)) for split in _EVALUATED},
+        "train": len(openp5.training_positions(dataset, split_positions)),
+    }
+
+
+def _targets(
+    dataset: dataset_lib.Dataset, split_positions: splits.Splits, split: str
+) -> Int64[np.ndarray, " E"]:
+    name: splits.SplitName = "validation" if split == "validation" else "test"
+    return examples.held_out_positions(dataset, split_positions, name, seed=0)
+
+
 @functools.lru_cache(maxsize=4)
 def _load(
     dataset_dir: str, index_dir: str, templates_file: str | None
@@ -138,7 +164,7 @@ def _load(
     words: vocabulary.Vocabulary = item_ids.load_vocabulary(index_dir)
     templates = templates_lib.load_templates(templates_file)
     tables = PromptTables(words, dataset.name, ids.texts, templates)
-    return dataset, splits.leave_one_out(dataset), openp5.bind_dataset(tables, dataset)
+    return dataset, splits.of(dataset), openp5.bind_dataset(tables, dataset)
 
 
 def _build_task(
@@ -160,7 +186,7 @@ def _build_task(
         positions_N = openp5.training_positions(dataset, split_positions)
         chosen, count = training, draws
     else:
-        positions_N = split_positions.targets_U("validation" if split == "validation" else "test")
+        positions_N = _targets(dataset, split_positions, split)
         chosen, count = (evaluated,), 1
     return OpenP5Task(
         prompts,

@@ -156,7 +156,7 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
         UserError: something is missing, or item ids are of another dataset.
     """
     datasets = tuple(dataset_lib.load(path) for path in config.datasets)
-    splits = tuple(splits_lib.leave_one_out(dataset) for dataset in datasets)
+    splits = tuple(splits_lib.of(dataset) for dataset in datasets)
     index_dirs = find_index_dirs(config, datasets)
     item_ids = tuple(item_ids_lib.load(folder) for folder in index_dirs)
     for dataset, ids in zip(datasets, item_ids, strict=True):

@@ -86,13 +86,14 @@ def test_ties_at_the_targets_are_flagged(tmp_path, healthy):
     for row in times[:10]:
         row[-2] = row[-1]
     made = write(tmp_path / "ties", sequences, times)
-    result = audit.audit_ties(made)
+    part = splits.leave_one_out(made)
+    result = audit.audit_ties(made, part)
     assert result.status == "warn"
     assert "12.5%" in result.detail
-    assert result.detail.endswith("file order decides their targets")
+    assert result.detail.endswith("file order decides which is the target")
     made.manifest["ties"] = {"rule": "a random order (seed 3)"}
-    assert audit.audit_ties(made).detail.endswith("a random order (seed 3) decides their targets")
-    assert audit.audit_ties(healthy).status == "pass"
+    assert "(seed 3) decides which" in audit.audit_ties(made, part).detail
+    assert audit.audit_ties(healthy, splits.leave_one_out(healthy)).status == "pass"
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -159,6 +160,40 @@ def test_splits_without_some_targets_pass(healthy):
         healthy,
         dataclasses.replace(part, validation_U=np.where(some_U, part.validation_U, -1)),
     ).status == "pass"  # fmt: skip
+
+
+def test_training_after_the_date_fails(tmp_path):
+    made = write(tmp_path / "d", [["a", "b", "c"], ["b", "c", "a"]], [[1, 5, 9], [4, 6, 8]])
+    part = splits.temporal(made, validation_from=5, test_from=7)
+    assert audit.audit_splits(made, part).status == "pass"
+    later = dataclasses.replace(part, train_end_U=part.train_end_U + np.asarray([0, 1]))
+    later = dataclasses.replace(later, validation_U=np.asarray([1, -1]))
+    found = audit.audit_splits(made, later)
+    assert (found.status, found.check) == ("fail", "splits_disjoint")
+    assert "training has 1 interactions" in found.detail
+    late_validation = dataclasses.replace(
+        part, validation_U=np.asarray([-1, 5]), test_U=np.asarray([2, -1])
+    )
+    assert audit.audit_splits(made, late_validation).status == "pass"  # 8 is before 9
+    late_validation = dataclasses.replace(late_validation, validation_U=np.asarray([1, 5]))
+    late_validation = dataclasses.replace(late_validation, test_U=np.asarray([2, -1]))
+    exact = dataclasses.replace(made, timestamps_X=np.asarray([1, 5, 8, 4, 6, 8]))
+    assert audit.audit_splits(exact, late_validation).status == "fail"
+
+
+def test_tied_targets_by_hand(tmp_path):
+    """User 0's target ties with the item before it, user 1's with one after it, user 2's with none."""
+    made = write(
+        tmp_path / "d",
+        [["a", "b", "c"], ["a", "b", "c", "d"], ["a", "b", "c"]],
+        [[1, 9, 9], [1, 2, 9, 9], [1, 2, 9]],
+    )
+    ends = np.asarray([2, 5, 9])
+    part = splits.Splits("temporal", ends - 1, ends - 1, ends)
+    assert audit.tied_share(made, part, "test") == pytest.approx(2 / 3)
+    part = dataclasses.replace(part, test_U=np.asarray([-1, -1, 9]))
+    assert audit.tied_share(made, part, "test") == 0
+    assert audit.tied_share(made, splits.leave_one_out(made), "test") == pytest.approx(2 / 3)
 
 
 def test_exact_copies_across_splits_are_flagged_and_repeated_items_are_not(tmp_path):

@@ -1,3 +1,6 @@
+import dataclasses
+
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -62,8 +65,61 @@ def test_temporal_refusals(tmp_path):
     with pytest.raises(UserError, match="has no timestamps"):
         splits.temporal(made, validation_from=1, test_from=2)
     timed = make(tmp_path / "timed", [[0, 1, 2]], times=[[1, 2, 3]])
-    with pytest.raises(UserError, match="must be later"):
+    with pytest.raises(UserError, match="wanted a later one for the test"):
         splits.temporal(timed, validation_from=2, test_from=2)
     for validation_from, test_from in ((-5, 2), (10, 20)):
-        with pytest.raises(UserError, match=r"leave nothing to train or to test on.* from 1 to 3"):
+        with pytest.raises(
+            UserError, match=r"leave nothing to train or to test on.*from 1970-01-01T00:00:01 to"
+        ):
             splits.temporal(timed, validation_from=validation_from, test_from=test_from)
+
+
+def test_the_manifest_says_which(tmp_path):
+    made = make(tmp_path, [[0, 1, 2, 3], [3, 0, 1]], times=[[1, 5, 12, 25], [1, 2, 3]])
+    assert splits.of(made).protocol == "leave_one_out"  # manifests of before have no such entry
+    entry = {"protocol": "temporal", "validation_from": 4, "test_from": 12}
+    dated = dataclasses.replace(made, manifest=made.manifest | {"split": entry})
+    assert splits.of(dated).train_end_U.tolist() == [1, 7]
+    assert splits.of(dated).test_U.tolist() == [2, -1]
+    odd = dataclasses.replace(made, manifest=made.manifest | {"split": {"protocol": "odd"}})
+    with pytest.raises(
+        UserError, match=r"dataset.json.*the protocol 'odd'; wanted one of leave_one"
+    ):
+        splits.of(odd)
+
+
+def test_dates_by_default_part_the_interactions(tmp_path):
+    times = np.random.default_rng(0).permutation(1000)
+    entry = splits.manifest_entry("temporal", times)
+    assert entry == {"protocol": "temporal", "validation_from": 800, "test_from": 900}
+    assert splits.manifest_entry("temporal", times, -5, 7)["validation_from"] == -5
+    assert splits.manifest_entry("leave_one_out", times) == {"protocol": "leave_one_out"}
+    for wrong, message in (
+        (("leave_one_out", times, 5, 7), "pass --protocol temporal with them"),
+        (("leave_one_out", times, None, 7), "pass --protocol temporal with them"),
+        (("temporal", times, None, 7), "has two dates"),
+        (("temporal", None), "gives no times"),
+        (("temporal", np.repeat([3, 4], [1, 9])), "end at 1970-01-01T00:00:04 and 1970"),
+        (("temporal", np.repeat([3, 4], [9, 1])), "wanted two moments after the first"),
+    ):
+        with pytest.raises(UserError, match=message):
+            splits.manifest_entry(*wrong)
+
+
+def test_moments_and_protocols_in_words():
+    assert splits.moment(0) == "1970-01-01"
+    assert splits.moment(86_400 * 365 + 61) == "1971-01-01T00:01:01"
+    assert splits.moment(-86_400) == "1969-12-31"
+    assert splits.describe({}) == "leave one out"
+    entry = {"protocol": "temporal", "validation_from": 0, "test_from": 86_400}
+    assert splits.describe(entry) == "temporal, validation from 1970-01-01, test from 1970-01-02"
+
+
+def test_cold_targets_are_counted(tmp_path):
+    made = make(tmp_path, [[0, 1, 2, 3], [0, 1, 1, 0], [0, 2, 4, 4]])
+    found = splits.count_targets(made, splits.leave_one_out(made))
+    assert found == {
+        "validation": splits.TargetCount(users=3, cold=1),
+        "test": splits.TargetCount(users=3, cold=2),
+    }
+    assert found["test"].cold_share == pytest.approx(2 / 3)
