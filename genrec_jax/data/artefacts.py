@@ -3,7 +3,8 @@
 Every stage writes to a temporary sibling and renames it into place; an interruption at any point
 leaves the old artefact or the new one, never a mixture. Where a folder cannot be replaced in one step
 (other systems than Linux, some network file systems) it takes two renames: killed between them, a process
-leaves nothing at the path, and the old folder whole beside it, as `.NAME.old.*`. On object stores, which
+leaves nothing at the path, and the old folder whole beside it, as `.NAME.old.*`. Contents are on the disk
+before the name is, so that a machine that loses power keeps the same promise. On object stores, which
 cannot rename, the manifest is what makes a folder whole: see `storage`.
 """
 
@@ -50,9 +51,9 @@ def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
         temporary.chmod(0o666 & ~_umask())
         try:
             yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            _flush(temporary)
             temporary.replace(target)
+            _flush(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -89,6 +90,9 @@ def atomic_directory(
         temporary = temporary_folder(target)
         try:
             yield temporary
+            for folder, _, files in os.walk(temporary):
+                for name in (*files, "."):
+                    _flush(pathlib.Path(folder, name))
             if not target.exists():
                 temporary.rename(target)
             elif target.is_symlink() or not target.is_dir() or not _exchange(temporary, target):
@@ -98,6 +102,7 @@ def atomic_directory(
                 target.rename(aside / target.name)
                 temporary.rename(target)
                 shutil.rmtree(aside)
+            _flush(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -109,6 +114,18 @@ def temporary_folder(path: PathLike) -> pathlib.Path:
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     temporary.chmod(0o777 & ~_umask())
     return temporary
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Waits until a file's contents, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir() or error.errno != errno.EINVAL:
+            raise  # some network file systems flush no folders
+    finally:
+        os.close(handle)
 
 
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:

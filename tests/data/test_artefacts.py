@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import pathlib
 import stat
 import sys
 import threading
@@ -23,6 +24,31 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert target.read_text() == "new"
     assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~artefacts._umask()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_contents_are_on_the_disk_before_their_name(tmp_path, monkeypatch):
+    """Every file and folder is flushed while the target does not stand yet, its folder after that."""
+    flushed = []
+
+    def fsync(handle):
+        named = pathlib.Path(f"/proc/self/fd/{handle}").readlink()
+        flushed.append((str(named), target.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    target = tmp_path / "file"
+    with artefacts.atomic_file(target) as temporary:
+        temporary.write_text("x")
+    assert flushed == [(str(temporary), False), (str(tmp_path), True)]
+    flushed.clear()
+    target = tmp_path / "folder"
+    with artefacts.atomic_directory(target) as temporary:
+        (temporary / "deep").mkdir()
+        (temporary / "deep" / "a").write_text("a")
+        (temporary / "b").write_text("b")
+    inside = [temporary, temporary / "b", temporary / "deep", temporary / "deep" / "a"]
+    assert sorted(flushed[:-1]) == [(str(path), False) for path in inside]
+    assert flushed[-1] == (str(tmp_path), True)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
