@@ -159,7 +159,9 @@ def prompt_lines(templates_file: str | None = None) -> list[str]:
 
 def _show(console: Console, one: build.BuiltIndex) -> None:
     ids, tokens, vocabulary = one.item_ids, one.tokens, one.vocabulary
-    table = Table("item id", "tokens", "title", title=f"{ids.dataset_name}: {ids.method} ids")
+    table = Table(
+        "item id", "tokens", "title, or source id", title=f"{ids.dataset_name}: {ids.method} ids"
+    )
     step = max(1, ids.num_items // EXAMPLES_SHOWN)
     for item in range(0, ids.num_items, step)[:EXAMPLES_SHOWN]:
         text = ids.texts[item]

@@ -10,7 +10,7 @@ from rich import box, console, table, text
 
 from genrec_jax import storage
 from genrec_jax.cli import numeric_flags
-from genrec_jax.data import dataset, download, prepare, prepare_run, recipes, splits
+from genrec_jax.data import audit, dataset, download, prepare, prepare_run, recipes, splits
 from genrec_jax.errors import UserError
 
 HELP = """\
@@ -131,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_moment,
         metavar="DATE",
         help="temporal: where training ends, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss, UTC unless it says"
-        " otherwise (default: after 80%% of the interactions)",
+        " otherwise . Both dates or neither (default: after 80%% of the interactions)",
     )
     held_out.add_argument(
         "--test-from",
@@ -255,6 +255,8 @@ def show(written: dataset.Dataset) -> None:
     facts = table.Table(title=title, box=box.SIMPLE, show_header=False)
     for key, value in manifest["counts"].items():
         facts.add_row(key, f"{value:,}")
+    titled = sum(title is not None for title in written.item_titles)
+    facts.add_row("items with a title", f"{titled:,}")
     if rows["read"] is not None:
         facts.add_row("rows read", f"{rows['read']:,}")
     facts.add_row("dropped by k-core", f"{rows['dropped_by_k_core']:,}")
@@ -270,29 +272,27 @@ def show(written: dataset.Dataset) -> None:
         facts.add_row("order", "taken on trust: no timestamps")
     else:
         facts.add_row("rows tied in time", f"{ties['rows']:,} ({ties['rows_share']:.1%})")
-        facts.add_row(
-            "users whose last two tie",
-            f"{ties['users_last_two']:,} ({ties['users_last_two_share']:.1%})",
-        )
+        tied = audit.tied_share(written, splits.of(written), "test")
+        facts.add_row("test targets that tie", f"{tied:.1%}")
     facts.add_row("held out", splits.describe(manifest.get("split", {})))
     for split, count in splits.count_targets(written, splits.of(written)).items():
         facts.add_row(
             f"  {split}",
-            f"{count.users:,} users, {count.cold:,} of their targets ({count.cold_share:.1%}) unseen in"
-            " training",
+            f"{count.users:,} users; training never saw {count.new_users:,} of them, nor"
+            f" {count.cold:,} of their targets",
         )
     if "published_counts" in manifest:
         facts.add_row("published counts", "as expected")
-    audit = table.Table(title="Leakage audit", box=box.SIMPLE)
+    checks = table.Table(title="Leakage audit", box=box.SIMPLE)
     for column in ("status", "check", "detail"):
-        audit.add_column(column)
+        checks.add_column(column)
     colours = {"pass": "green", "warn": "yellow", "fail": "red"}
     for result in manifest["audit"]:
         colour = colours.get(result["status"], "white")
-        audit.add_row(f"[{colour}]{result['status']}[/]", result["check"], result["detail"])
+        checks.add_row(f"[{colour}]{result['status']}[/]", result["check"], result["detail"])
     out = console.Console(soft_wrap=False)
     out.print(facts)
-    out.print(audit)
+    out.print(checks)
     out.print(f"next: genrec index {written.url or written.path}", markup=False, highlight=False)
 
 
@@ -331,13 +331,13 @@ def _moment(value: str) -> int:
         if "-" not in value:  # 20140101 could be seconds
             raise ValueError
         moment = datetime.datetime.fromisoformat(value)
-    except ValueError as error:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.UTC)
+        return math.ceil(moment.astimezone(datetime.UTC).timestamp())
+    except (ValueError, OverflowError) as error:
         raise argparse.ArgumentTypeError(
             f"{value!r}: wanted a date such as 2014-07-23 or 2014-07-23T12:30:00"
         ) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return math.ceil(moment.timestamp())
 
 
 def _pairs(value: str) -> dict[str, str]:

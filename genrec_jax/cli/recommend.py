@@ -145,9 +145,12 @@ def _lines(file: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _of_user(run_dir: "RunDir", name: str, arguments: argparse.Namespace) -> tuple[int, list[str]]:
-    """A user's number and whole history, from the dataset dir."""
+def _of_user(
+    run_dir: "RunDir", name: str, arguments: argparse.Namespace
+) -> tuple[int | None, list[str]]:
+    """A user's number, None where training saw nothing of theirs, and whole history."""
     from genrec_jax.data import dataset as datasets
+    from genrec_jax.data import splits
 
     entry = run_dir.dataset(name)
     path = arguments.data or entry.path
@@ -173,7 +176,8 @@ def _of_user(run_dir: "RunDir", name: str, arguments: argparse.Namespace) -> tup
             " the history with --history",
             file=str(path),
         ) from error
-    return user, [dataset.item_source_ids[item] for item in dataset.sequence(user)]
+    history = [dataset.item_source_ids[item] for item in dataset.sequence(user)]
+    return user if splits.of(dataset).trained_U(dataset)[user] else None, history
 
 
 def _as_json(found: "Recommendations", recommender: "Recommender") -> dict[str, Any]:

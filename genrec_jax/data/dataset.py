@@ -152,7 +152,8 @@ def load(path: artefacts.PathLike, *, verify: bool = True) -> Dataset:
         verify: check the tables against the manifest's checksums.
 
     Raises:
-        UserError: no dataset there, another format version, or a table that is damaged.
+        UserError: no dataset there, another format version, a table that is damaged, or a split that was
+            changed after the dataset was written.
     """
     folder = storage.local_copy(path, (MANIFEST, *TABLES))
     remedy = "Run `genrec prepare` again"
@@ -176,6 +177,13 @@ def load(path: artefacts.PathLike, *, verify: bool = True) -> Dataset:
         path=storage.join(path, MANIFEST),
         remedy=remedy,
     )
+    tables = manifest.get("fingerprint_of_tables", manifest["fingerprint"])
+    if manifest["fingerprint"] != _with_split(tables, manifest.get("split", {})):
+        raise UserError(
+            "its `split` is not the one that its fingerprint was made of: it was changed by hand. Run"
+            " `genrec prepare` again, with the dates that you want",
+            file=str(storage.join(path, MANIFEST)),
+        )
     for name in TABLES:
         table = folder / name
         if not table.exists():
@@ -264,9 +272,8 @@ def write(
             },
             **(manifest or {}),
             "files": checksums,
-            "fingerprint": _fingerprint(
-                interactions, items, users, split=(manifest or {}).get("split", {})
-            ),
+            "fingerprint_of_tables": (tables := _fingerprint(interactions, items, users)),
+            "fingerprint": _with_split(tables, (manifest or {}).get("split", {})),
         }
         if finish is not None:
             artefacts.write_json(folder / MANIFEST, content)
@@ -290,11 +297,15 @@ def _check_dense(numbers: np.ndarray, what: str) -> None:
         raise ValueError(f"{what} is not 0, 1, 2, ... in row order")
 
 
-def _fingerprint(*tables: pa.Table, split: dict[str, Any]) -> str:
-    """SHA-256 of the tables' contents, independent of Parquet's encoding and version, and of the split.
+def _with_split(tables: str, split: dict[str, Any]) -> str:
+    """The fingerprint of tables and split: leave-one-out adds nothing, a temporal split its dates."""
+    if split.get("protocol", "leave_one_out") == "leave_one_out":
+        return tables
+    return hashlib.sha256((tables + json.dumps(split, sort_keys=True)).encode()).hexdigest()
 
-    Leave-one-out has nothing to add to the tables; a temporal split has its dates.
-    """
+
+def _fingerprint(*tables: pa.Table) -> str:
+    """SHA-256 of the tables' contents, independent of Parquet's encoding and version."""
     digest = hashlib.sha256()
     for table in tables:
         table = table.combine_chunks()
@@ -303,8 +314,6 @@ def _fingerprint(*tables: pa.Table, split: dict[str, Any]) -> str:
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_batch(batch)
             digest.update(sink.getvalue())
-    if split.get("protocol", "leave_one_out") != "leave_one_out":
-        digest.update(json.dumps(split, sort_keys=True).encode())
     return digest.hexdigest()
 
 

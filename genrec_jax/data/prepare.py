@@ -52,11 +52,17 @@ class SplitBy:
         protocol: `leave_one_out` or `temporal`.
         validation_from: seconds since 1970; temporal only.
         test_from: likewise.
+
+    Raises:
+        UserError: as `splits.check_protocol`.
     """
 
     protocol: splits.Protocol = "leave_one_out"
     validation_from: int | None = None
     test_from: int | None = None
+
+    def __post_init__(self):
+        splits.check_protocol(self.protocol, self.validation_from, self.test_from)
 
 
 LEAVE_ONE_OUT = SplitBy()
@@ -116,6 +122,8 @@ def prepare(
             " the order of the rows is taken as it is. Leave the flag out",
             file=target,
         )
+    if split.protocol == "temporal" and not timed:
+        splits.manifest_entry("temporal", None)  # says so before any work is done
     log = _with_rows(raw.interactions)
     rejected = dict(raw.rejected)
     dropped = 0

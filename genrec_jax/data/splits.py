@@ -47,6 +47,10 @@ class Splits:
         """The flat target positions of one split, -1 where a user has none."""
         return self.validation_U if split == "validation" else self.test_U
 
+    def trained_U(self, dataset: Dataset) -> Bool[np.ndarray, " U"]:
+        """Which users training sees at all: those with an interaction in it."""
+        return self.train_end_U > dataset.offsets_U1[:-1]
+
     def in_training_X(self, dataset: Dataset) -> Bool[np.ndarray, " X"]:
         """Which interactions training may see."""
         positions_X = np.arange(dataset.num_interactions)
@@ -88,23 +92,18 @@ def manifest_entry(
         test_from: see `validation_from`.
 
     Raises:
-        UserError: dates that do not go with the protocol, one date without the other, no timestamps,
-            or more than a tenth of the interactions at one moment, so that no two dates part them.
+        UserError: as `check_protocol`; no timestamps, or more than a tenth of the interactions at one
+            moment, so that no two dates part them.
     """
-    dates = (validation_from, test_from)
+    check_protocol(protocol, validation_from, test_from)
     if protocol == "leave_one_out":
-        if dates != (None, None):
-            raise UserError(
-                "--validation-from and --test-from are dates of a temporal split; pass --protocol"
-                " temporal with them, or leave them out"
-            )
         return {"protocol": protocol}
     if timestamps_X is None:
         raise UserError(
             "this source gives no times, and a temporal split needs them. Leave --protocol out, for"
             " leave-one-out"
         )
-    if dates == (None, None):
+    if validation_from is None:
         times = np.sort(timestamps_X)
         shares = (SHARE_TO_TRAIN, SHARE_BEFORE_TEST)
         validation_from, test_from = (int(times[int(share * len(times))]) for share in shares)
@@ -114,9 +113,37 @@ def manifest_entry(
                 f" {moment(validation_from)} and {moment(test_from)}; wanted two moments after the first"
                 " interaction, to part them. Pass --validation-from and --test-from"
             )
-    if validation_from is None or test_from is None:
+    assert (
+        validation_from is not None and test_from is not None
+    )  # `check_protocol`: both or neither
+    return {
+        "protocol": protocol,
+        "validation_from": int(validation_from),
+        "test_from": int(test_from),
+    }
+
+
+def check_protocol(protocol: str, validation_from: int | None, test_from: int | None) -> None:
+    """Refuses what can be seen to be wrong without any data.
+
+    Raises:
+        UserError: no such protocol, dates that do not go with it, or one date without the other.
+    """
+    dates = (validation_from, test_from)
+    if protocol not in PROTOCOLS:
+        raise UserError(f"the protocol is {protocol!r}; wanted one of {', '.join(PROTOCOLS)}")
+    if protocol == "leave_one_out" and dates != (None, None):
+        raise UserError(
+            "--validation-from and --test-from are dates of a temporal split; pass --protocol"
+            " temporal with them, or leave them out"
+        )
+    if (validation_from is None) != (test_from is None):
         raise UserError("a temporal split has two dates; pass --validation-from and --test-from")
-    return {"protocol": protocol, "validation_from": validation_from, "test_from": test_from}
+    if validation_from is not None and test_from is not None and test_from <= validation_from:
+        raise UserError(
+            f"the test's date is {moment(test_from)} and validation's {moment(validation_from)}; wanted a"
+            " later one for the test"
+        )
 
 
 def describe(entry: dict[str, Any]) -> str:
@@ -166,18 +193,14 @@ def temporal(dataset: Dataset, *, validation_from: int, test_from: int) -> Split
         test_from: seconds since 1970, later than `validation_from`.
 
     Raises:
-        UserError: the dataset has no times, or the dates leave nothing to train or test on.
+        UserError: the dataset has no times, or the dates leave nothing to train, validate or test on.
     """
     if dataset.timestamps_X is None:
         raise UserError(
             "has no timestamps; a temporal split needs them. Use leave-one-out",
             file=str(dataset.path),
         )
-    if test_from <= validation_from:
-        raise UserError(
-            f"the test's date is {moment(test_from)} and validation's {moment(validation_from)}; wanted a"
-            " later one for the test"
-        )
+    check_protocol("temporal", validation_from, test_from)
     starts_U, ends_U = dataset.offsets_U1[:-1], dataset.offsets_U1[1:]
     before_validation_U = _count_before(dataset, validation_from)
     before_test_U = _count_before(dataset, test_from)
@@ -187,27 +210,29 @@ def temporal(dataset: Dataset, *, validation_from: int, test_from: int) -> Split
         (before_test_U > before_validation_U) & (before_validation_U > 0), train_end_U, NO_TARGET
     )
     test_U = np.where((first_test_U < ends_U) & (before_test_U > 0), first_test_U, NO_TARGET)
-    if not before_validation_U.any() or not (test_U >= 0).any():
+    if not (before_validation_U.any() and (validation_U >= 0).any() and (test_U >= 0).any()):
         times = dataset.timestamps_X
         raise UserError(
             f"{dataset.name}: the dates {moment(validation_from)} and {moment(test_from)} leave nothing to"
-            f" train or to test on; the interactions run from {moment(int(times.min()))} to"
-            f" {moment(int(times.max()))}"
+            " train on, or nobody to validate or test on; the interactions run from"
+            f" {moment(int(times.min()))} to {moment(int(times.max()))}"
         )
     return Splits("temporal", train_end_U=train_end_U, validation_U=validation_U, test_U=test_U)
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetCount:
-    """How many users a split scores, and how many of their targets no training sequence has."""
+    """What a split asks for.
+
+    Attributes:
+        users: who have a target.
+        new_users: how many of them training never saw.
+        cold: how many of their targets no training sequence has.
+    """
 
     users: int
+    new_users: int
     cold: int
-
-    @property
-    def cold_share(self) -> float:
-        """The share of targets unseen in training; 0 without a target."""
-        return self.cold / max(self.users, 1)
 
 
 def count_targets(dataset: Dataset, splits: Splits) -> dict[SplitName, TargetCount]:
@@ -216,8 +241,12 @@ def count_targets(dataset: Dataset, splits: Splits) -> dict[SplitName, TargetCou
     found: dict[SplitName, TargetCount] = {}
     for split in typing.get_args(SplitName):
         targets_U = splits.targets_U(split)
-        items_E = dataset.items_X[targets_U[targets_U != NO_TARGET]]
-        found[split] = TargetCount(len(items_E), int((~trained_I[items_E]).sum()))
+        has_U = targets_U != NO_TARGET
+        found[split] = TargetCount(
+            users=int(has_U.sum()),
+            new_users=int((has_U & ~splits.trained_U(dataset)).sum()),
+            cold=int((~trained_I[dataset.items_X[targets_U[has_U]]]).sum()),
+        )
     return found
 
 

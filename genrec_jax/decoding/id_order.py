@@ -67,7 +67,8 @@ def sorted_rows(
         for step in range(depth, depth + width):
             more_X = lengths_I[items_X] > step
             tokens_X = np.zeros(len(items_X), np.uint64)
-            tokens_X[more_X] = values_P[offsets_I[items_X[more_X]] + step] + 1
+            found = values_P[offsets_I[items_X[more_X]] + step]
+            tokens_X[more_X] = found.astype(np.uint64) + np.uint64(1)
             keys_X = (keys_X << np.uint64(bits)) | tokens_X
         by_key = np.lexsort((keys_X, groups_X)) if depth else np.argsort(keys_X, kind="stable")
         items_X, keys_X = items_X[by_key], keys_X[by_key]

@@ -77,7 +77,7 @@ def padded_size(size: int) -> int:
 
 
 def build_trie(
-    values_P: Int[np.ndarray, " P"],
+    values_P: Int[np.ndarray, " P"] | UInt[np.ndarray, " P"],
     offsets_I: Int[np.ndarray, " I1"],
     *,
     vocab_size: int,

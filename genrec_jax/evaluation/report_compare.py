@@ -21,12 +21,14 @@ Ranked = tuple[RunView, EvaluationView, str]
 
 def comparison(runs: Sequence[RunView]) -> Markup:
     """Tables a dataset with a row a run, seeds averaged below, and their picture; ratings apart."""
-    by_dataset: dict[str, list[tuple[RunView, EvaluationView]]] = {}
+    by_dataset: dict[tuple[str, str], list[tuple[RunView, EvaluationView]]] = {}
     for run in runs:
         for view in run.evaluations:
-            by_dataset.setdefault(view.metrics["dataset"]["name"], []).append((run, view))
+            dataset = view.metrics["dataset"]
+            name = dataset["name"] + (" by date" if results.is_by_date(view.metrics) else "")
+            by_dataset.setdefault((name, dataset["fingerprint"]), []).append((run, view))
     parts: list[object] = []
-    for number, (name, pairs) in enumerate(by_dataset.items()):
+    for number, ((name, _), pairs) in enumerate(by_dataset.items()):
         for pool, title in POOLS.items():
             ranked = [
                 (run, view, main) for run, view in pairs if (main := view.main_of(pool)) is not None

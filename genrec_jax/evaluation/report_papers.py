@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
+from genrec_jax.evaluation import results
 from genrec_jax.evaluation.report_data import EvaluationView
 from genrec_jax.evaluation.report_html import ABSENT, Markup, element, join, section, table
 
@@ -102,7 +103,7 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
     parts.append(_areas(view, _published(figures, name, "rating")))
     if not any(parts):
         return Markup("")
-    if view.metrics["protocol"] == "temporal":
+    if results.is_by_date(view.metrics):
         said = (
             "None to compare with: this run's targets come after a date, the papers' are each user's last"
             " item."

@@ -283,10 +283,11 @@ def _search(view: EvaluationView) -> str | None:
 
 def _protocol(metrics: dict[str, Any]) -> str:
     """How the targets were chosen, with a temporal split's dates."""
-    split = metrics["dataset"].get("split", {})
-    if metrics["protocol"] == split.get("protocol") == "temporal":
-        return splits.describe(split)
-    return metrics["protocol"].replace("_", " ")
+    named = metrics["protocol"].replace("_", " ")
+    if not results.is_by_date(metrics):
+        return named
+    dates = splits.describe(metrics["dataset"]["split"])
+    return dates if metrics["protocol"] == "temporal" else f"{named}; {dates}"
 
 
 def facts(view: EvaluationView) -> Markup:

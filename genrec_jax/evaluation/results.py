@@ -98,6 +98,11 @@ def pool_of(system: str, metrics: Mapping[str, Any]) -> Pool:
     return "candidates" if template.get("task") == "ranking" else "catalogue"
 
 
+def is_by_date(metrics: Mapping[str, Any]) -> bool:
+    """Whether the evaluated dataset has a temporal split."""
+    return metrics["dataset"].get("split", {}).get("protocol") == "temporal"
+
+
 def summarise_systems(
     ranks: Mapping[str, SystemRanks], *, max_rank: int, config: intervals.BootstrapConfig
 ) -> dict[str, Any]:

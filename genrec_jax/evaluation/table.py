@@ -6,7 +6,7 @@ from typing import Any
 
 import rich.table
 
-from genrec_jax.evaluation.results import POOLS, Pool, pool_of
+from genrec_jax.evaluation.results import POOLS, Pool, is_by_date, pool_of
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr@10")
 BY_IMPORTANCE = ("hr@10", "ndcg@10", "hr@20", "hr@5", "hr@1", "mrr@10")
@@ -57,7 +57,7 @@ def _measured(result: dict[str, Any]) -> str:
         if "runs" in result
         else f"step {result['step']}"
     )
-    by_date = " by date" if result["protocol"] == "temporal" else ""
+    by_date = " by date" if is_by_date(result) else ""
     return f"{result['dataset']['name']}, {result['split']}{by_date}, {measured}"
 
 

@@ -1,6 +1,6 @@
 """The evaluator of a run on a user's own SeqIO mixture: every task's own prompts and targets.
 
-A task whose examples carry `user`, one example a user, with the very items that leave-one-out holds out,
+A task whose examples carry `user`, one example a user, with the very items that its split holds out,
 is scored like a prompt template: with baselines, and with seen items excluded. Of any other task it is
 known only what is to be found, so it has neither, and the results say why.
 """
@@ -27,7 +27,7 @@ class ScoredTask:
 
     Attributes:
         examples: the task's.
-        misfit: why it is not leave-one-out on the dataset's users, or None where it is.
+        misfit: why it does not ask for the users' held-out items, or None where it does.
         rows_E: users, or else examples, in ascending order.
         chosen_E: for each of them the example.
     """
@@ -119,7 +119,7 @@ class TaskEvaluator(Evaluator):
         return len(self._tasks[template.id].rows_E)
 
     def users_of(self, template: Scored) -> Int32[np.ndarray, " E"] | None:
-        """The users of a task that is leave-one-out on them, else None."""
+        """The users of a task that asks for their held-out items, else None."""
         task = self._tasks[template.id]
         return task.rows_E if task.misfit is None else None
 

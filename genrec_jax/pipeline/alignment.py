@@ -273,7 +273,8 @@ class NextItemTask(AlignmentTask):
         if not self.num_examples:
             raise UserError(
                 f"{self.name} has no example: every user needs two training interactions (four in all,"
-                " with leave-one-out). Prepare the dataset with a higher --min-user-interactions"
+                " with leave-one-out). Prepare the dataset with a higher --min-user-interactions, or with"
+                " later dates of a temporal split"
             )
         self._set_bounds()
 

@@ -32,7 +32,8 @@ def audit_mixture(mixture: Mixture, splits: Sequence[Splits]) -> list[AuditResul
         audit_tasks(
             tasks[0].dataset,
             {task.name: _trained(task) for task in tasks},
-            {task.name: held for task in tasks if len(held := _held_out(task, split))},
+            {task.name: held for task in tasks if len(held := _held_out(task, split))}
+            | {"the split": np.flatnonzero(~split.in_training_X(tasks[0].dataset))},
         )
         for tasks, split in zip(by_dataset.values(), splits, strict=True)
     ]

@@ -171,7 +171,7 @@ def build_mixture(
     sources = []
     for dataset, texts, split in zip(datasets, item_texts, splits, strict=True):
         tables = PromptTables(vocabulary, dataset.name, texts, templates)
-        prompts = openp5.bind_dataset(tables, dataset)
+        prompts = openp5.bind_dataset(tables, dataset, split)
         positions_N = openp5.training_positions(dataset, split)
         for task in MIXTURE_TASKS[name]:
             seen = templates_lib.select(templates, task=task, seen=True)

@@ -32,7 +32,7 @@ class NegativeSampler:
             splits: what of it trains; popularity is counted on that alone.
             count: negatives that a draw wants.
             avoid: what a user never gets: the items of the own `training` part, so that nothing held
-                out tells on itself, or `all` the user's items, for evaluation.
+                out tells on itself, or `all` the user's items up to the last target, for evaluation.
 
         Raises:
             UserError: a user has too few items to draw from.
@@ -41,7 +41,14 @@ class NegativeSampler:
         self._popular_P = dataset.items_X[in_training_X].astype(np.int64)
         self._counts_I = splits_lib.training_counts_I(dataset, splits)
         self._num_items, self.count = dataset.num_items, count
-        avoided_X = in_training_X if avoid == "training" else np.ones(len(in_training_X), bool)
+        avoided_X = in_training_X
+        if (
+            avoid == "all"
+        ):  # a temporal split's targets have items after them, which nobody knows yet
+            last_U = np.maximum(
+                splits.train_end_U - 1, np.maximum(splits.validation_U, splits.test_U)
+            )
+            avoided_X = np.arange(len(in_training_X)) <= np.repeat(last_U, dataset.lengths_U)
         keys = dataset.users_X[avoided_X] * np.int64(self._num_items) + dataset.items_X[avoided_X]
         self._avoided = np.unique(keys)
         known = self._counts_I > 0

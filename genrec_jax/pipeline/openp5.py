@@ -23,13 +23,20 @@ from genrec_jax.prompts.templates import Task
 MAX_INPUT_LENGTH = 512
 
 
-def bind_dataset(tables: PromptTables, dataset: Dataset) -> BoundPrompts:
+def bind_dataset(
+    tables: PromptTables, dataset: Dataset, splits: Splits | None = None
+) -> BoundPrompts:
     """The tables with the dataset's users and sequences; both tasks share it.
+
+    With `splits`, users that training does not see have the number of new ones.
 
     It takes 4 bytes for each token of each interaction: about 25 bytes an interaction with T5's
     vocabulary.
     """
-    user_ids = [rendering.user_id_text(user) for user in range(dataset.num_users)]
+    users_U = np.arange(dataset.num_users)
+    if splits is not None:
+        users_U = np.where(splits.trained_U(dataset), users_U, rendering.UNKNOWN_USER)
+    user_ids = [rendering.user_id_text(user) for user in users_U.tolist()]
     return tables.bind(user_ids, dataset.items_X)
 
 
@@ -106,7 +113,8 @@ class OpenP5Task(SingleTask):
         if not len(positions_N):
             raise UserError(
                 f"{self.name} has no example: every user needs two training interactions (four in all,"
-                " with leave-one-out). Prepare the dataset with a higher --min-user-interactions"
+                " with leave-one-out). Prepare the dataset with a higher --min-user-interactions, or with"
+                " later dates of a temporal split"
             )
         self.num_examples = len(positions_N) * self._draws
         self.max_input_length, self.max_target_length = self._bounds()

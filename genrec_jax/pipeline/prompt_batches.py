@@ -187,7 +187,8 @@ def prompt_batches(
 ) -> Iterator[PromptBatch]:
     """Every user's prompt for one split, longest first, in batches of one size and few lengths.
 
-    The history is everything before the target (for the test split that holds the validation item).
+    The history is everything before the target (for the test split that holds the validation item). A
+    user whom training did not see is a new one.
 
     Args:
         assembler: of the same dataset.
@@ -216,7 +217,8 @@ def prompt_batches(
         raise UserError(f"no user has a {split} target with a history before it")
     begin = np.maximum(end_U[chosen] - assembler.history, dataset.offsets_U1[chosen])
     histories = [dataset.items_X[a:b] for a, b in zip(begin, end_U[chosen], strict=True)]
-    prompts = assembler.assemble(template_id, chosen, histories)
+    known = np.where(splits.trained_U(dataset)[chosen], chosen, rendering.UNKNOWN_USER)
+    prompts = assembler.assemble(template_id, known, histories)
     order = np.argsort(-prompts.inputs.lengths_E, kind="stable")
     targets = dataset.items_X[end_U[chosen]]
     lengths = packing.round_up(prompts.inputs.lengths_E[order[::batch_size]], _LENGTH_MULTIPLE)

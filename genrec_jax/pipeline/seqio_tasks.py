@@ -164,7 +164,8 @@ def _load(
     words: vocabulary.Vocabulary = item_ids.load_vocabulary(index_dir)
     templates = templates_lib.load_templates(templates_file)
     tables = PromptTables(words, dataset.name, ids.texts, templates)
-    return dataset, splits.of(dataset), openp5.bind_dataset(tables, dataset)
+    part = splits.of(dataset)
+    return dataset, part, openp5.bind_dataset(tables, dataset, part)
 
 
 def _build_task(

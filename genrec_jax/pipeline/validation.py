@@ -15,9 +15,9 @@ from genrec_jax.pipeline.packing import Placement, Shape
 class ValidationBatches:
     """`batch(i)` for i below `num_batches`: the same examples whenever it is asked.
 
-    Each task of the mixture gives its users' held-out targets (s[n-2] with history s[:n-2]), in its first
-    seen template (A1, B1) unless told otherwise; tasks that only train give none. A batch holds one
-    task; its last batch is filled up with padding rows, whose loss weights are 0.
+    Each task of the mixture gives its users' held-out targets (by leave-one-out s[n-2] with history
+    s[:n-2]), in its first seen template (A1, B1) unless told otherwise; tasks that only train give none.
+    A batch holds one task; its last batch is filled up with padding rows, whose loss weights are 0.
 
     Attributes:
         sources: the held-out examples of each task.

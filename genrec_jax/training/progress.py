@@ -114,6 +114,11 @@ def describe(values: dict[str, float]) -> str:
         )
         if name in values
     ]
+    shown += [
+        f"{values[name]:.1%} {label}"
+        for name, label in (("mfu", "of peak"), ("input_wait_share", "waiting for input"))
+        if name in values
+    ]
     return "  ".join(shown)
 
 

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.cli import main
 from genrec_jax.data import prepare, splits, toystore
+from genrec_jax.evaluation import from_run
 from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.pipeline import prompt_batches
 from genrec_jax.training import config, inputs
 from tests.evaluation import tiny_run
 
@@ -71,3 +74,16 @@ def test_the_same_log_split_otherwise_is_refused(run, tmp_path, capsys):
     words = ["evaluate", str(run), *SMALL, "--data", str(tmp_path / "shop")]
     assert main.main(words) == 2
     assert "is not the data that this run was trained on" in capsys.readouterr().err
+
+
+def test_users_whom_training_never_saw_are_new_ones(shop, run):
+    part = splits.of(shop)
+    new_U = ~part.trained_U(shop)
+    assert (new_U & (part.test_U >= 0)).any()
+    opened = RunDir.load(run)
+    assembler = from_run._assembler(opened, opened.dataset(None))
+    for batch in prompt_batches.prompt_batches(assembler, shop, part, "test", "B1", 8):
+        for user, row in zip(batch.users_B, batch.encoder_input_tokens_BL, strict=True):
+            if user >= 0:
+                text = opened.vocabulary.decode([int(token) for token in row if token])
+                assert f"user_{0 if new_U[user] else user + 1} " in text

@@ -69,7 +69,8 @@ def test_temporal_refusals(tmp_path):
         splits.temporal(timed, validation_from=2, test_from=2)
     for validation_from, test_from in ((-5, 2), (10, 20)):
         with pytest.raises(
-            UserError, match=r"leave nothing to train or to test on.*from 1970-01-01T00:00:01 to"
+            UserError,
+            match=r"leave nothing to train on, or nobody to validate.*from 1970-01-01T00:00:01 to",
         ):
             splits.temporal(timed, validation_from=validation_from, test_from=test_from)
 
@@ -77,9 +78,10 @@ def test_temporal_refusals(tmp_path):
 def test_the_manifest_says_which(tmp_path):
     made = make(tmp_path, [[0, 1, 2, 3], [3, 0, 1]], times=[[1, 5, 12, 25], [1, 2, 3]])
     assert splits.of(made).protocol == "leave_one_out"  # manifests of before have no such entry
-    entry = {"protocol": "temporal", "validation_from": 4, "test_from": 12}
+    entry = {"protocol": "temporal", "validation_from": 5, "test_from": 12}
     dated = dataclasses.replace(made, manifest=made.manifest | {"split": entry})
     assert splits.of(dated).train_end_U.tolist() == [1, 7]
+    assert splits.of(dated).validation_U.tolist() == [1, -1]
     assert splits.of(dated).test_U.tolist() == [2, -1]
     odd = dataclasses.replace(made, manifest=made.manifest | {"split": {"protocol": "odd"}})
     with pytest.raises(
@@ -119,7 +121,15 @@ def test_cold_targets_are_counted(tmp_path):
     made = make(tmp_path, [[0, 1, 2, 3], [0, 1, 1, 0], [0, 2, 4, 4]])
     found = splits.count_targets(made, splits.leave_one_out(made))
     assert found == {
-        "validation": splits.TargetCount(users=3, cold=1),
-        "test": splits.TargetCount(users=3, cold=2),
+        "validation": splits.TargetCount(users=3, new_users=0, cold=1),
+        "test": splits.TargetCount(users=3, new_users=0, cold=2),
     }
-    assert found["test"].cold_share == pytest.approx(2 / 3)
+
+
+def test_users_whom_training_never_saw_are_counted(tmp_path):
+    made = make(tmp_path, [[0, 1], [0, 1, 2], [3, 3]], times=[[1, 21], [11, 12, 22], [1, 13]])
+    part = splits.temporal(made, validation_from=10, test_from=20)
+    assert part.trained_U(made).tolist() == [True, False, True]
+    found = splits.count_targets(made, part)
+    assert found["validation"] == splits.TargetCount(users=1, new_users=0, cold=0)
+    assert found["test"] == splits.TargetCount(users=2, new_users=1, cold=2)

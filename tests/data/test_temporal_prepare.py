@@ -63,16 +63,39 @@ def test_users_may_be_short(tmp_path):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (prepare.SplitBy("temporal", 5, None), "has two dates"),
-        (prepare.SplitBy("temporal", 7, 5), "wanted a later one for the test"),
-        (prepare.SplitBy("temporal", 5, 7), "Toy: the dates .* leave nothing to train"),
-        (prepare.SplitBy("leave_one_out", 5, 7), "pass --protocol temporal"),
+        (("temporal", 5, None), "has two dates"),
+        (("temporal", 7, 5), "wanted a later one for the test"),
+        (("leave_one_out", 5, 7), "pass --protocol temporal"),
     ],
 )
-def test_refusals_leave_nothing(tmp_path, split, message):
+def test_mistakes_that_need_no_data(split, message):
     with pytest.raises(UserError, match=message):
-        make(tmp_path / "d", split)
+        prepare.SplitBy(*split)
+
+
+def test_protocols_have_the_names_of_the_manifest():
+    with pytest.raises(UserError, match="'leave-one-out'; wanted one of leave_one_out, temporal"):
+        splits.check_protocol("leave-one-out", None, None)
+
+
+def test_dates_that_leave_nothing_leave_nothing(tmp_path):
+    with pytest.raises(UserError, match=r"Toy: the dates .* leave nothing to train"):
+        make(tmp_path / "d", prepare.SplitBy("temporal", 5, 7))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dates_cannot_be_changed_by_hand(tmp_path):
+    for split in (BY_DATE, prepare.LEAVE_ONE_OUT):
+        path = tmp_path / split.protocol
+        manifest = make(path, split).manifest
+        later = {
+            "protocol": "temporal",
+            "validation_from": 1_456_790_401,
+            "test_from": 1_466_790_401,
+        }
+        (path / "dataset.json").write_text(json.dumps(manifest | {"split": later}))
+        with pytest.raises(UserError, match=r"dataset.json: its `split` is not the one"):
+            dataset.load(path)
 
 
 def genrec(capsys, *words):
@@ -88,10 +111,15 @@ def test_the_command(tmp_path, capsys):
     assert "held out temporal, validation from 2016-03-01, test from 2016-06-01" in out
     made = dataset.load(tmp_path / "d")
     count = splits.count_targets(made, splits.of(made))["test"]
-    assert f"test {count.users} users, {count.cold} of their targets" in out
+    said = (
+        f"test {count.users} users; training never saw {count.new_users} of them, nor {count.cold}"
+    )
+    assert said in out
 
 
-@pytest.mark.parametrize("date", ["2016", "20160301", "1456790400", "March", "2016-13-01"])
+@pytest.mark.parametrize(
+    "date", ["2016", "20160301", "1456790400", "March", "2016-13-01", "9999-12-31T23:59:59-10:00"]
+)
 def test_what_is_no_date(tmp_path, capsys, date):
     with pytest.raises(SystemExit):
         genrec(capsys, "--output", tmp_path / "d", "--validation-from", date)

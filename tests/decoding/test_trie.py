@@ -79,6 +79,16 @@ def test_large_tokens_and_long_ids():
     assert walk(trie) == {tokens: item for item, tokens in enumerate(ids)}
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint32, np.int64])
+def test_the_largest_token_of_every_width(dtype):
+    """The vocabulary's last token next to a shorter id, in the width that the tokens come in."""
+    top = min(int(np.iinfo(dtype).max), (1 << 31) - 1)
+    ids = [(5, 6), (5, top), (2,), (2, top), (top,)]
+    values_P, offsets_I = oracles.ragged(ids)
+    trie = build_trie(values_P.astype(dtype), offsets_I, vocab_size=top + 1)
+    assert walk(trie) == {tokens: item for item, tokens in enumerate(ids)}
+
+
 def test_one_item_is_all_prefix_and_an_end():
     trie = build_trie(*oracles.ragged([(4, 5)]), vocab_size=10)
     assert trie.prefix_Q.tolist() == [4, 5]

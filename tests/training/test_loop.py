@@ -1,7 +1,9 @@
 """The loop with a toy step: order of reading, saving and validating; stops; resuming."""
 
+import functools
 import os
 import signal
+import time
 from typing import Any
 
 import jax
@@ -144,6 +146,22 @@ def test_it_trains_and_logs_what_the_steps_gave(tmp_path):
     assert [r["examples"] for r in records] == [15, 30, 36]
     assert [r["target_tokens"] for r in records] == [10, 20, 24]
     assert run.steps() == [8, 12]
+
+
+class SlowBatches(Batches):
+    def prepare(self, step: int) -> loop.Prepared:
+        time.sleep(0.1)
+        return super().prepare(step)
+
+
+def test_batches_are_made_while_the_step_before_runs(tmp_path):
+    """One after another, input would take a third of the time."""
+    rest = {step: functools.partial(time.sleep, 0.2) for step in range(10)}
+    run = Run(tmp_path, batches=SlowBatches(), at_step=rest, train_steps=10)
+    run.go()
+    first, second = run.records("train")
+    assert second["input_wait_share"] < 0.15
+    assert second["seconds"] > first["seconds"] > 0.9
 
 
 class Counting(throughput.Utilisation):

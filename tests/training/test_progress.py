@@ -23,6 +23,12 @@ def test_a_terminal_gets_a_bar():
     assert "left" in shown
 
 
+def test_the_share_of_the_peak_is_shown_where_it_is_known():
+    assert "of peak" not in progress.describe(VALUES)
+    shown = progress.describe(VALUES | {"mfu": 0.4321, "input_wait_share": 0.004})
+    assert shown.endswith("20.5k tokens/s  43.2% of peak  0.4% waiting for input")
+
+
 def test_a_log_gets_a_line_at_first_and_at_the_end(capsys):
     lines = progress.Lines(0, 100)
     lines.update(10, VALUES)
