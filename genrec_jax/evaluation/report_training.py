@@ -55,6 +55,7 @@ def settings_section(run: RunView, *, level: int) -> Markup:
             ("Started", moment(manifest.get("created"))),
             ("Versions", versions or None),
             ("Best checkpoint by", manifest.get("selection", {}).get("metric")),
+            ("Training prompts cut", _cut(manifest.get("mixture", {}))),
         ]
     )
     rows = []
@@ -63,6 +64,16 @@ def settings_section(run: RunView, *, level: int) -> Markup:
     made = table("Every setting", ["setting", "value"], rows, numbers_from=99)
     details = element("details", element("summary", f"All {len(rows)} settings"), made)
     return section("Settings", summary, details, level=level)
+
+
+def _cut(mixture: dict[str, Any]) -> str | None:
+    """The share of an epoch's prompts that lose their oldest items; None where that is not known."""
+    shares = mixture.get("cut_shares")
+    if shares is None:
+        return None
+    limit = f"to the limit of {mixture['max_input_length']:,} tokens"
+    cut = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
+    return f"{cut} lose oldest items {limit}" if cut else f"none lose items {limit}"
 
 
 def _line(run: RunView, kind: str, name: str, label: str | None) -> Line:

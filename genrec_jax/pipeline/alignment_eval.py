@@ -32,7 +32,6 @@ class EvaluationExamples:
         targets_E: the held-out items; in rating, the items to be rated.
         candidates_EC: ranking: the items shown, in the prompt's order, the target among them.
         labels_E: rating: whether the user liked the item.
-        cut_E: which prompts lost items to the inputs' limit.
     """
 
     prompts: Prompts
@@ -40,7 +39,6 @@ class EvaluationExamples:
     targets_E: Int32[np.ndarray, " E"]
     candidates_EC: Int32[np.ndarray, "E C"] | None
     labels_E: Bool[np.ndarray, " E"] | None
-    cut_E: Bool[np.ndarray, " E"]
 
     def __len__(self) -> int:
         return len(self.users_E)
@@ -104,8 +102,7 @@ class EvaluationSource:
         numbers_E = np.arange(task.num_examples, dtype=np.int64)
         if users is not None:
             numbers_E = np.flatnonzero(np.isin(self._users_N, users))
-        plan = task.plan(0, numbers_E)
-        block = task.gather(plan)
+        block = task.gather(task.plan(0, numbers_E))
         candidates = labels = None
         if isinstance(task, ChoiceTask):
             items_EC, _ = task.choices(np.zeros(len(numbers_E), np.int64), numbers_E)
@@ -118,7 +115,6 @@ class EvaluationSource:
             targets_E=block.items_E,
             candidates_EC=candidates,
             labels_E=labels,
-            cut_E=plan.cut_E,
         )
 
 

@@ -63,6 +63,8 @@ def _step(title: str, step: StepPlan) -> Iterator[str]:
             yield f"  collectives: {size(total_bytes(found))} a device{least}"
         for one in found or ():
             yield f"    {one.kind} over {' x '.join(one.axes)}: {one.count} times, {size(one.bytes)}"
+    elif step.compiled is None:
+        yield "  collectives: not counted; `--topology cpu-N` compiles the same mesh and shows them"
 
 
 def _memory_of(plan: Plan) -> str:

@@ -45,6 +45,23 @@ def test_every_mixture_passes(shop, words, name):
     assert result.status == "pass"
 
 
+def test_what_is_held_out_and_no_target_is_watched_too(shop, words):
+    """By date users have more after the dates than their targets: none of it may train."""
+    last_U = shop.offsets_U1[1:] - 1
+    part = splits_lib.Splits("temporal", last_U - 3, last_U - 3, last_U - 2)
+    (result,) = mixture_audit.audit_mixture(build("openp5", shop, words, part), [part])
+    assert result.status == "pass"
+    reads_the_last = dataclasses.replace(part, train_end_U=last_U + 1)
+    mixture = build("openp5", shop, words, reads_the_last)
+    for source in mixture.sources:
+        source.positions_N = source.positions_N[np.isin(source.positions_N, last_U)]
+        source._shown = 0  # the last item alone, which is no target
+        source.num_examples = len(source.positions_N) * source._draws
+    (result,) = mixture_audit.audit_mixture(mixture, [part])
+    assert result.status == "fail"
+    assert "the split holds out" in result.detail
+
+
 @pytest.mark.parametrize("task", templates.ALIGNMENT_TASKS[:-1])
 def test_each_task_on_its_own_would_be_caught(shop, words, task):
     """A task built on a split that ends one item later, beside the others on the right one."""

@@ -1,6 +1,5 @@
 """SeqIO tasks of a dataset with a temporal split: as many examples as users with targets, and ours."""
 
-import numpy as np
 import pytest
 
 from genrec_jax.cli import index
@@ -67,12 +66,3 @@ def test_alignment(seqio, shop, tmp_path):
     sizes = {"train": trained, **targets(shop), "validation": 3}
     for task in ("retrieval", "ranking", "rating"):
         check(seqio, f"dated_a_Dated_{task}", sizes)
-
-
-def test_masked_items_end_before_the_date(shop):
-    """MIM's and MLM's windows, straight from the log."""
-    part = splits.of(shop)
-    begin_N, end_N = windows.item_windows(shop, part, 20)
-    read = np.concatenate([np.arange(*pair) for pair in zip(begin_N, end_N, strict=True)])
-    assert shop.timestamps_X is not None
-    assert (shop.timestamps_X[read] < shop.manifest["split"]["validation_from"]).all()

@@ -406,6 +406,7 @@ def test_the_command_counts_for_gpus_and_says_so(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "h100-8: 8 devices; 74.5 GiB of memory each" in shown
     assert "counted, not compiled" in shown and "compiled by XLA" not in shown
+    assert shown.count("collectives: not counted; `--topology cpu-N`") == 2
     assert "64 rows of 64 + 32 tokens" in shown
     assert "at 40%" in shown and "at 50%" in shown
     written = json.loads(file.read_text())

@@ -1,0 +1,43 @@
+"""Runs side by side in one report, and what it says of how they were trained."""
+
+import dataclasses
+
+import pytest
+
+from genrec_jax.evaluation import report_compare, report_data, report_training
+from tests.evaluation import report_run, tiny_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    shop = tiny_run.make_dataset(folder, num_users=40)
+    return report_run.make_reported_run(folder / "run", shop)
+
+
+def test_runs_on_other_splits_stand_in_tables_of_their_own(run):
+    """Same name, other targets: neither rows nor baselines of one may stand in the other's table."""
+    last_items = report_data.read_run(run.path, name="last_items", data={}, num_examples=1)
+    (view,) = last_items.evaluations
+    split = {"protocol": "temporal", "validation_from": 0, "test_from": 86_400}
+    other = {**view.metrics["dataset"], "fingerprint": "other", "split": split}
+    dated = dataclasses.replace(view, metrics={**view.metrics, "dataset": other, "oracle": None})
+    by_date = dataclasses.replace(last_items, name="after_dates", evaluations=(dated,))
+    text = str(report_compare.comparison([last_items, by_date]))
+    name = view.metrics["dataset"]["name"]
+    at = text.index(f"{name} by date")
+    first, second = text[:at], text[at:]
+    for word in ("last_items", "Best possible"):
+        assert word in first
+        assert word not in second
+    assert "after_dates" in second
+    assert "after_dates" not in first
+
+
+def test_the_report_says_how_many_prompts_were_cut():
+    said = report_training._cut
+    assert said({}) is None
+    mixture = {"max_input_length": 1024, "cut_shares": {"Toys/retrieval": 0.0, "Toys/mim": 0.1234}}
+    assert said(mixture) == "Toys/mim 12.3% lose oldest items to the limit of 1,024 tokens"
+    mixture["cut_shares"]["Toys/mim"] = 0.0
+    assert said(mixture) == "none lose items to the limit of 1,024 tokens"
