@@ -1,6 +1,7 @@
 """What every benchmark script shares: writing its measurement with the conditions it was made under."""
 
 import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -15,8 +16,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS_VARIABLE = "BENCHMARK_RESULTS"
 """Names the folder that results go to, where that is not `benchmarks/results`."""
 
+COMMIT_VARIABLE = "BENCHMARK_COMMIT"
+"""Names the commit that is measured, where git cannot: a copy of a checkout without its history."""
+
 RESULTS = pathlib.Path(os.environ.get(RESULTS_VARIABLE) or ROOT / "benchmarks" / "results")
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
+GPU_PACKAGES = (
+    *("jax-cuda12-plugin", "nvidia-cudnn-cu12", "nvidia-cublas-cu12"),
+    *("jax-cuda13-plugin", "nvidia-cudnn-cu13", "nvidia-cublas"),
+)
 PEERS = ROOT / ".peers"
 SHARED = ROOT.parent / "shared" / "data"
 """Real data beside the checkout."""
@@ -75,7 +83,7 @@ def huge_pages() -> bool:
 def conditions(with_device: bool = True) -> dict[str, Any]:
     """Versions, device, CPUs, commit, date and the load of the last minute."""
     return {
-        **({"device": device()} if with_device else {}),
+        **({"device": device(), **gpu_versions()} if with_device else {}),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
         "python": platform.python_version(),
@@ -96,15 +104,46 @@ def device() -> str:
     return f"{len(devices)} x {devices[0].device_kind}"
 
 
-def git_commit() -> str | None:
-    """The checkout's commit, with `-dirty` where tracked files differ; None outside one.
+@functools.cache
+def gpu_versions() -> dict[str, Any]:
+    """Of the driver, CUDA and cuDNN, as far as they can be read; nothing where JAX has no GPU."""
+    try:
+        import jax
+    except ImportError:
+        return {}
+    if jax.default_backend() != "gpu":
+        return {}
+    platform = getattr(getattr(jax.devices()[0], "client", None), "platform_version", None)
+    packages = {package: _version(package) for package in GPU_PACKAGES}
+    return {
+        "driver": _driver(),
+        "platform": platform,
+        **{package: version for package, version in packages.items() if version is not None},
+    }
 
-    Results and the page made of them may differ: measuring changes them.
+
+def _driver() -> str | None:
+    """The version of NVIDIA's driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip().partition("\n")[0] or None
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with `-dirty` where tracked files differ.
+
+    Results and the page made of them may differ: measuring changes them. Where git does not tell (there
+    is no `.git`, or it is another user's), what the environment names; None where it names nothing.
     """
     made = [":(exclude)benchmarks/results", ":(exclude)docs/performance*"]
     commit = _git("rev-parse", "--short=12", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
-    return None if commit is None else commit + ("-dirty" if changed else "")
+    if commit is None:
+        return os.environ.get(COMMIT_VARIABLE) or None
+    return commit + ("-dirty" if changed else "")
 
 
 def _git(*words: str) -> str | None:

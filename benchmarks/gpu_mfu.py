@@ -7,7 +7,10 @@ The step is the one of `genrec train`: forward, backward, Adafactor, donated sta
 Rows are packed examples without padding. `mfu` is `genrec_jax/training/throughput.py`'s, the same formula
 that every run prints; `of_matmul` divides by what a large bfloat16 product reached in the same run instead
 of by the data sheet. Steps are dispatched one after another and waited for once, as in training. A model
-that does not fit is a result too.
+that does not fit is a result too; any other error stands in its row, and the other rows are measured.
+
+T5-small has a last row whose loss computes the logits of a few target positions at a time, and again in
+the backward pass (`LossConfig.positions_at_a_time`).
 """
 
 import argparse
@@ -20,7 +23,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import common
+from benchmarks import common, measured
 from benchmarks.train_step import packed_batch
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import mesh as meshes
@@ -42,11 +45,13 @@ class Shape:
         config: the model.
         rows: of 512 packed tokens.
         dropout: rates to measure with.
+        positions: target positions with logits at a time, of one more row; None: there is no such row.
     """
 
     config: T5Config
     rows: int
     dropout: tuple[float, ...]
+    positions: int | None = None
 
 
 def shape(width: int, heads: int, mlp: int, layers: int, **others: Any) -> T5Config:
@@ -55,7 +60,7 @@ def shape(width: int, heads: int, mlp: int, layers: int, **others: Any) -> T5Con
 
 
 SHAPES = {
-    "t5_small": Shape(shape(512, 8, 2048, 6, **T5_1_0), 128, (0.1, 0.0)),
+    "t5_small": Shape(shape(512, 8, 2048, 6, **T5_1_0), 128, (0.1, 0.0), 16),
     "t5_base": Shape(shape(768, 12, 3072, 12, **T5_1_0), 64, (0.1, 0.0)),
     "t5_xl": Shape(shape(2048, 32, 5120, 24, remat="dots"), 16, (0.1,)),
 }
@@ -73,7 +78,7 @@ def smaller(chosen: Shape) -> Shape:
         num_encoder_layers=2,
         num_decoder_layers=2,
     )
-    return Shape(config, 2, chosen.dropout[:1])
+    return Shape(config, 2, chosen.dropout[:1], chosen.positions and 4)
 
 
 def matmul_rate(size: int) -> float:
@@ -92,34 +97,41 @@ def matmul_rate(size: int) -> float:
 
 
 def measure(
-    config: T5Config, rows: int, length: int, arguments: argparse.Namespace
+    config: T5Config, rows: int, positions: int | None, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Compile time, time of a step, operations and memory; or that it does not fit."""
+    """Compile time, time of a step, operations and memory; or that it does not fit, or what went wrong."""
+    try:
+        return timed(config, rows, positions, arguments)
+    except Exception as error:  # one row's: the others are measured all the same
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return {"does_not_fit" if "RESOURCE_EXHAUSTED" in str(error) else measured.FAILED: said}
+
+
+def timed(
+    config: T5Config, rows: int, positions: int | None, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """As `measure`, for a model that fits."""
+    length = arguments.length
     mesh = meshes.single_device_mesh()
     optimizer = optimizers.Optimizer()
-    loss = losses.LossConfig(positions_at_a_time=arguments.positions)
+    loss = losses.LossConfig(positions_at_a_time=positions)
     examples = rows * (length // EXAMPLE)
     batch = packed_batch(config, examples, length, EXAMPLE, TARGET)
     batch = jax.device_put(batch, rules.batch_sharding(mesh))
     train_step = step.jit_train_step(config, optimizer, loss, mesh)
     key = jax.random.key(0)
     began = time.perf_counter()
-    try:
-        current = state.create_state(config, optimizer, mesh, 0)
-        current, metrics = train_step(current, batch, key)
+    current = state.create_state(config, optimizer, mesh, 0)
+    current, metrics = train_step(current, batch, key)
+    jax.block_until_ready(metrics)
+    compile_s = time.perf_counter() - began
+    times = []
+    for _ in range(arguments.repeats):
+        began = time.perf_counter()
+        for _ in range(arguments.steps):
+            current, metrics = train_step(current, batch, key)
         jax.block_until_ready(metrics)
-        compile_s = time.perf_counter() - began
-        times = []
-        for _ in range(arguments.repeats):
-            began = time.perf_counter()
-            for _ in range(arguments.steps):
-                current, metrics = train_step(current, batch, key)
-            jax.block_until_ready(metrics)
-            times.append((time.perf_counter() - began) / arguments.steps)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return {"does_not_fit": str(error).splitlines()[0][:300]}
+        times.append((time.perf_counter() - began) / arguments.steps)
     targets = length // EXAMPLE * TARGET
     flop = throughput.model_flops(config, rows, length, targets)
     peak = throughput.peak_flops()
@@ -149,7 +161,7 @@ def main() -> None:
     parser.add_argument("--remat", choices=["none", "dots", "full"], help="as SHAPES has it")
     parser.add_argument("--dropout", type=float, nargs="+", help="rates (as SHAPES has them)")
     parser.add_argument(
-        "--positions", type=int, help="target positions with logits at a time (all)"
+        "--positions", type=int, help="target positions with logits at a time, in every row (all)"
     )
     parser.add_argument("--steps", type=int, default=10, help="dispatched before waiting (10)")
     parser.add_argument("--repeats", type=int, default=3)
@@ -168,12 +180,19 @@ def main() -> None:
         "matmul_flop_per_s": matmul,
         "rows": [],
     }
-    for dropout in arguments.dropout or chosen.dropout:
+    rates = arguments.dropout or chosen.dropout
+    cases = [(dropout, arguments.positions) for dropout in rates]
+    if arguments.positions is None and chosen.positions is not None:
+        cases.append((rates[0], chosen.positions))
+    for dropout, positions in cases:
         config = dataclasses.replace(
             chosen.config, dropout_rate=dropout, remat=arguments.remat or chosen.config.remat
         )
-        row = {"dropout": dropout, "remat": config.remat}
-        row |= measure(config, rows, arguments.length, arguments)
+        again = "" if positions is None else f", and logits, {positions} positions at a time"
+        row = {"dropout": dropout, "remat": config.remat + again, "positions": positions}
+        row |= measure(config, rows, positions, arguments)
+        if measured.FAILED in row:
+            row["case"] = f"{arguments.model}, dropout {dropout:g}, remat {row['remat']}"
         if "flop_per_s" in row:
             row["of_matmul"] = row["flop_per_s"] / matmul
         payload["rows"].append(row)
@@ -182,8 +201,9 @@ def main() -> None:
     for column in ("dropout", "remat", "step ms", "TFLOP/s", "MFU", "of matmul", "compile s"):
         table.add_column(column, justify="right")
     for row in payload["rows"]:
-        if "does_not_fit" in row:
-            table.add_row(str(row["dropout"]), row["remat"], "does not fit")
+        if "step_s" not in row:
+            fits = row.get(measured.FAILED, "does not fit")
+            table.add_row(str(row["dropout"]), row["remat"], fits)
             continue
         table.add_row(
             str(row["dropout"]),
@@ -196,6 +216,8 @@ def main() -> None:
         )
     Console(width=120).print(table)
     print(f"wrote {path}")
+    if any(measured.FAILED in row for row in payload["rows"]):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

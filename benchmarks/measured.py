@@ -7,6 +7,8 @@ from typing import Any
 
 from benchmarks import common
 
+FAILED = "failed"
+"""The key of a row that ended in an error, beside `case`, which says what it was to measure."""
 STATIC = "STATIC, exact"
 GPU = "`bash benchmarks/gpu.sh` on a machine with a GPU"
 
@@ -26,7 +28,16 @@ class Result:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """What was measured, where it is a list."""
-        return self.content["rows"]
+        return [row for row in self.content["rows"] if FAILED not in row]
+
+    def failures(self) -> list[str]:
+        """What was to be measured and ended in an error."""
+        rows = self.content.get("rows")
+        return [
+            f"not measured: {row['case']} ({row[FAILED]})"
+            for row in (rows if isinstance(rows, list) else ())
+            if FAILED in row
+        ]
 
     def made(self) -> str:
         """A sentence on when, where and by which versions it was measured."""
@@ -43,7 +54,7 @@ class Result:
         ]
         if load is not None:
             words.append(f"load {load}")
-        return ", ".join(words)
+        return "; ".join([", ".join(words), *self.failures()])
 
 
 def load(name: str) -> Result | None:
@@ -232,23 +243,23 @@ def _on_gpu() -> list[Ratio]:
 
 def _decoding_on_gpu() -> list[Ratio]:
     found, peer = load("gpu_decode"), "Hugging Face `generate`, bfloat16"
-    title = "GPU: T5-small, 20 beams"
+    title, goal = "GPU: T5-small, 20 beams", 10.0
     if found is None:
         return [_unmeasured(title, peer, "gpu_decode", GPU)]
-    if isinstance(found.content["peer"], str):
-        return [Ratio(title, peer, missing=found.content["peer"])]
-    return [
-        Ratio(
-            f"{title}, batch {row['batch']}",
-            peer,
-            seconds(row["p50_s"]),
-            seconds(row["hf_s"]),
-            row["times_faster"],
-            10.0,
-        )
-        for row in found.rows
-        if "hf_s" in row
-    ]
+    absent = found.content["peer"]
+    why = absent if isinstance(absent, str) else found.content.get("peer_failed")
+    rows = {row["batch"]: row for row in found.rows if row["dtype"] == "bfloat16"}
+    made = []
+    for batch in found.content["settings"]["batches"]:
+        row, what = rows.get(batch), f"{title}, batch {batch}"
+        if row is not None and "hf_s" in row:
+            times = row["times_faster"]
+            ours, theirs = seconds(row["p50_s"]), seconds(row["hf_s"])
+            made.append(Ratio(what, peer, ours, theirs, times, goal))
+        else:
+            ended = "not measured: `gpu_decode` ended before the peer's turn"
+            made.append(Ratio(what, peer, goal=goal, missing=why or ended))
+    return made
 
 
 def _trie_steps_on_gpu() -> list[Ratio]:
@@ -267,13 +278,17 @@ def not_yet(name: str, how: str = "`make bench`") -> str:
     return f"not measured yet: {how} writes `{name}.json`"
 
 
-def digits(value: float) -> str:
-    """Three digits, and never an exponent."""
+def digits(value: float | None) -> str:
+    """Three digits, and never an exponent; None is what a benchmark that was cut short left out."""
+    if value is None:
+        return "not measured"
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
-def seconds(value: float) -> str:
-    """A time in the unit that suits it."""
+def seconds(value: float | None) -> str:
+    """A time in the unit that suits it; None likewise."""
+    if value is None:
+        return digits(value)
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{digits(value / size)} {unit}"

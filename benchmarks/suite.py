@@ -82,6 +82,7 @@ def run(
     *,
     smoke: bool = False,
     total_seconds: float | None = None,
+    lend: bool = False,
     peer_there: Callable[[str], bool] = installed,
 ) -> int:
     """Runs the steps and tells how they ended, on the terminal and in `suite_<name>.json`.
@@ -90,7 +91,10 @@ def run(
         name: of the suite.
         steps: in order.
         smoke: a trial at small sizes.
-        total_seconds: of all steps together; those that come after it are not begun.
+        total_seconds: of all steps together, the ending of one cut short included; those that come
+            after it are not begun.
+        lend: of `total_seconds`, a step may also take what no other has a claim to: what earlier ones
+            left over, and what is beyond the sum of all limits.
         peer_there: whether a peer is installed.
 
     Returns:
@@ -98,13 +102,20 @@ def run(
     """
     deadline = None if total_seconds is None else time.monotonic() + total_seconds
     entries: list[dict[str, Any]] = []
-    for step in steps:
+    for number, step in enumerate(steps):
         there = step.peer is not None and peer_there(step.peer)
         limit = step.seconds * (TRIAL_FACTOR if smoke else 1)
         entry: dict[str, Any] = {"result": step.result, "limit_s": limit}
         if step.peer is not None:
             entry["peer"] = step.peer if there else common.how_to_install(step.peer)
-        left = limit if deadline is None else min(limit, deadline - time.monotonic())
+        left = float(limit)
+        if deadline is not None:
+            left = deadline - KILL_AFTER - time.monotonic()
+            if lend:
+                claimed = sum(later.seconds for later in steps[number + 1 :])
+                left = min(left, max(limit, left - claimed))
+            else:
+                left = min(left, limit)
         if step.needs is not None and not step.needs.exists():
             entry["status"] = f"not measured: needs {step.needs.name}, which is not there"
         elif left < 1:

@@ -6,7 +6,9 @@
 
 Random ids of 8 tokens over 2,048. `memory` is the most that the process held while our builder ran,
 the ids and what was there before included. `open` maps the saved file into memory. `changes` is the
-time of 5,000 added and 5,000 retired items in a running catalogue, arrays put on the device included.
+time of 5,000 added and 5,000 retired items in a running trie, arrays put on the device included.
+`update` is that of `Recommender.update`, with source ids, titles and prompts besides; its items are
+numbers of seven digits in T5's vocabulary, where that lies beside the checkout.
 STATIC's builder takes sorted ids of one length. Beauty's real ids are measured where the data lies
 beside the checkout.
 """
@@ -26,8 +28,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import common, trie_step
+from genrec_jax.decoding import live
 from genrec_jax.decoding import trie as tries
+from genrec_jax.decoding.catalogue import Catalogue
 from genrec_jax.decoding.live import LiveIds
+from genrec_jax.decoding.stock import Stock
+from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.pipeline.prompt_batches import PromptAssembler
+from genrec_jax.prompts import templates as templates_lib
 
 CHANGES = 5_000
 VOCAB, LENGTH = 2048, 8
@@ -86,6 +94,8 @@ def measure(items: int, arguments: argparse.Namespace) -> dict[str, Any]:
     del trie
     if items <= arguments.most_changed:
         row |= measure_changes(ids_IL)
+        if pathlib.Path(common.VOCABULARY).is_file():
+            row |= measure_updates(items)
     if arguments.static:
         from static_decoding import csr_utils  # pyright: ignore[reportMissingImports]
 
@@ -133,13 +143,49 @@ def measure_changes(ids_IL: np.ndarray) -> dict[str, Any]:
     }
 
 
+def measure_updates(items: int) -> dict[str, Any]:
+    """Least wall and processor seconds of three calls of what `Recommender.update` does."""
+    count, rounds = min(CHANGES, items // 4), 3
+    vocabulary = Vocabulary(common.VOCABULARY)
+    numbers = 1_000_000 + np.random.default_rng(2).permutation(9_000_000)[: items + rounds * count]
+    names = [f"s{number}" for number in numbers]
+    titles = [f"Title of item {number}" for number in numbers]
+    texts = [f"item_{number}" for number in numbers]
+    assembler = PromptAssembler(
+        vocabulary,
+        texts[:items],
+        templates_lib.load_templates(),
+        "Shop",
+        titles=titles[:items],
+    )
+    runs = assembler.target_runs()
+    trie = tries.build_trie(runs.values_P, runs.offsets_E1, vocab_size=vocabulary.size)
+    trie = live.with_room(trie, rounds * count)
+    catalogue = Catalogue(names[:items], titles[:items])
+    stock = Stock.of(catalogue, assembler, trie, "Shop", ready=True)
+    times = []
+    for round_ in range(rounds):
+        new = slice(items + round_ * count, items + (round_ + 1) * count)
+        add = dict(zip(names[new], texts[new], strict=True))
+        titled = dict(zip(names[new], titles[new], strict=True))
+        retire = names[round_ * count : (round_ + 1) * count]
+
+        def update(stock=stock, add=add, retire=retire, titled=titled) -> Stock:
+            changed = stock.updated(add, retire, titled)
+            jax.block_until_ready(changed.trie)
+            return changed
+
+        stock, *seconds = timed(update)
+        times.append(seconds)
+    wall, processor = min(times)
+    return {"updates": 2 * count, "update_s": wall, "update_cpu_s": processor}
+
+
 def beauty_bytes() -> dict[str, Any] | None:
     """Beauty's 12,101 items under OpenP5's sequential ids, by T5's vocabulary."""
     golden = common.SHARED / "openp5_beauty_golden" / "item_sequential_indexing_original.txt"
     if not golden.is_file():
         return None
-    from genrec_jax.indexing.vocabulary import Vocabulary
-
     vocabulary = Vocabulary(common.VOCABULARY)
     texts = [f"Beauty item_{line.split()[1]}" for line in golden.read_text().splitlines()]
     runs = vocabulary.encode_batch(texts)
@@ -168,9 +214,10 @@ def main() -> None:
         rows.append(measure(items, arguments))
         path = common.write_result(arguments.name, payload)
         print(rows[-1], flush=True)
-    columns = ("items", "sorted", "unsorted", "GiB", "bytes", "open", "changes", "STATIC", "bytes")
-    table = Table(*columns, title="building, seconds")
-    names = ("sorted_s", "unsorted_s", "memory_gib", "bytes_per_item", "open_s", "changes_s")
+    columns = ("items", "sorted", "unsorted", "GiB", "bytes", "open", "changes", "update")
+    table = Table(*columns, "STATIC", "bytes", title="building, seconds")
+    names = ("sorted_s", "unsorted_s", "memory_gib", "bytes_per_item", "open_s")
+    names += ("changes_s", "update_s")
     for row in rows:
         own = [f"{row[name]:.3g}" if name in row else "-" for name in names]
         peer = [

@@ -16,6 +16,8 @@ from genrec_jax.parallel import rules
 
 MAX_LOGITS_BYTES = 1 << 28
 """Logits of one step are kept up to this size on a device; beyond, only the decoder's output is."""
+MEMORY_SHARE, MOST_LOGITS_BYTES = 32, 1 << 32
+"""A GPU keeps them up to a 32nd of its memory, where that is more, and up to the second in any case."""
 VOCABULARY_CHUNK = 4096
 MASKED = -1e10
 LOGITS_AXES = ("batch", "beams", "length", "vocab")
@@ -41,7 +43,7 @@ def t5_network(
     """
     rows = encoder_valid_BL.shape[0] * num_beams
     ways = rules.ways_of("batch") * rules.ways_of("vocab")
-    whole = rows * model.config.padded_vocab_size * 4 <= MAX_LOGITS_BYTES * ways
+    whole = rows * model.config.padded_vocab_size * 4 <= _kept_here() * ways
     split = rules.ways_of("vocab") > 1
 
     def advance(tokens_BMQ: Array, slot: Array, cache: Any) -> tuple[Any, Array, Any]:
@@ -90,6 +92,29 @@ def t5_network(
         return Network(advance, asked_logits, reorder, beside=head, beside_axes=(HEAD_AXES,))
     kept = None if split else lambda view: view
     return Network(advance, asked_logits, reorder, kept, view_axes=("batch", "beams", "vocab"))
+
+
+def kept_logits_bytes(platform: str, memory_bytes: int | None, processes: int) -> int:
+    """How large the logits of one step may be on a device for the search to keep them.
+
+    TPUs hold to the size that `genrec plan` counts with. So do several processes: each would ask its own
+    device, and all must compile the same program.
+
+    Args:
+        platform: of the device, as JAX calls it.
+        memory_bytes: that JAX may take of it; None where it does not say.
+        processes: that compute together.
+    """
+    if platform != "gpu" or processes > 1 or memory_bytes is None:
+        return MAX_LOGITS_BYTES
+    return max(MAX_LOGITS_BYTES, min(memory_bytes // MEMORY_SHARE, MOST_LOGITS_BYTES))
+
+
+def _kept_here() -> int:
+    """`kept_logits_bytes` of this process's first device; a constant while it runs."""
+    device = jax.local_devices()[0]
+    memory = device.memory_stats() or {}
+    return kept_logits_bytes(device.platform, memory.get("bytes_limit"), jax.process_count())
 
 
 def normaliser(model: T5, hidden_BMQD: Float[Array, "B M Q D"]) -> Float[Array, "B M Q"]:

@@ -142,6 +142,58 @@ def test_of_several_models_the_unmeasured_ones_are_named(results):
     assert "| t5_small |  |  | not measured yet: " in text and "`gpu_mfu_t5_small.json`" in text
 
 
+GPU_DECODE = {
+    "settings": {"batches": [1, 64]},
+    "peer": {"torch": "2.11.0"},
+    "rows": [
+        {"dtype": dtype, "batch": batch, "p50_s": 0.01, "p99_s": 0.02, "users_per_s": batch * 100}
+        for dtype in ("bfloat16", "float32")
+        for batch in (1, 64)
+    ],
+}
+
+
+def on_gpu() -> list[measured.Ratio]:
+    return [one for one in measured.ratios() if one.what.startswith("GPU: T5-small")]
+
+
+def test_a_peer_that_was_cut_short_or_failed_on_the_gpu_is_named(results):
+    first, *others = GPU_DECODE["rows"]
+    beside = first | {"hf_s": 0.2, "times_faster": 20.0}
+    write(results, "gpu_decode", GPU_DECODE | {"rows": [beside, *others]})
+    whole, cut = on_gpu()
+    assert (whole.times, whole.goal, whole.missing) == (20.0, 10.0, "")
+    assert cut.what.endswith("batch 64") and cut.times is None and cut.goal == 10.0
+    assert cut.missing == "not measured: `gpu_decode` ended before the peer's turn"
+    assert cut.missing in page_sections.ratios()
+    failed = "not measured: the peer ended with status 1"
+    write(results, "gpu_decode", GPU_DECODE | {"peer": None, "peer_failed": failed})
+    assert [one.missing for one in on_gpu()] == [failed, failed]
+    absent = common.how_to_install("torch")
+    write(results, "gpu_decode", GPU_DECODE | {"peer": absent, "rows": []})
+    assert [one.missing for one in on_gpu()] == [absent, absent]
+
+
+def test_a_row_that_failed_is_named_and_the_others_are_shown(results):
+    row = {"dropout": 0.1, "remat": "none", "step_s": 0.05, "mfu": 0.4321, "of_matmul": 0.5}
+    failed = {
+        "dropout": 0.0,
+        "remat": "none",
+        "case": "t5_base, dropout 0",
+        "failed": "TypeError: no",
+    }
+    write(results, "gpu_mfu_t5_base", {"rows": [failed, row]})
+    text = page_sections.gpu()
+    assert "| t5_base | 0.1 | none | 50 ms | 43.2% | 50.0% |" in text
+    assert "; not measured: t5_base, dropout 0 (TypeError: no)" in text
+
+
+def test_beauty_that_was_cut_short_shows_its_first_pass(results):
+    row = {"batch": 256, "users": 22_363, "first_s": 50.0, "seconds": None, "users_per_s": None}
+    write(results, "gpu_beauty", {"data": {"source": "made up"}, "rows": [row]})
+    assert "| 256 | 22,363 | not measured | 50 s | not measured |" in page_sections.gpu()
+
+
 def test_figures_come_and_go_with_their_results(results, tmp_path):
     write(results, "decode_vs_hf", DECODE)
     write(results, "trie_step", TRIE_STEP)
