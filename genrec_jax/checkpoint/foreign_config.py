@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from genrec_jax.checkpoint import weight_names
 from genrec_jax.checkpoint.tensor_files import TensorSource
 from genrec_jax.checkpoint.weight_names import Format
 from genrec_jax.data import artefacts
@@ -143,48 +144,92 @@ def t5x_config(shapes: Mapping[str, tuple[int, ...]], *, file: str) -> tuple[For
     T5X fixes the rest in its source: 128 positions at most, epsilon 1e-6, a tied head scaled.
 
     Raises:
-        UserError: the arrays that tell it are missing; it lists those there are.
+        UserError: the arrays that tell it are missing or have another number of dimensions; it lists
+            every name that has no place in a T5, and every name of a T5 that is not there.
     """
-    scanned = any(name.startswith("encoder/encoder/") for name in shapes)
+    scanned = any(re.match(r"(encoder|decoder)/\1/", name) for name in shapes)
+    gated = any(name.endswith(("/mlp/wi_0/kernel", "/mlp/wi_1/kernel")) for name in shapes)
+    format: Format = "t5x_scanned" if scanned else "t5x"
     encoder = "encoder/encoder" if scanned else "encoder/layers_0"
-    bias = "encoder/encoder/relpos_bias" if scanned else "encoder/relpos_bias"
-    gated = f"{encoder}/mlp/wi_0/kernel" in shapes
+    bias = f"{'encoder/encoder' if scanned else 'encoder'}/relpos_bias/rel_embedding"
     inner = f"{encoder}/mlp/{'wi_0' if gated else 'wi'}/kernel"
     query = f"{encoder}/attention/query/kernel"
-    telling = ("token_embedder/embedding", query, inner, f"{bias}/rel_embedding")
-    missing = [name for name in telling if name not in shapes]
-    if missing:
-        raise UserError(
-            f"does not hold the arrays that tell a T5's sizes: {', '.join(missing)} (it holds"
-            f" {', '.join(sorted(shapes)[:8]) or 'none'}, ...). Wanted a T5X checkpoint of T5's minimal or"
-            " scanned network",
-            file=file,
-        )
-    vocab, embed = shapes["token_embedder/embedding"]
-    heads, buckets = shapes[f"{bias}/rel_embedding"][0], shapes[f"{bias}/rel_embedding"][-1]
-    if scanned:
-        layers = shapes[query][1], shapes["decoder/decoder/self_attention/query/kernel"][1]
-        head_dim = shapes[query][-1]
-    else:
-        layers = _count_layers(shapes, "encoder"), _count_layers(shapes, "decoder")
-        head_dim = shapes[query][-1] // heads
+    decoder = "decoder/decoder/self_attention/query/kernel"
     tied = "decoder/logits_dense/kernel" not in shapes
-    config = T5Config(
-        vocab_size=vocab,
-        embed_dim=embed,
-        num_heads=heads,
-        head_dim=head_dim,
-        mlp_dim=shapes[inner][-1],
-        num_encoder_layers=layers[0],
-        num_decoder_layers=layers[1],
+    numbers = [max(1, _count_layers(shapes, stack)) for stack in ("encoder", "decoder")]
+    named = T5Config(  # the names of the arrays, whatever their sizes
+        vocab_size=1,
+        embed_dim=1,
+        num_heads=1,
+        head_dim=1,
+        mlp_dim=1,
+        num_encoder_layers=numbers[0],
+        num_decoder_layers=numbers[1],
         mlp_activations=("gelu", "linear") if gated else ("relu",),
         tied_head=tied,
         scale_head_input=tied,
-        relative_buckets=buckets,
         relative_bias_per_layer=scanned,
         whole_word_embedding=False,
     )
-    return "t5x_scanned" if scanned else "t5x", config
+    _check_telling(
+        ("token_embedder/embedding", query, inner, bias, *([decoder] if scanned else [])),
+        weight_names.their_shapes(format, named),
+        shapes,
+        file=file,
+    )
+    vocab, embed = shapes["token_embedder/embedding"]
+    heads, buckets = shapes[bias][0], shapes[bias][-1]
+    config = dataclasses.replace(
+        named,
+        vocab_size=vocab,
+        embed_dim=embed,
+        num_heads=heads,
+        head_dim=shapes[query][-1] // (1 if scanned else heads),
+        mlp_dim=shapes[inner][-1],
+        num_encoder_layers=shapes[query][1] if scanned else numbers[0],
+        num_decoder_layers=shapes[decoder][1] if scanned else numbers[1],
+        relative_buckets=buckets,
+    )
+    return format, config
+
+
+def _check_telling(
+    telling: tuple[str, ...],
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    *,
+    file: str,
+) -> None:
+    """Refuses arrays that do not tell a network's sizes, with all that is wrong with their names.
+
+    Args:
+        telling: the arrays that tell.
+        wanted: every array of such a network; its shape gives the number of dimensions alone.
+        found: the shape of every array there is.
+        file: where, for the error.
+    """
+    missing = [name for name in telling if name not in found]
+    odd = [n for n in telling if n in found and len(found[n]) != len(wanted[n])]
+    if not missing and not odd:
+        return
+    problems = [
+        f"{name}: unmatched, no parameter of a T5 takes it"
+        for name in sorted(found.keys() - wanted.keys())
+    ]
+    problems += [
+        f"{name}: missing" + (", and it tells the network's sizes" if name in missing else "")
+        for name in sorted(wanted.keys() - found.keys())
+    ]
+    problems += [
+        f"{name}: has shape {found[name]}, wanted {len(wanted[name])} dimensions" for name in odd
+    ]
+    listed = "".join(f"\n  {problem}" for problem in problems)
+    raise UserError(
+        f"does not tell a T5's sizes, which are those of {', '.join(missing + odd)} ({len(problems)}"
+        f" problems):{listed}\nWanted a whole T5X checkpoint of T5's minimal or scanned network, under"
+        " T5X's names; layers are counted by the names there are, and shapes not yet compared",
+        file=file,
+    )
 
 
 def _count_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from genrec_jax import storage
 from genrec_jax.checkpoint import filling, foreign_config, imported, tensor_files, weight_names
 from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.checkpoint.tensor_files import T5XCheckpoint, TensorSource
@@ -63,7 +64,14 @@ class ForeignWeights:
             UserError: it is neither, is damaged, or its arrays are not exactly those of a T5; the message
                 lists every array too many, too few or of another shape.
         """
+        if storage.is_remote(folder):
+            raise UserError(
+                "is a URL; weights are read from a folder. Copy it here first: `gcloud storage cp -r"
+                f" {folder} .`",
+                file=str(folder),
+            )
         path = pathlib.Path(folder)
+        tensor_files.refuse_file(path)
         if not path.is_dir():
             raise UserError(
                 "is not a folder; wanted a Hugging Face folder or a T5X checkpoint", file=str(path)
@@ -189,9 +197,17 @@ def import_weights(
             among them, when not given.
 
     Raises:
-        UserError: as `ForeignWeights.open`; `output` exists or cannot be written; the vocabulary has more
-            tokens than the embedding has rows.
+        UserError: as `ForeignWeights.open`; `output` is a URL, exists or cannot be written; the
+            vocabulary has more tokens than the embedding has rows.
     """
+    if storage.is_remote(output):
+        url, local = str(output).rstrip("/"), f"weights/{storage.last_name(output)}"
+        raise UserError(
+            f"is a URL; weights are imported into a local folder. Import them to one (--output {local}) and"
+            f" copy it to the bucket (`gcloud storage cp -r {local}/* {url}/`); INITIAL_CHECKPOINT_PATH may"
+            " then be this URL",
+            file=str(output),
+        )
     target = pathlib.Path(output).absolute()
     artefacts.check_output(target, overwrite=False, ours=False, kind="imported weights")
     weights = ForeignWeights.open(folder)

@@ -8,6 +8,7 @@ import json
 import math
 import mmap
 import pathlib
+import shlex
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -24,10 +25,7 @@ SAFETENSORS, SAFETENSORS_INDEX = "model.safetensors", "model.safetensors.index.j
 T5X_FILE = "checkpoint"
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16}
 MAX_HEADER = 100_000_000
-CONVERT = (
-    'convert it once where PyTorch is installed: python -c "from transformers import'
-    " T5ForConditionalGeneration as T5; T5.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
-)
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @runtime_checkable
@@ -95,16 +93,47 @@ def open_hugging_face(folder: pathlib.Path) -> Safetensors:
                 file=str(index),
             )
         return source
-    pickled = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt*")))
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if pickled:
         raise UserError(
-            f"holds its weights as a pickle ({pickled[0]}), which can run any code and is never read;"
-            f" wanted {SAFETENSORS}. To make it, {CONVERT}",
-            file=str(folder),
+            f"holds its weights as a pickle ({pickled[0]}), {_never_read(folder)}", file=str(folder)
         )
     raise UserError(
         f"holds no weights; wanted {SAFETENSORS}, or shards with {SAFETENSORS_INDEX}",
         file=str(folder),
+    )
+
+
+def refuse_file(file: pathlib.Path) -> None:
+    """Refuses a file where a folder is wanted, a pickle with the way to convert it.
+
+    Raises:
+        UserError: `file` is one.
+    """
+    if not file.is_file():
+        return
+    if file.suffix in PICKLED:
+        raise UserError(f"is a pickle, {_never_read(file.parent)}", file=str(file))
+    raise UserError(
+        f"is a file; wanted the folder of a Hugging Face model or a T5X checkpoint: {file.parent}, if the"
+        " rest of it lies there",
+        file=str(file),
+    )
+
+
+def _never_read(folder: pathlib.Path) -> str:
+    """Why a pickle in a folder is refused, and the commands that convert it."""
+    new = folder.parent / f"{folder.resolve().name}_safetensors"
+    program = (
+        "from transformers import T5ForConditionalGeneration as T5;"
+        f" T5.from_pretrained({json.dumps(str(folder))}).save_pretrained({json.dumps(str(new))})"
+    )
+    old, made = shlex.quote(str(folder)), shlex.quote(str(new))
+    return (
+        f"which can run any code and is never read; wanted {SAFETENSORS}. To make it, convert the folder"
+        " (config.json with pytorch_model.bin) once where PyTorch is installed, and copy the tokenizer's"
+        f" files, which that leaves out: python -c {shlex.quote(program)} && cp {old}/spiece.model"
+        f" {old}/*token*.json {made}"
     )
 
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from genrec_jax import storage
 from genrec_jax.cli import numeric_flags, run_flags
 from genrec_jax.errors import UserError
 
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Exports, and says what was written."""
+    storage.refuse_remote(arguments.output, "an export")
     given = {name: getattr(arguments, name) for name in FOR_JAX}
     if arguments.to == "jax":
         _export_programs(arguments, {n: FOR_JAX[n] if v is None else v for n, v in given.items()})

@@ -27,7 +27,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec import-weights`."""
     parser.add_argument("weights", metavar="WEIGHTS", help="a folder of weights")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder to write, on a file system"
+    )
     parser.add_argument(
         "--vocabulary",
         metavar="MODEL",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
 import struct
 
@@ -15,7 +14,6 @@ from flax import nnx
 
 from genrec_jax.checkpoint import (
     filling,
-    foreign_config,
     import_weights,
     tensor_files,
     weight_names,
@@ -24,7 +22,9 @@ from genrec_jax.checkpoint.import_weights import ForeignWeights
 from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.errors import UserError
 from genrec_jax.model import t5
+from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.training.state import number_of_parameters
 from tests.checkpoint import foreign
 from tests.model import fixture_params
 
@@ -196,134 +196,23 @@ def test_copies_of_the_embedding_and_the_unused_bias_are_let_pass(tmp_path):
     )
 
 
-# Errors
-
-
-def test_everything_wrong_is_listed_in_one_error(tmp_path):
-    values = foreign.arrays("hugging_face", foreign.T5_1_1)
-    del values["encoder.final_layer_norm.weight"]
-    del values["decoder.block.2.layer.1.EncDecAttention.o.weight"]
-    values["encoder.block.2.layer.0.layer_norm.weight"] = np.ones(8, np.float32)
-    values["adapter.weight"] = np.ones(8, np.float32)
-    values["shared.weight"] = np.ones((100, 8), np.float32)
-    folder = foreign.write_hugging_face(tmp_path, foreign.T5_1_1, values)
-    with pytest.raises(UserError) as caught:
-        ForeignWeights.open(folder)
-    lines = str(caught.value).splitlines()
-    assert "5 problems" in lines[0]
-    assert lines[1:6] == [
-        "  adapter.weight: unmatched, no parameter of the network takes it",
-        "  encoder.block.2.layer.0.layer_norm.weight: unmatched, no parameter of the network takes it",
-        "  decoder.block.2.layer.1.EncDecAttention.o.weight: missing, a parameter of the network is not"
-        " filled",
-        "  encoder.final_layer_norm.weight: missing, a parameter of the network is not filled",
-        "  shared.weight: has shape (100, 8), wanted (200, 8)",
-    ]
-
-
-def test_a_t5x_checkpoint_that_lacks_an_array(shared, tmp_path):
-    from flax import serialization
-
-    path = shared / "fixtures/t5x_t50/checkpoint_legacy/checkpoint_3"
-    folder = tmp_path / "checkpoint_3"
-    shutil.copytree(path, folder)
-    content = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
-    target = content["optimizer"]["target"]
-    target["decoder"]["extra"] = target["decoder"].pop("decoder_norm")
-    (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
-    with pytest.raises(UserError) as caught:
-        ForeignWeights.open(folder)
-    assert "decoder/extra/scale: unmatched" in str(caught.value)
-    assert "decoder/decoder_norm/scale: missing" in str(caught.value)
-    shutil.rmtree(folder / "target.token_embedder.embedding")
-    with pytest.raises(UserError, match="token_embedder/embedding cannot be read"):
-        ForeignWeights.open(folder)
-
-
-def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path):
-    foreign.write_hugging_face(tmp_path, foreign.T5_1_0, {})
-    (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04never read")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin.*save_pretrained"):
-        ForeignWeights.open(tmp_path)
-
-
-def _cut(folder: pathlib.Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-4])
-
-
-def _garble(folder: pathlib.Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"\xff" * 64)
-
-
-def _no_config(folder: pathlib.Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def _other_type(folder: pathlib.Path) -> None:
-    (folder / "config.json").write_text('{"model_type": "bart"}')
-
-
-def _other_activation(folder: pathlib.Path) -> None:
-    content = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(content | {"feed_forward_proj": "gated-silu"}))
-
-
-def _no_size(folder: pathlib.Path) -> None:
-    content = json.loads((folder / "config.json").read_text())
-    del content["d_ff"]
-    (folder / "config.json").write_text(json.dumps(content))
-
-
-def _no_weights(folder: pathlib.Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def _lost_shard(folder: pathlib.Path) -> None:
-    _no_weights(folder)
-    content = {"weight_map": {"shared.weight": "model-00001-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
-
-
-def _integers(folder: pathlib.Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes().replace(b'"F32"', b'"I32"', 1))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (_cut, "cut short"),
-        (_garble, "not a safetensors file"),
-        (_no_config, "configuration of a Hugging Face model"),
-        (_other_type, "'bart'; wanted 't5'"),
-        (_other_activation, "'gated-silu'; wanted one of relu, gated-gelu"),
-        (_no_size, "does not say d_ff"),
-        (_no_weights, "holds no weights"),
-        (_lost_shard, "model-00001-of-00002.safetensors. Download"),
-        (_integers, "type I32"),
-    ],
-)
-def test_a_broken_folder_says_what_is_wrong(tmp_path, spoil, message):
-    values = foreign.arrays("hugging_face", foreign.T5_1_0)
-    spoil(foreign.write_hugging_face(tmp_path, foreign.T5_1_0, values))
-    with pytest.raises(UserError) as caught:
-        import_weights.import_weights(tmp_path, tmp_path / "out")
-    assert message in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_neither_folder_nor_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="not a folder"):
-        ForeignWeights.open(tmp_path / "absent")
-    (tmp_path / "checkpoint").write_bytes(b"\x81")
-    with pytest.raises(UserError, match="`checkpoint` file of T5X"):
-        ForeignWeights.open(tmp_path)
-
-
 # The table itself
+
+BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+def sized(config: T5Config, embed_dim: int, *, heads: int, width: int, inner: int) -> T5Config:
+    """A network of 24 + 24 layers and the public models' vocabulary."""
+    return dataclasses.replace(
+        config,
+        vocab_size=32128,
+        embed_dim=embed_dim,
+        num_heads=heads,
+        head_dim=width,
+        mlp_dim=inner,
+        num_encoder_layers=24,
+        num_decoder_layers=24,
+    )
 
 
 @pytest.mark.parametrize("format", ["hugging_face", "t5x", "t5x_scanned"])
@@ -343,31 +232,48 @@ def test_the_table_fills_every_parameter_once(format, config):
     foreign.assert_same(written, values)
 
 
-def test_published_sizes():
-    """The names and shapes that the public FLAN-T5 XL and T5 small have."""
-    xl = dataclasses.replace(
-        foreign.T5_1_1,
-        vocab_size=32128,
-        embed_dim=2048,
-        num_heads=32,
-        head_dim=64,
-        mlp_dim=5120,
-        num_encoder_layers=24,
-        num_decoder_layers=24,
-    )
-    shapes = weight_names.their_shapes("hugging_face", xl)
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 2_849_757_184
-    assert shapes["lm_head.weight"] == (32128, 2048)
-    assert shapes["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] == (5120, 2048)
-    assert shapes["decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] == (
-        32,
-        32,
-    )
-
-
-def test_t5x_config_lists_what_it_needs():
-    with pytest.raises(UserError, match="token_embedder/embedding, encoder/layers_0/attention"):
-        foreign_config.t5x_config({"embedding": (4, 4)}, file="here")
+@pytest.mark.parametrize(
+    ("config", "parameters", "some"),
+    [
+        (
+            sized(foreign.T5_1_1, 2048, heads=32, width=64, inner=5120),
+            2_849_757_184,
+            {
+                "lm_head.weight": (32128, 2048),
+                "encoder.block.23.layer.1.DenseReluDense.wi_1.weight": (5120, 2048),
+                f"decoder.block.0.{BIAS}": (32, 32),
+            },
+        ),
+        (
+            sized(foreign.T5_1_0, 1024, heads=32, width=128, inner=16_384),
+            2_851_598_336,
+            {
+                "shared.weight": (32128, 1024),
+                "decoder.block.23.layer.1.EncDecAttention.o.weight": (1024, 4096),
+                "encoder.block.23.layer.1.DenseReluDense.wi.weight": (16_384, 1024),
+                f"encoder.block.0.{BIAS}": (32, 32),
+            },
+        ),
+        (
+            sized(foreign.T5_1_0, 1024, heads=128, width=128, inner=65_536),
+            11_307_321_344,
+            {
+                "shared.weight": (32128, 1024),
+                "decoder.block.23.layer.1.EncDecAttention.o.weight": (1024, 16_384),
+                "encoder.block.23.layer.1.DenseReluDense.wi.weight": (65_536, 1024),
+                f"encoder.block.0.{BIAS}": (32, 128),
+            },
+        ),
+    ],
+    ids=["flan_t5_xl", "t5_3b", "t5_11b"],
+)
+def test_published_sizes(config, parameters, some):
+    """The names, shapes and numbers of parameters that the public models have; nothing is allocated."""
+    shapes = weight_names.their_shapes("hugging_face", config)
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == parameters
+    assert number_of_parameters(t5.abstract_graph_and_params(config)[1]) == parameters
+    assert {name: shapes[name] for name in some} == some
+    assert ("lm_head.weight" in shapes) != config.tied_head
 
 
 # Vocabulary

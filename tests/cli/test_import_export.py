@@ -27,3 +27,21 @@ def test_mistakes_are_one_readable_line(tmp_path, capsys):
     assert error.startswith(f"genrec import-weights: error: {tmp_path}: holds no weights; wanted")
     assert main.main(["export", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert "genrec export: error:" in capsys.readouterr().err
+    pickle = tmp_path / "pytorch_model.bin"
+    pickle.write_bytes(b"\x80\x04never read")
+    assert main.main(["import-weights", str(pickle), "--output", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert f"{pickle}: is a pickle, which can run any code and is never read" in error
+
+
+def test_an_output_at_a_url_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = [
+        ["import-weights", "absent", "--output", "memory://x/w"],
+        ["export", "absent", "--output", "memory://x/w"],
+        ["export", "absent", "--to", "jax", "--output", "gs://x/w"],
+    ]
+    for command in commands:
+        assert main.main(command) == 2
+        assert f"{command[-1]}: is a URL; " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
