@@ -75,7 +75,9 @@ def sorted_rows(
         order_I[places_X] = items_X  # groups lie in place order, so each stays in its own places
         same = (keys_X[1:] == keys_X[:-1]) & (groups_X[1:] == groups_X[:-1])
         depth += width
-        ended = np.flatnonzero(same & (lengths_I[items_X[1:]] <= depth))
+        # Where only one has ended, the other goes on: the next tokens tell them apart.
+        longer_X = np.maximum(lengths_I[items_X[1:]], lengths_I[items_X[:-1]])
+        ended = np.flatnonzero(same & (longer_X <= depth))
         if ended.size:
             first, second = sorted(int(i) for i in items_X[ended[0] : ended[0] + 2])
             raise UserError(

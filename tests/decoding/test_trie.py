@@ -79,6 +79,23 @@ def test_large_tokens_and_long_ids():
     assert walk(trie) == {tokens: item for item, tokens in enumerate(ids)}
 
 
+@pytest.mark.parametrize("vocab_size", [10, 1 << 9, 1 << 15, 1 << 21, 1 << 31])
+def test_an_id_that_ends_with_a_key_is_the_beginning_of_an_earlier_one(vocab_size):
+    """Keys hold so many tokens; an id of just as many is no copy of a longer one that begins with it."""
+    ids = [
+        (*head, *tail)
+        for length in range(1, 18)
+        for tail in ((7, 8), (9,), ())
+        if (head := tuple(2 + (place * length) % 7 for place in range(length)))
+    ]
+    ids = [*dict.fromkeys(ids), (9,)]  # no common prefix
+    for order in (ids, ids[::-1]):
+        trie = build_trie(*oracles.ragged(order), vocab_size=vocab_size)
+        assert walk(trie) == {tokens: item for item, tokens in enumerate(order)}
+    with pytest.raises(UserError, match=f"0 and item number {len(ids)} have the same id"):
+        build_trie(*oracles.ragged([*ids, ids[0]]), vocab_size=vocab_size)
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint32, np.int64])
 def test_the_largest_token_of_every_width(dtype):
     """The vocabulary's last token next to a shorter id, in the width that the tokens come in."""
