@@ -1,9 +1,11 @@
 """The items that a run knows, by source id and title; what a person types is found among them."""
 
+import copy
 import dataclasses
 import html
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +14,35 @@ from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
 GRAM = 3
+TEXTS = 2
+"""Texts of an item in the index of trigrams: its source id and its title."""
+
+T = TypeVar("T")
+
+
+class Rows(Sequence[T], Generic[T]):
+    """A list that stays as it is; a longer one shares what was there first, and copies the rest."""
+
+    def __init__(self, first: list[T], more: Iterable[T] = ()):
+        self._first, self._more = first, [*more]
+
+    def extended(self, added: Iterable[T]) -> "Rows[T]":
+        """These rows and then the added ones."""
+        return Rows(self._first, [*self._more, *added])
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._more)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]  # negative places, and IndexError
+        known = len(self._first)
+        return self._first[place] if place < known else self._more[place - known]
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self._first
+        yield from self._more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +70,11 @@ class Match:
 
 
 class Catalogue:
-    """Source ids and titles by item number, and the search among them.
+    """Source ids and titles by item number, and the search among them. Immutable.
 
     A query is looked up as a source id, then as a title (capitals, white space and HTML entities
-    aside; of items with one title, the first). Otherwise it gets the source id or title nearest to
-    it: cosine of character trigrams, the rarer the weightier.
+    aside; of items with one source id the last, of items with one title the first). Otherwise it gets
+    the source id or title nearest to it: cosine of character trigrams, the rarer the weightier.
 
     Attributes:
         source_ids: the source's own id of each item.
@@ -51,15 +82,33 @@ class Catalogue:
     """
 
     def __init__(self, source_ids: Sequence[str], titles: Sequence[str | None]):
-        self.source_ids = list(source_ids)
-        self.titles = [None if title is None else html.unescape(title) for title in titles]
-        self._by_source_id = {source_id: item for item, source_id in enumerate(self.source_ids)}
-        self._by_title: dict[str, int] = {}
-        for item, title in enumerate(self.titles):
-            if title is not None:
-                self._by_title.setdefault(_plain(title), item)
+        self.source_ids = Rows([*source_ids])
+        self.titles = Rows([_unescaped(title) for title in titles])
+        # The items there were first, and beside them those added since.
+        self._by_source_id = (_by_source_id(self.source_ids, 0), dict[str, int]())
+        self._by_title = (_by_title(self.titles, 0), dict[str, int]())
         self._lock = threading.Lock()
-        self._grams: _GramIndex | None = None
+        self._grams = _GramIndex([])
+
+    def extended(self, source_ids: Sequence[str], titles: Sequence[str | None]) -> "Catalogue":
+        """A catalogue with more items, which get the next numbers; this one stays as it is.
+
+        It takes time by the items added since the first catalogue, not by those that were in it.
+
+        Args:
+            source_ids: of the added items; an earlier item's may come again, and then means the new one.
+            titles: of the added items.
+        """
+        extended = copy.copy(self)
+        added = [_unescaped(title) for title in titles]
+        extended.source_ids = self.source_ids.extended(source_ids)
+        extended.titles = self.titles.extended(added)
+        first, more = self._by_source_id
+        extended._by_source_id = first, more | _by_source_id(source_ids, len(self))
+        first, more = self._by_title
+        extended._by_title = first, _by_title(added, len(self)) | more
+        extended._lock = threading.Lock()
+        return extended
 
     @classmethod
     def load(cls, table: artefacts.PathLike) -> "Catalogue":
@@ -80,22 +129,17 @@ class Catalogue:
             UserError: nothing in the catalogue is anything like it.
         """
         text = str(query).strip()
-        item = self._by_source_id.get(text)
-        if item is None:
-            item = self._by_title.get(_plain(text))
+        item = self._exact(text)
         if item is not None:
             return self._match(text, item, 1.0)
-        with self._lock:
-            if self._grams is None:
-                self._grams = _GramIndex([*self.source_ids, *(t or "" for t in self.titles)])
-        place, similarity = self._grams.nearest(text)
+        place, similarity = self._grams_now().nearest(text)
         if similarity <= 0:
             raise UserError(
                 f"{text!r} is neither a source id nor a title of the catalogue, nor like any; wanted"
                 f" something such as {self._example()}"
             )
         # Texts may be alike to the last trigram without being equal.
-        return self._match(text, place % len(self), min(similarity, 0.999))
+        return self._match(text, place // TEXTS, min(similarity, 0.999))
 
     def items_of(self, queries: Iterable[str | int]) -> list[int]:
         """The item numbers of source ids or titles, each the very one; none is taken for another.
@@ -106,8 +150,7 @@ class Catalogue:
         items, unknown = [], []
         for query in queries:
             text = str(query).strip()
-            item = self._by_source_id.get(text)
-            item = self._by_title.get(_plain(text)) if item is None else item
+            item = self._exact(text)
             unknown.append(text) if item is None else items.append(item)
         if unknown:
             more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
@@ -119,7 +162,26 @@ class Catalogue:
 
     def number_of(self, source_id: str) -> int | None:
         """The item's number, None where there is no such source id."""
-        return self._by_source_id.get(source_id)
+        first, more = self._by_source_id
+        return more.get(source_id, first.get(source_id))
+
+    def _exact(self, text: str) -> int | None:
+        item = self.number_of(text)
+        if item is not None:
+            return item
+        first, more = self._by_title
+        title = _plain(text)
+        return first.get(title, more.get(title))
+
+    def _grams_now(self) -> "_GramIndex":
+        """The index of trigrams, made or brought up to date by the first who needs it."""
+        with self._lock:
+            known = len(self._grams) // TEXTS
+            if known < len(self):
+                new = zip(self.source_ids[known:], self.titles[known:], strict=True)
+                texts = [text for names in new for text in names]
+                self._grams = _GramIndex(texts, self._grams)
+            return self._grams
 
     def _match(self, query: str, item: int, similarity: float) -> Match:
         return Match(query, item, self.source_ids[item], self.titles[item], similarity)
@@ -130,24 +192,39 @@ class Catalogue:
 
 
 class _GramIndex:
-    """Texts by their character trigrams: an inverted file with inverse-frequency weights."""
+    """Texts by their character trigrams: an inverted file with inverse-frequency weights.
 
-    def __init__(self, texts: Sequence[str]):
-        places: dict[str, int] = {}
+    One that goes on from another is the same as one of all texts; the other stays as it is.
+    """
+
+    def __init__(self, texts: Sequence[str | None], before: "_GramIndex | None" = None):
+        """Reads texts; those of `before` are the first."""
+        self._size = len(texts) + (len(before) if before else 0)
+        self._places: dict[str, int] = dict(before._places) if before else {}
         grams, owners = [], []
-        for owner, text in enumerate(texts):
-            for gram in _grams_of(text):
-                grams.append(places.setdefault(gram, len(places)))
+        for owner, text in enumerate(texts, self._size - len(texts)):
+            for gram in _grams_of(text or ""):
+                grams.append(self._places.setdefault(gram, len(self._places)))
                 owners.append(owner)
         grams_P, owners_P = np.asarray(grams, np.int32), np.asarray(owners, np.int32)
-        self._places = places
-        self._owners_P = owners_P[np.argsort(grams_P, kind="stable")]
-        counts = np.bincount(grams_P, minlength=len(places))
-        self._ends = np.cumsum(counts)
-        self._weights = np.log1p(len(texts) / np.maximum(counts, 1))
-        squares = np.bincount(owners_P, self._weights[grams_P] ** 2, minlength=len(texts))
+        order_P = np.argsort(grams_P, kind="stable")
+        counts = np.bincount(grams_P, minlength=len(self._places))
+        self._owners_P = owners_P[order_P]
+        if before:
+            # The new owners of a trigram come after its earlier ones.
+            known = np.pad(before._counts, (0, len(counts) - len(before._counts)))
+            behind_P = np.cumsum(known)[grams_P[order_P]]
+            self._owners_P = np.insert(before._owners_P, behind_P, self._owners_P)
+            counts += known
+        self._counts, self._ends = counts, np.cumsum(counts)
+        self._weights = np.log1p(self._size / np.maximum(counts, 1))
+        squares_P = np.repeat(self._weights**2, counts)
+        squares = np.bincount(self._owners_P, squares_P, minlength=self._size)
         self._norms = np.sqrt(np.maximum(squares, 1e-12))
-        self._rarest = float(np.log1p(len(texts)))
+        self._rarest = float(np.log1p(self._size))
+
+    def __len__(self) -> int:
+        return self._size
 
     def nearest(self, text: str) -> tuple[int, float]:
         """Number of the most similar text, the first of several, and the cosine."""
@@ -165,6 +242,22 @@ class _GramIndex:
         scores /= self._norms * np.sqrt(square)
         best = int(np.argmax(scores))
         return best, float(scores[best])
+
+
+def _unescaped(title: str | None) -> str | None:
+    return None if title is None else html.unescape(title)
+
+
+def _by_source_id(source_ids: Iterable[str], begin: int) -> dict[str, int]:
+    return {source_id: item for item, source_id in enumerate(source_ids, begin)}
+
+
+def _by_title(titles: Iterable[str | None], begin: int) -> dict[str, int]:
+    items: dict[str, int] = {}
+    for item, title in enumerate(titles, begin):
+        if title is not None:
+            items.setdefault(_plain(title), item)
+    return items
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int
 
-from genrec_jax.decoding import id_order
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.errors import UserError
@@ -105,10 +104,8 @@ class LiveIds:
         if not len(numbers_I):
             raise UserError("no item would be left in the catalogue; wanted one or more")
         lengths_N = np.diff(self.offsets_I)
-        is_kept_P = id_order.runs(
-            len(self.values_P), self.offsets_I[:-1][stays_N], lengths_N[stays_N]
-        )
-        values_P = np.concatenate([self.values_P[is_kept_P], values_P])
+        own_P = self.values_P[self.offsets_I[0] : self.offsets_I[-1]]
+        values_P = np.concatenate([own_P[np.repeat(stays_N, lengths_N)], values_P])
         lengths_I = np.concatenate([lengths_N[stays_N], np.diff(offsets_A)])
         offsets_I = np.concatenate([[0], np.cumsum(lengths_I)])
         trie = tries.build_trie(

@@ -189,6 +189,7 @@ class Recommender:
         lengths: Sequence[int] = (LENGTHS[0], LENGTHS[1], LENGTHS[2]),
         k: int = 10,
         exclude_seen: bool = False,
+        longest_list: int = 0,
     ) -> dict[tuple[int, int], float]:
         """Compiles for batches of these shapes ahead of the first request.
 
@@ -197,13 +198,19 @@ class Recommender:
             lengths: tokens of a prompt; each is rounded up to one of `LENGTHS`, beyond them to a power of
                 two.
             k: items that will be asked for.
-            exclude_seen: whether seen items will be left out (compiled apart).
+            exclude_seen: whether seen items will be left out, or `exclude` or `allow` given (compiled
+                apart from requests without lists).
+            longest_list: items of the longest list to be ready for, seen and excluded ones together;
+                by default 32. A program is compiled for each width up to it: 32, 64, 128 and so on.
+                More than 0 has the meaning of `exclude_seen`, too.
 
         Returns:
-            seconds that each (rows, length) took: compiling, or loading what an earlier process
-            compiled (`parallel.compilation_cache`), and one run.
+            seconds that each (rows, length) took, all widths together: compiling, or loading what an
+            earlier process compiled (`parallel.compilation_cache`), and one run.
         """
         seconds = {}
+        listed = exclude_seen or longest_list > 0
+        widths = _widths(longest_list) if listed else [None]
         for count in sorted({_rung(ROWS, min(count, ROWS[-1])) for count in rows}):
             for length in sorted({_rung(LENGTHS, length) for length in lengths}):
                 started = time.perf_counter()
@@ -212,7 +219,8 @@ class Recommender:
                 nobody_B = np.full(count, -1, np.int32)
                 batch = PromptBatch(tokens_BL, np.zeros_like(tokens_BL), nobody_B, nobody_B)
                 nothing = ([[]] * count, [None] * count)
-                self._search(self._stock, batch, nothing if exclude_seen else None, k)
+                for width in widths:
+                    self._search(self._stock, batch, nothing if listed else None, k, width)
                 seconds[count, length] = time.perf_counter() - started
         return seconds
 
@@ -333,15 +341,20 @@ class Recommender:
         return [result for result in results if result is not None]
 
     def _search(
-        self, stock: Stock, batch: PromptBatch, constrained: _Constrained | None, k: int
+        self,
+        stock: Stock,
+        batch: PromptBatch,
+        constrained: _Constrained | None,
+        k: int,
+        width: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Items and scores of a padded batch; `constrained` may be shorter than it."""
+        """Items and scores of a padded batch; `constrained` may be shorter, `width` is its lists'."""
         which = None
         if constrained is not None:
             missing = len(batch.users_B) - len(constrained[0])
             exclude = [*constrained[0], *[[]] * missing]
             allow = [*constrained[1], *[None] * missing]
-            which = constraints.constraints_of(stock.ranks_I, exclude, allow)
+            which = constraints.constraints_of(stock.ranks_I, exclude, allow, width)
         result = self._step_for(k)(self._params, batch, stock.trie, which)
         return np.asarray(result.items_BR), np.asarray(result.scores_BR)
 
@@ -370,6 +383,14 @@ def batch_sizes(requests: int) -> list[int]:
         sizes.append(min(requests, rung if fills else max(r for r in ROWS if r <= requests)))
         requests -= sizes[-1]
     return sizes
+
+
+def _widths(longest: int) -> list[int]:
+    """Every padded length (`constraints.width_for`) that lists of up to `longest` items have."""
+    widths = [constraints.SMALLEST_WIDTH]
+    while widths[-1] < longest:
+        widths.append(2 * widths[-1])
+    return widths
 
 
 def _rung(ladder: Sequence[int], size: int) -> int:

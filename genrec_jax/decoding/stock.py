@@ -11,11 +11,13 @@ from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.decoding import live
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.catalogue import Catalogue
+from genrec_jax.decoding.constraints import LAST_ITEM
 from genrec_jax.decoding.live import LiveIds
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.pipeline.prompt_batches import PromptAssembler
+from genrec_jax.pipeline.token_runs import TokenRuns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +29,8 @@ class Stock:
         assembler: writes prompts.
         trie: ids of the items that may be recommended, on the device.
         ranks_I: `trie.item_ranks` of it.
-        ids: the same with its tokens, for the next change; None before the first.
-        texts: the id text of each item.
-        run_dir: the run.
-        dataset: which of its datasets.
+        ids: the same with its tokens, for the next change; None before the first, unless there is room.
+        dataset: which of the run's datasets.
     """
 
     catalogue: Catalogue
@@ -38,8 +38,6 @@ class Stock:
     trie: Trie
     ranks_I: Int[np.ndarray, " I"]
     ids: LiveIds | None
-    texts: tuple[str, ...]
-    run_dir: RunDir
     dataset: str
 
     @classmethod
@@ -57,16 +55,33 @@ class Stock:
         ids = run_dir.item_ids(entry.name)
         trie = tries.load(entry.trie)
         trie = live.with_room(trie, room) if room else trie
-        return cls(
-            Catalogue.load(entry.folder / item_ids_lib.TABLE),
-            _assembler(run_dir, entry.name, ids.texts, ids.titles),
-            jax.device_put(trie),
-            tries.item_ranks(trie),
-            None,
-            tuple(ids.texts),
-            run_dir,
+        assembler = PromptAssembler(
+            run_dir.vocabulary,
+            ids.texts,
+            run_dir.templates,
             entry.name,
+            run_dir.mixture["history"],
+            max_input_length=run_dir.mixture["max_input_length"],
+            cut=run_dir.mixture["cut"],
+            titles=ids.titles,
         )
+        catalogue = Catalogue.load(entry.folder / item_ids_lib.TABLE)
+        return cls.of(catalogue, assembler, trie, entry.name, ready=room > 0)
+
+    @classmethod
+    def of(
+        cls,
+        catalogue: Catalogue,
+        assembler: PromptAssembler,
+        trie: Trie,
+        dataset: str,
+        *,
+        ready: bool,
+    ) -> "Stock":
+        """The stock of a trie in NumPy arrays; `ready` does now what the first change waits for."""
+        ranks_I = tries.item_ranks(trie)
+        stock = cls(catalogue, assembler, jax.device_put(trie), ranks_I, None, dataset)
+        return dataclasses.replace(stock, ids=stock._live()) if ready else stock
 
     def updated(
         self,
@@ -80,29 +95,27 @@ class Stock:
             raise UserError(
                 f"a title is given for {unknown[0]!r}, which is not among the items added"
             )
-        retired_R = np.asarray(self.catalogue.items_of(retire), np.int64)
-        now = set(np.setdiff1d(ids.numbers_I, retired_R).tolist())
+        retired = self.catalogue.items_of(retire)
+        gone = set(retired)
         for source_id in add:
             number = self.catalogue.number_of(source_id)
-            if number in now:
-                raise UserError(
-                    f"{source_id!r} is in the catalogue already; wanted the source id of a new item, or"
-                    " of one that is retired"
-                )
-        catalogue, assembler = self.catalogue, self.assembler
-        names = [*catalogue.titles, *(titles.get(source_id) for source_id in add)]
-        sources = [*catalogue.source_ids, *add]
-        texts = (*self.texts, *add.values())
-        runs = None
+            if number is None or number in gone or ids.ranks_I[number] == LAST_ITEM:
+                continue
+            raise UserError(
+                f"{source_id!r} is in the catalogue already; wanted the source id of a new item, or"
+                " of one that is retired"
+            )
+        catalogue, assembler, runs = self.catalogue, self.assembler, TokenRuns.from_lists([])
         if add:
-            catalogue = Catalogue(sources, names)
-            assembler = _assembler(self.run_dir, self.dataset, texts, names)
-            runs = assembler.target_runs().take(np.arange(len(self.texts), len(texts)))
+            names = [titles.get(source_id) for source_id in add]
+            catalogue = catalogue.extended(list(add), names)
+            assembler = assembler.extended(list(add.values()), names)
+            runs = assembler.target_runs(begin=len(self.catalogue))
         ids = ids.updated(
-            np.zeros(0, np.int32) if runs is None else runs.values_P,
-            np.zeros(1, np.int64) if runs is None else runs.offsets_E1,
-            retired_R,
-            name_of=lambda number: repr(sources[number]),
+            runs.values_P,
+            runs.offsets_E1,
+            np.asarray(retired, np.int64),
+            name_of=lambda number: repr(catalogue.source_ids[number]),
         )
         return dataclasses.replace(
             self,
@@ -111,25 +124,11 @@ class Stock:
             trie=jax.device_put(ids.trie),
             ranks_I=ids.ranks_I,
             ids=ids,
-            texts=texts,
         )
 
     def _live(self) -> LiveIds:
         runs = self.assembler.target_runs()
         numbers_I = np.arange(len(runs), dtype=np.int32)
         trie = jax.tree.map(np.asarray, self.trie)
-        vocab_size = self.run_dir.vocabulary.size
+        vocab_size = self.assembler.tables.vocabulary.size
         return LiveIds(trie, self.ranks_I, runs.values_P, runs.offsets_E1, numbers_I, vocab_size)
-
-
-def _assembler(run_dir: RunDir, dataset: str, texts, titles) -> PromptAssembler:
-    return PromptAssembler(
-        run_dir.vocabulary,
-        texts,
-        run_dir.templates,
-        dataset,
-        run_dir.mixture["history"],
-        max_input_length=run_dir.mixture["max_input_length"],
-        cut=run_dir.mixture["cut"],
-        titles=titles,
-    )

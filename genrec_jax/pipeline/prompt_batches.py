@@ -1,5 +1,6 @@
 """Prompts to recommend for: any history and any user, known or new, as tokens and as padded batches."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +10,7 @@ from jaxtyping import Int
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import packing, token_runs
+from genrec_jax.pipeline import packing, prompt_picks, token_runs
 from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.pipeline.openp5 import MAX_INPUT_LENGTH
 from genrec_jax.pipeline.prompt_tables import Cut, PromptTables
@@ -75,6 +76,7 @@ class PromptAssembler:
 
     Attributes:
         tables: the compiled templates and tokenised items.
+        added: the same of items that came later (`extended`), whose numbers go on; None: none did.
         history: items a prompt shows at most, the newest.
         max_input_length: tokens of a prompt at most.
         cut: what a longer one loses.
@@ -105,13 +107,43 @@ class PromptAssembler:
             titles: the title of each item (`ItemIds.titles`), for templates that show titles.
         """
         self.tables = PromptTables(vocabulary, dataset_name, item_texts, templates, titles)
+        self.added: PromptTables | None = None
         self.history = history
         self.max_input_length = max_input_length
         self.cut: Cut = cut
 
-    def target_runs(self) -> TokenRuns:
-        """Every item's target tokens, with the dataset's name and end-of-sequence: the trie's input."""
-        return self.tables.target_runs()
+    @property
+    def num_items(self) -> int:
+        """Items there are, added ones included."""
+        return len(self.tables.item_runs) + (len(self.added.item_runs) if self.added else 0)
+
+    def extended(
+        self, item_texts: Sequence[str], titles: Sequence[str | None] | None = None
+    ) -> "PromptAssembler":
+        """An assembler with more items, which get the next numbers; this one stays as it is.
+
+        It takes time by the items added since the first assembler, not by those that were in it.
+
+        Args:
+            item_texts: the text of each added item.
+            titles: the title of each, for templates that show titles.
+        """
+        known = self.tables
+        more = PromptTables(known.vocabulary, known.dataset, item_texts, known.templates, titles)
+        if self.added is not None:
+            both = [self.added, more]
+            more = prompt_picks.pick(both, [np.arange(len(one.item_runs)) for one in both])
+        extended = copy.copy(self)
+        extended.added = more
+        return extended
+
+    def target_runs(self, begin: int = 0) -> TokenRuns:
+        """Every item's target tokens, with the dataset's name and end-of-sequence: the trie's input.
+
+        Args:
+            begin: the first item wanted; those that follow are, too.
+        """
+        return self._tables_of(np.arange(begin, self.num_items)).target_runs()
 
     def assemble(
         self,
@@ -141,11 +173,10 @@ class PromptAssembler:
         shown = [np.asarray(history, np.int32)[-self.history :] for history in histories]
         lengths_E = np.array([len(history) for history in shown], np.int64)
         items_X = np.concatenate([np.zeros(0, np.int32), *shown])
-        num_items = len(self.tables.item_runs)
-        if len(items_X) and (items_X.min() < 0 or items_X.max() >= num_items):
+        if len(items_X) and (items_X.min() < 0 or items_X.max() >= self.num_items):
             raise UserError(
                 f"a history has item {int(items_X.min() if items_X.min() < 0 else items_X.max())}; wanted"
-                f" item numbers from 0 to {num_items - 1}"
+                f" item numbers from 0 to {self.num_items - 1}"
             )
         template = self.tables.templates[number]
         if template.task not in templates_lib.SEARCHED_TASKS:
@@ -160,7 +191,8 @@ class PromptAssembler:
             )
         offsets_E1 = token_runs.offsets_of(lengths_E)
         distinct = {text: place for place, text in enumerate(dict.fromkeys(user_ids))}
-        bound = self.tables.bind(list(distinct), items_X)
+        shown_I, places_X = np.unique(items_X, return_inverse=True)
+        bound = self._tables_of(shown_I).bind(list(distinct), places_X.astype(np.int32))
         plan, _ = bound.plan_inputs(
             np.full(count, number),
             np.array([distinct[text] for text in user_ids], np.int64),
@@ -171,6 +203,14 @@ class PromptAssembler:
         )
         inputs = bound.tokens(plan)
         return Prompts(inputs, TokenRuns(bound.whole_words(inputs), inputs.offsets_E1))
+
+    def _tables_of(self, items_I: Int[np.ndarray, " I"]) -> PromptTables:
+        """The tables of these items alone, given ascending: the pool of a request stays small."""
+        if self.added is None:
+            return prompt_picks.pick([self.tables], [items_I])
+        known = len(self.tables.item_runs)
+        first, later = np.split(items_I, [np.searchsorted(items_I, known)])
+        return prompt_picks.pick([self.tables, self.added], [first, later - known])
 
 
 def prompt_batches(

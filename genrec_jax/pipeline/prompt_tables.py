@@ -34,6 +34,8 @@ class PromptTables:
         templates: the templates; their places here are the template numbers of the methods below.
         separator: the tokens between two items of a history.
         item_runs: each item of a history, followed by the separator.
+        static_runs: all runs that no user or history is needed for.
+        table_starts: where in them each table of items begins, ascending.
         inputs: prompts without lists of items other than the history, as programs.
         targets: targets that are one item, likewise.
         list_inputs: the other prompts, by template number.
@@ -96,6 +98,7 @@ class PromptTables:
         plain = book.items(texts, "", texts.after_item, separated=True)
         self.sentinel_runs = _sentinels(book) if any(t.task == "mlm" for t in templates) else None
         self.static_runs = book.runs()
+        self.table_starts = tuple(book._tables.values())
         self.item_runs = self.static_runs.take(np.arange(plain, plain + len(item_ids)))
         pieces = vocabulary.pieces(list(range(vocabulary.size)))
         self.word_starts_V = np.array([piece.startswith("▁") for piece in pieces], np.int32)

@@ -1,6 +1,10 @@
-import pytest
+import re
 
-from genrec_jax.decoding.catalogue import Catalogue
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genrec_jax.decoding.catalogue import Catalogue, Rows
 from genrec_jax.errors import UserError
 
 TITLES = [
@@ -72,3 +76,63 @@ def test_items_of_takes_none_for_another():
     assert CATALOGUE.items_of(["m2", 77, " tom & huck (1995)"]) == [1, 6, 4]
     with pytest.raises(UserError, match="'Star Wras', 'a', 'b' and 1 more: neither source ids nor"):
         CATALOGUE.items_of(["m1", "Star Wras", "a", "b", "c"])
+
+
+names = st.text("abc d", min_size=1, max_size=6).map(str.strip).filter(bool)
+rows = st.lists(st.tuples(names, st.none() | names), max_size=6)
+
+
+def assert_same(found, wanted, queries):
+    assert len(found) == len(wanted)
+    assert list(found.source_ids) == list(wanted.source_ids)
+    assert list(found.titles) == list(wanted.titles)
+    for query in queries:
+        assert found.number_of(query) == wanted.number_of(query)
+        try:
+            match = wanted.find(query)
+        except UserError as error:
+            with pytest.raises(UserError, match=re.escape(str(error))):
+                found.find(query)
+        else:
+            assert found.find(query) == match
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    first=rows.filter(bool),
+    changes=st.lists(rows, max_size=4),
+    queries=st.lists(names, max_size=5),
+    looked_up=st.booleans(),
+)
+def test_one_that_grew_is_one_built_anew(first, changes, queries, looked_up):
+    """Source ids and titles come more than once; trigrams are indexed before some changes or after."""
+    grown, so_far = Catalogue(*zip(*first, strict=True)), first
+    versions = [(grown, so_far)]
+    for added in changes:
+        if looked_up:
+            grown._grams_now()
+        grown = grown.extended([s for s, _ in added], [t for _, t in added])
+        so_far = [*so_far, *added]
+        versions.append((grown, so_far))
+    queries = [*queries, *(text for row in so_far for text in row if text)]
+    for version, of in versions:
+        assert_same(version, Catalogue(*zip(*of, strict=True)), queries)
+
+
+def test_one_that_grew_keeps_what_it_grew_from():
+    first = Catalogue(["m1", "m2"], ["Star Wars", None])
+    more = first.extended(["m1", "m3"], ["Star Warz", "Star Wars"])
+    other = first.extended(["m4"], ["Toy &amp; Story"])
+    assert [first.find(q).item for q in ("m1", "star wars", "m3")] == [0, 0, 0]
+    assert [more.find(q).item for q in ("m1", "star wars", "m3", "star warz")] == [2, 0, 3, 2]
+    assert other.find("toy & story").item == 2 and other.number_of("m3") is None
+    assert [len(one) for one in (first, more, other)] == [2, 4, 3]
+
+
+def test_rows_are_a_sequence():
+    rows = Rows([1, 2]).extended([3]).extended([4, 5])
+    assert list(rows) == [1, 2, 3, 4, 5] and len(rows) == 5
+    assert rows[0] == 1 and rows[2] == 3 and rows[-1] == 5
+    assert rows[1:4] == [2, 3, 4] and rows[-2:] == [4, 5]
+    with pytest.raises(IndexError):
+        rows[5]

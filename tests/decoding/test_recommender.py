@@ -11,8 +11,8 @@ import pytest
 
 import genrec_jax
 from genrec_jax.checkpoint import restore
+from genrec_jax.decoding import constraints, request_checks
 from genrec_jax.decoding import recommender as recommenders
-from genrec_jax.decoding import request_checks
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.recommend import make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
@@ -249,6 +249,27 @@ def test_one_compilation_per_bucket_and_warm_up_makes_it_ahead(run_dir):
     for count in (1, 2, 5, 8, 17):
         fresh.recommend([[source_ids[i], source_ids[i + 1]] for i in range(count)])
     assert fresh._step_for(10)._cache_size() == compiled
+
+
+def test_warm_up_is_ready_for_every_list_up_to_the_longest(run_dir):
+    """One program for each width; 33 seen items need the second."""
+    fresh = recommenders.load(run_dir.path)
+    source_ids = fresh.catalogue.source_ids
+    assert len(source_ids) > 33
+    steps = fresh._step_for(10)
+    fresh.warm_up(lengths=(32,), exclude_seen=True)
+    assert steps._cache_size() == 1
+    assert list(fresh.warm_up(lengths=(32,), longest_list=33)) == [(1, 32)]
+    assert steps._cache_size() == 2
+    history = [[source_ids[1]]]
+    for count in (1, 31, 32, 33):
+        fresh.recommend(history, exclude=[range(count)])
+        fresh.recommend(history, exclude_seen=True, allow=[range(count)])
+    assert steps._cache_size() == 2
+    assert recommenders._widths(0) == recommenders._widths(32) == [32]
+    assert recommenders._widths(200) == [32, 64, 128, 256]
+    for length in range(200):
+        assert constraints.width_for(length) in recommenders._widths(length)
 
 
 def test_batches_are_at_least_half_full():

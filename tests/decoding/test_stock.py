@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 import genrec_jax
+from genrec_jax.decoding import live
 from genrec_jax.decoding import recommender as recommenders
+from genrec_jax.decoding import trie as tries
+from genrec_jax.decoding.catalogue import Catalogue
+from genrec_jax.decoding.stock import Stock
 from genrec_jax.errors import UserError
+from genrec_jax.pipeline.prompt_batches import PromptAssembler
+from tests.decoding.test_trie import walk
 from tests.evaluation import tiny_run
 
 
@@ -32,12 +38,18 @@ def recommender(loaded):
     loaded._stock = stock
 
 
+@pytest.fixture(scope="module")
+def texts(run_dir, loaded):
+    """The id text of each item trained on, by source id."""
+    return dict(zip(loaded.catalogue.source_ids, run_dir.item_ids().texts, strict=True))
+
+
 def found(recommender, k=10):
     history = [[recommender.catalogue.source_ids[3]]]
     return [one.source_id for one in recommender.recommend(history, k=k)[0]]
 
 
-def test_items_come_and_go_on_one_compiled_search(recommender, monkeypatch):
+def test_items_come_and_go_on_one_compiled_search(recommender, texts, monkeypatch):
     before = found(recommender)
     traces = []
     make = recommenders.make_recommend_step
@@ -48,7 +60,7 @@ def test_items_come_and_go_on_one_compiled_search(recommender, monkeypatch):
     (step,) = recommender._steps.values()
     compiled = step._cache_size()
     best = before[0]
-    text = recommender._stock.texts[recommender.catalogue.number_of(best)]
+    text = texts[best]
     recommender.update(retire=[best])
     assert found(recommender) == [*before[1:], *found(recommender)[9:]]
     # The best id goes to a new item, which takes the first place; its title is known at once.
@@ -75,11 +87,11 @@ def test_exclusions_are_of_the_changed_catalogue(recommender):
     assert [one.source_id for one in allowed[0]] == before[2:4]
 
 
-def test_refusals_change_nothing(recommender):
+def test_refusals_change_nothing(recommender, texts):
     before = found(recommender)
-    texts, source_ids = recommender._stock.texts, recommender.catalogue.source_ids
+    source_ids = recommender.catalogue.source_ids
     refused = [
-        ({"add": {"new": texts[4]}}, f"'{source_ids[4]}' and 'new' have the same id"),
+        ({"add": {"new": texts[source_ids[4]]}}, f"'{source_ids[4]}' and 'new' have the same id"),
         ({"add": {source_ids[4]: "item_9"}}, "is in the catalogue already"),
         ({"retire": ["nothing like it"]}, "neither source ids nor titles"),
         ({"retire": source_ids}, "no item would be left"),
@@ -94,11 +106,10 @@ def test_refusals_change_nothing(recommender):
         recommender.update(retire=[before[0]])
 
 
-def test_no_request_sees_half_a_change(recommender):
+def test_no_request_sees_half_a_change(recommender, texts):
     """The ten best and ten others take turns; a list holds items of one catalogue alone."""
     names = recommender.catalogue.source_ids
     best = found(recommender)
-    texts = dict(zip(names, recommender._stock.texts, strict=True))
     recommender.update(retire=[name for name in names if name not in best])
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(found, recommender) for _ in range(12)]
@@ -107,3 +118,96 @@ def test_no_request_sees_half_a_change(recommender):
     lists = [future.result() for future in asked]
     assert {tuple(one) for one in lists} <= {tuple(best), tuple(f"{n}'" for n in best)}
     assert lists[-1] == [f"{n}'" for n in best]
+
+
+def stock_of(run_dir, source_ids, texts, titles, room=None):
+    assembler = PromptAssembler(
+        run_dir.vocabulary, texts, run_dir.templates, "toystore", titles=titles
+    )
+    runs = assembler.target_runs()
+    size = run_dir.vocabulary.size
+    trie = tries.build_trie(runs.values_P, runs.offsets_E1, vocab_size=size)
+    if room:
+        trie = live.with_room(trie, room)
+    return Stock.of(Catalogue(source_ids, titles), assembler, trie, "toystore", ready=bool(room))
+
+
+def state_of(stock, histories):
+    """Everything that a request reads of it."""
+    prompts = stock.assembler.assemble("A1", None, histories)
+    return (
+        list(stock.catalogue.source_ids),
+        list(stock.catalogue.titles),
+        stock.assembler.target_runs().to_lists(),
+        prompts.inputs.to_lists(),
+        prompts.whole_words.to_lists(),
+        walk(jax.tree.map(np.asarray, stock.trie)),
+        stock.ranks_I.tolist(),
+    )
+
+
+@pytest.mark.parametrize("room", [None, 60])
+def test_random_changes_are_those_of_a_stock_built_anew(run_dir, room):
+    """What is retired is in no list, but in histories; every version stays as it was."""
+    rng = np.random.default_rng(7)
+    fresh_texts = [f"item_{n}" for n in 1000 + rng.permutation(1000)[:200]]
+    first = [(f"s{i}", fresh_texts.pop(), f"Title {i}" if i % 3 else None) for i in range(20)]
+    rows, alive = list(first), dict(enumerate(first))
+    stock = stock_of(run_dir, *(list(column) for column in zip(*first, strict=True)), room)
+    kept = []
+    for step in range(6):
+        histories = [rng.integers(0, len(rows), size) for size in (1, 4, 20)]
+        kept.append((stock, histories, state_of(stock, histories)))
+        gone = [int(i) for i in rng.permutation(list(alive))[: rng.integers(0, 6)]]
+        names = [alive.pop(i)[0] for i in gone]
+        added = [(f"n{step}-{i}", fresh_texts.pop(), f"New {i}") for i in range(rng.integers(0, 6))]
+        if step % 2 and gone:  # what is retired comes back, under a new number
+            added.append((names[0], rows[gone[0]][1], "Back again"))
+        alive |= dict(enumerate(added, len(rows)))
+        rows += added
+        stock = stock.updated(
+            {source_id: text for source_id, text, _ in added},
+            names,
+            {source_id: title for source_id, _, title in added},
+        )
+        assert list(stock.catalogue.source_ids) == [row[0] for row in rows]
+        assert list(stock.catalogue.titles) == [row[2] for row in rows]
+        columns = zip(*rows, strict=True)
+        source_ids, texts, titles = (list(column) for column in columns)
+        assembler = PromptAssembler(
+            run_dir.vocabulary, texts, run_dir.templates, "toystore", titles=titles
+        )
+        runs = assembler.target_runs().to_lists()
+        assert stock.assembler.target_runs().to_lists() == runs
+        histories = [rng.integers(0, len(rows), size) for size in (1, 4, 20)]
+        for template in ("A1", "A11"):
+            wanted = assembler.assemble(template, None, histories)
+            own = stock.assembler.assemble(template, None, histories)
+            assert own.inputs.to_lists() == wanted.inputs.to_lists()
+        trie = jax.tree.map(np.asarray, stock.trie)
+        prefix = tuple(trie.prefix_Q.tolist())
+        walked = {item: [*prefix, *tokens, 1] for tokens, item in walk(trie).items()}
+        assert walked == {item: runs[item] for item in alive}
+        assert stock.catalogue.find(source_ids[-1]).item == len(rows) - 1
+    for earlier, histories, state in kept:
+        assert state_of(earlier, histories) == state
+
+
+def test_a_refused_change_leaves_a_stock_that_can_be_changed(run_dir):
+    stock = stock_of(run_dir, ["a", "b"], ["item_1", "item_2"], [None, "B"], room=8)
+    state = state_of(stock, [np.asarray([0, 1])])
+    changed = stock.updated({"c": "item_3"}, ["a"], {})
+    for add, retire, titles, message in (
+        ({"d": "item_3"}, [], {}, "'c' and 'd' have the same id"),
+        ({"d": "item_4", "e": "item_4"}, [], {}, "'d' and 'e' have the same id"),
+        ({"c": "item_5"}, [], {}, "'c' is in the catalogue already"),
+        ({}, ["a"], {}, "'a' cannot be retired"),
+        ({}, ["x"], {}, "'x': neither source ids nor titles"),
+        ({"d": "item_4"}, [], {"e": "E"}, "a title is given for 'e'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            changed.updated(add, retire, titles)
+    again = changed.updated({"a": "item_1"}, [], {})
+    assert list(again.catalogue.source_ids) == ["a", "b", "c", "a"]
+    assert again.ids is not None and again.ids.numbers_I.tolist() == [1, 2, 3]
+    assert state_of(stock, [np.asarray([0, 1])]) == state
