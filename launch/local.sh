@@ -6,7 +6,7 @@
 #   --processes N  how many (default 2)
 #   --gpus         process i sees GPU i alone; without it each sees every device of the machine
 #   --port P       where process 0 listens (default: one that is free)
-#   --dry-run      print the commands instead of running them
+#   --dry-run      print the commands instead of running them; without --port the port is an example
 #
 # Lines of process i begin with [i]. SIGTERM and Ctrl-C go to all processes as SIGTERM, on which
 # `genrec train` saves one checkpoint and stops. When one fails, the others are stopped.
@@ -37,7 +37,10 @@ free_port() { # one that nobody listens on, below the range that outgoing connec
   while candidate=$((20000 + RANDOM % 10000)); (: <"/dev/tcp/localhost/$candidate") 2>/dev/null; do :; done
   echo "$candidate"
 }
-port=${port:-$(free_port)}
+if [ -z "$port" ]; then
+  port=$(free_port)
+  [ -z "$dry_run" ] || echo "port $port is an example: without --port each run takes a free one" >&2
+fi
 
 prefixed() { # prefixed I: lines of process I, as they come; no `sed`, whose flag for that differs
   local line

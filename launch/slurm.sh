@@ -9,7 +9,8 @@
 #   --time T           limit of one attempt, as Slurm writes it (default: the partition's)
 #   --name NAME        of the job (default genrec); its output is appended to NAME-<job>.log
 #   --sbatch=OPTION    any other option of sbatch, such as --sbatch=--partition=gpu
-#   --dry-run          print the sbatch command and, after it, what the job will run
+#   --dry-run          print the sbatch command and, after it, what the job will run, and when it queues
+#                      itself again
 #
 # Outside a job it submits itself; inside one it starts the processes with srun. Two minutes before the
 # time limit, and when the job is preempted, Slurm sends SIGTERM: `genrec train` saves a checkpoint and
@@ -52,7 +53,10 @@ if [ -z "${SLURM_JOB_ID:-}" ] || [ -n "$dry_run" ]; then
   [ "$gpus" = 0 ] || options+=(--gpus-per-node="$gpus")
   options+=(--export="ALL,GENREC_LAUNCH=$launch/slurm.sh,GENREC_STOPPED_CODE=75")
   run sbatch "${options[@]}" ${more[@]+"${more[@]}"} "$launch/slurm.sh" -- "$@"
-  [ -z "$dry_run" ] || run "${step[@]}"
+  if [ -n "$dry_run" ]; then
+    run "${step[@]}"
+    echo "if [ \$? = 75 ]; then scontrol requeue \$SLURM_JOB_ID; fi"
+  fi
   exit
 fi
 

@@ -3,18 +3,24 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from genrec_jax.checkpoint import restore, run_log
 from genrec_jax.checkpoint.import_weights import ForeignWeights
 from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.data import prepare, toystore
+from genrec_jax.evaluation import checkpoints
+from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.indexing import build
+from genrec_jax.parallel import mesh as meshes
 from genrec_jax.prompts import templates
 from tests.checkpoint import foreign
 from tests.launch import shells
@@ -123,13 +129,42 @@ def check_run(folder: pathlib.Path, steps: int) -> None:
     assert (folder / "finished.json").is_file()
 
 
-def test_local_trains_on_two_processes(train_command, environment, tmp_path):
-    folder = tmp_path / "run"
+@pytest.fixture(scope="module")
+def trained(train_command, environment, tmp_path_factory):
+    """A run of two processes, and what they printed."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
     job = launch("local", "--processes", "2", "--", *train_command(folder, 3), env=environment)
     output, _ = job.communicate(timeout=900)
     assert job.returncode == 0, output[-3000:]
+    return folder, output
+
+
+def test_local_trains_on_two_processes(trained):
+    folder, output = trained
     assert "[0] trained 3 steps, 48 examples" in output
     check_run(folder, 3)
+
+
+def test_two_processes_evaluate_as_one(trained, environment, tmp_path):
+    """The same lists and ranks of every user, in blocks of which each process searches a half."""
+    runs = [tmp_path / "alone", tmp_path / "together"]
+    for folder in runs:
+        shutil.copytree(trained[0], folder)
+    config = EvaluateConfig(templates=("A1",), num_beams=10, batch_size=16)
+    (alone,) = checkpoints.evaluate_checkpoint(
+        runs[0], config=config, mesh=meshes.single_device_mesh()
+    )
+    words = [sys.executable, "-m", "genrec_jax.cli.main", "evaluate", "--multihost", str(runs[1])]
+    words += ["--templates", "A1", "--num-beams", "10", "--batch-size", "16", "--no-baselines"]
+    job = launch("local", "--", *words, env=environment)
+    output, _ = job.communicate(timeout=900)
+    assert job.returncode == 0, output[-3000:]
+    (found,) = (runs[1] / "eval").glob("*/predictions.parquet")
+    one, two = (pq.read_table(file) for file in (alone.folder / found.name, found))
+    assert one.num_rows == 60
+    assert two.drop_columns("scores") == one.drop_columns("scores")
+    scores = [np.concatenate(table["scores"].to_pylist()) for table in (one, two)]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
 
 
 def test_slurm_trains_on_two_tasks(train_command, environment, tmp_path):
@@ -203,12 +238,13 @@ def test_slurm_says_what_it_will_run(train_command, tmp_path):
     ]
     job = launch("slurm", *words, "--dry-run", "--", "genrec", "train", env=dict(os.environ))
     output, _ = job.communicate(timeout=60)
-    submitted, step = output.splitlines()
+    submitted, step, again = output.splitlines()
     assert submitted.startswith("sbatch --job-name=genrec --nodes=2 --ntasks-per-node=8 --requeue ")
     assert "--gpus-per-node=8" in submitted
     assert "--time=1:00:00 --partition=gpu" in submitted
     assert submitted.endswith("/launch/slurm.sh -- genrec train")
     assert step == "srun --wait=120 --label genrec train"
+    assert again == "if [ $? = 75 ]; then scontrol requeue $SLURM_JOB_ID; fi"
 
 
 def test_local_gives_each_process_its_place_and_its_gpu(tmp_path):

@@ -1,6 +1,6 @@
 """Launchers print exactly what they run, refuse what cannot work, and write YAML that the API takes.
 
-`gcloud`, `xpk`, `kubectl`, `docker` and `git` are stubs here that write down how they were called.
+`gcloud`, `srun` and the like are stubs here that write down how they were called.
 """
 
 import json
@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 LAUNCH = ROOT / "launch"
 SCHEMA = json.loads((pathlib.Path(__file__).parent / "jobset_schema.json").read_text())
 SCRIPTS = ("local", "slurm", "tpu_vm", "gke_xpk", "gke_jobset")
+STUBBED = ("gcloud", "xpk", "kubectl", "docker", "git", "env", "sbatch", "srun", "scontrol")
 COMMAND = ["genrec", "train", "--multihost", '--gin.MODEL_DIR="runs/a b"', "--gin.X='it''s'"]
 STUB = """#!/usr/bin/env bash
 words=$(printf ' %q' "$(basename "$0")" "$@")
@@ -35,7 +36,7 @@ def stubs(tmp_path):
     """Runs a launcher with stubs for the cloud's tools: `stubs(words, states, codes)` -> (run, log)."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("gcloud", "xpk", "kubectl", "docker", "git"):
+    for name in STUBBED:
         (folder / name).write_text(STUB)
         (folder / name).chmod(0o755)
 
@@ -86,6 +87,8 @@ WHOLE = {
     "xpk delete-cluster": ["gke_xpk", "delete-cluster", "--cluster", "c"],
     "jobset run": ["gke_jobset", "run", "job", *ON_TPUS, "--", *COMMAND],
     "jobset delete": ["gke_jobset", "delete", "job"],
+    "local": ["local", "--port", "1234", "--", *COMMAND],
+    "local gpus": ["local", "--processes", "3", "--gpus", "--port", "1234", "--", *COMMAND],
 }
 
 
@@ -99,10 +102,39 @@ def test_dry_run_prints_exactly_what_runs(stubs, words):
     real, log = stubs(*words, states=states)
     assert real.returncode == 0, real.stderr
     lines = log.splitlines()
+    if words[0] == "local":  # its processes start together
+        lines.sort()
     if words[1] == "resume":  # asks once more whether the new TPU is ready
         assert lines.pop(-2) == lines[0]
     assert dry.stdout.splitlines() == lines
     assert lines
+
+
+def test_a_dry_run_of_local_says_that_its_port_is_an_example(stubs):
+    dry, _ = stubs("local", "--dry-run", "--", *COMMAND)
+    (port,) = set(re.findall(r"JAX_COORDINATOR_ADDRESS=localhost:(\d+)", dry.stdout))
+    assert dry.stderr.startswith(f"port {port} is an example")
+    assert len(dry.stdout.splitlines()) == 2
+    told, _ = stubs("local", "--dry-run", "--port", port, "--", *COMMAND)
+    assert (told.stdout, told.stderr) == (dry.stdout, "")
+
+
+def test_a_dry_run_of_slurm_prints_the_submission_the_step_and_when_it_is_queued_again(
+    stubs, monkeypatch
+):
+    words = ["--nodes", "2", "--time", "1:00", "--sbatch=--comment=a b"]
+    dry, log = stubs("slurm", *words, "--dry-run", "--", *COMMAND)
+    submission, step, again = dry.stdout.splitlines()
+    assert (dry.returncode, log) == (0, "")
+    _, log = stubs("slurm", *words, "--", *COMMAND)
+    assert log.splitlines() == [submission]
+    requeue = re.fullmatch(r"if \[ \$\? = 75 \]; then (.*); fi", again)
+    assert requeue
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for code in (75, 0, 1):
+        job, log = stubs("slurm", "--", *COMMAND, codes=str(code))
+        more = [requeue[1].replace("$SLURM_JOB_ID", "7")] if code == 75 else []
+        assert (job.returncode, log.splitlines()) == (code, [step, *more])
 
 
 def test_a_remote_command_keeps_its_quotes(stubs):

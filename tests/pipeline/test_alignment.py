@@ -1,6 +1,7 @@
 """The alignment tasks against examples written out by hand, and how many there are on real data."""
 
 import collections
+import re
 
 import numpy as np
 import pytest
@@ -74,10 +75,9 @@ def test_counts_on_real_data(shared, make_dataset, name, examples, mim_windows, 
     assert set((end - 1).tolist()) >= set(last.tolist())  # and MIM may mask it
 
 
-def test_validation_has_3000_seeded_users_and_test_all(shared, make_dataset, words):
-    data = make_dataset(
-        "Toys", read_sequences(shared / "data" / "amazon_toys" / "user_sequence.txt")
-    )
+@pytest.mark.parametrize(("name", "users"), [("amazon_toys", 19_412), ("amazon_beauty", 22_363)])
+def test_validation_has_3000_seeded_users_and_test_all(shared, make_dataset, words, name, users):
+    data = make_dataset(name, read_sequences(shared / "data" / name / "user_sequence.txt"))
     tables = alignment_data.make_tables(data, words)
     splits = splits_lib.leave_one_out(data)
     chosen = {}
@@ -86,13 +86,15 @@ def test_validation_has_3000_seeded_users_and_test_all(shared, make_dataset, wor
         for name in ("retrieval", "ranking"):
             (held,) = task[name].held_out(splits, "validation", max_examples=3000)
             assert held.num_examples == 3000
-            users = held.dataset.users_X[held.positions_N]
-            assert (held.positions_N == splits.validation_U[users]).all()
-            chosen.setdefault(seed, []).append(tuple(users.tolist()))
+            asked = held.dataset.users_X[held.positions_N]
+            assert (held.positions_N == splits.validation_U[asked]).all()
+            chosen.setdefault(seed, []).append(tuple(asked.tolist()))
     assert len(set(chosen[0])) == 1  # the same users for every task, whenever asked
     assert chosen[1][0] != chosen[0][0]
-    (every,) = task["retrieval"].held_out(splits, "test")
-    assert every.num_examples == 19_412
+    for name in ("retrieval", "ranking"):
+        (every,) = task[name].held_out(splits, "test")
+        assert every.num_examples == users
+        assert (every.positions_N == splits.test_U).all()
 
 
 def test_retrieval_is_the_protocols(shop, words, tasks, by_hand):
@@ -156,30 +158,37 @@ def test_bpr_is_the_protocols(shop, words, tasks, by_hand):
         assert block.targets.row(e).tolist() == [*words.encode(by_hand.listed([chosen])), 1]
 
 
+RATING_LEADS = {
+    (
+        True,
+        True,
+    ): "A user likes the following Amazon products: {} The user dislikes the following"
+    " Amazon products: {} ",
+    (True, False): "A user likes the following Amazon products: {}{} ",
+    (False, True): "A user dislikes the following Amazon products: {}{} ",
+}
+
+
+def rating_prompt(shop, by_hand, user, place, before):
+    """The prompt about a place that shows those before it, and which lists it has: likes, dislikes."""
+    sequence, ratings = shop.sequence(user), shop.ratings_X[shop.offsets_U1[user] :]
+    likes = [sequence[p] for p in before if ratings[p] > 3]
+    dislikes = [sequence[p] for p in before if ratings[p] <= 3]
+    kind = bool(likes), bool(dislikes)
+    lists = RATING_LEADS[kind].format(by_hand.listed(likes), by_hand.listed(dislikes))
+    question = "Predict whether the user would like the following item. Answer yes or no. "
+    return lists + question + by_hand.item(sequence[place]), kind
+
+
 def test_rating_is_the_protocols(shop, words, tasks, by_hand):
     task = tasks["rating"]
     block = task.assemble(0, np.arange(task.num_examples))
     kinds = collections.Counter()
     for e, (user, place) in enumerate(targets_by_protocol(shop)):
-        sequence = shop.sequence(user)
-        ratings = shop.ratings_X[shop.offsets_U1[user] :][: len(sequence)]
-        before = range(max(0, place - 5), place)
-        likes = [sequence[p] for p in before if ratings[p] > 3]
-        dislikes = [sequence[p] for p in before if ratings[p] <= 3]
-        text = {
-            (
-                True,
-                True,
-            ): "A user likes the following Amazon products: {} The user dislikes the following"
-            " Amazon products: {} ",
-            (True, False): "A user likes the following Amazon products: {}{} ",
-            (False, True): "A user dislikes the following Amazon products: {}{} ",
-        }[bool(likes), bool(dislikes)].format(by_hand.listed(likes), by_hand.listed(dislikes))
-        text += "Predict whether the user would like the following item. Answer yes or no. "
-        text += by_hand.item(sequence[place])
-        kinds[bool(likes), bool(dislikes)] += 1
+        text, kind = rating_prompt(shop, by_hand, user, place, range(max(0, place - 5), place))
+        kinds[kind] += 1
         assert block.inputs.row(e).tolist() == [*words.encode(text), 1]
-        answer = "yes" if ratings[place] > 3 else "no"
+        answer = "yes" if shop.ratings_X[shop.offsets_U1[user] + place] > 3 else "no"
         assert block.targets.row(e).tolist() == [*words.encode(answer), 1]
     assert len(kinds) == 3
     assert min(kinds.values()) > 3
@@ -222,16 +231,13 @@ def test_a_cut_drops_whole_oldest_items(tables, shop, words, by_hand):
         tables, shop, shuffle=False, num_candidates=30, seed=3, max_input_length=limit
     )
     whole = alignment_data.make_tasks(tables, shop, shuffle=False, num_candidates=30, seed=3)
-    for name in ("retrieval", "ranking", "bpr", "mlm"):
+    for name in ("retrieval", "ranking", "bpr"):
         numbers = np.arange(whole[name].num_examples)
         plan = short[name].plan(0, numbers)
         assert plan.cut_E.any()
         assert not plan.cut_E.all()
         assert abs(short[name].cut_share() - plan.cut_E.mean()) < 1e-12
         assert whole[name].cut_share() == 0
-        if name == "mlm":
-            assert plan.inputs.lengths_E.max() <= limit
-            continue
         cut, full = short[name].gather(plan), whole[name].assemble(0, numbers)
         assert cut.targets.to_lists() == full.targets.to_lists()
         for e in numbers.tolist():
@@ -247,6 +253,88 @@ def test_a_cut_drops_whole_oldest_items(tables, shop, words, by_hand):
                 last = dropped.removesuffix("; ").split("; ")[-1]
                 more = [*words.encode(f"{LEAD}{last}; {shown}"), 1]
                 assert len(more) > limit  # one item more would not fit
+
+
+def cut_task(tables, shop, name, limit):
+    """The task under a limit that cuts some prompts and spares others, its block, and which are cut."""
+    task = alignment_data.make_tasks(
+        tables, shop, (name,), shuffle=False, seed=3, max_input_length=limit
+    )[name]
+    plan = task.plan(0, np.arange(task.num_examples))
+    block = task.gather(plan)
+    assert plan.cut_E.any()
+    assert not plan.cut_E.all()
+    assert max(map(len, block.inputs.to_lists())) <= limit
+    return task, block, plan.cut_E
+
+
+def test_a_cut_drops_whole_oldest_items_of_mim(tables, shop, words, by_hand):
+    """The items left and masked are a window's newest, as many as fit; the question stays."""
+    task, block, cut = cut_task(tables, shop, "mim", 330)
+    ending = " What are the masked items, in chronological order?"
+    for e in range(task.num_examples):
+        window = shop.items_X[task.begin_N[e] : task.end_N[e]]
+        row = words.decode(block.inputs.row(e))
+        assert row.startswith(LEAD)
+        assert row.endswith(f";{ending}")
+        shown = re.split(r"(?<=;) (?=Item ID: I|\[masked)", row[len(LEAD) : -len(ending)])
+        left = window[len(window) - len(shown) :]
+        hidden = [piece == "[masked item];" for piece in shown]
+        assert sum(hidden) == max(1, round(len(shown) * 0.2))
+        for piece, masked, item in zip(shown, hidden, left, strict=True):
+            assert masked or piece == f"{by_hand.item(item)};"
+        assert words.decode(block.targets.row(e)) == by_hand.listed(left[hidden])
+        assert cut[e] == (len(left) < len(window))
+        if cut[e]:
+            more = f"{LEAD}{by_hand.listed(window[-len(left) - 1 :])}{ending}"
+            assert len(words.encode(more)) + 1 > 330
+
+
+def test_a_cut_drops_whole_oldest_items_of_mlm(tables, shop, words, by_hand):
+    """With the target's spans put back, the text is that of a window's newest items, as many as fit."""
+    task, block, cut = cut_task(tables, shop, "mlm", 200)
+    numbers = np.arange(task.num_examples)
+    sentinels = {words.id_of(f"<extra_id_{n}>") for n in range(100)}
+    windows_ = np.stack(task.window(np.zeros_like(numbers), numbers), axis=1)
+    for e, (begin, end) in enumerate(windows_.tolist()):
+        spans: list[list[int]] = []
+        for token in block.targets.row(e).tolist()[:-1]:
+            if token in sentinels:
+                spans.append([])
+            else:
+                spans[-1].append(token)
+        missing = iter(spans)
+        asked = block.inputs.row(e).tolist()[:-1]
+        text = [t for token in asked for t in (next(missing) if token in sentinels else [token])]
+        assert not list(missing)
+        count = words.decode(text).count("Item ID: ")
+        assert text == words.encode(by_hand.listed(shop.items_X[end - count : end]))
+        assert cut[e] == (count < end - begin)
+        if cut[e]:
+            more = words.encode(by_hand.listed(shop.items_X[end - count - 1 : end]))
+            assert len(more) + 1 > 200
+
+
+def test_a_cut_drops_whole_oldest_items_of_rating(tables, shop, words, by_hand):
+    """The newest items, as many as the wording with both lists leaves room for, decide the wording."""
+    limit = 130
+    _, block, cut = cut_task(tables, shop, "rating", limit)
+    longest = RATING_LEADS[True, True].format("", "")
+    kinds = set()
+    for e, (user, place) in enumerate(targets_by_protocol(shop)):
+        row = block.inputs.row(e).tolist()
+        first = max(0, place - 5)
+        begin = place - words.decode(row).count("Item ID: ") + 1
+        text, kind = rating_prompt(shop, by_hand, user, place, range(begin, place))
+        assert row == [*words.encode(text), 1]
+        assert cut[e] == (begin > first)
+        if cut[e]:
+            kinds.add(kind)
+            sequence = shop.sequence(user)
+            question = text[text.index("Predict whether") :]
+            listed = by_hand.listed(sequence[begin - 1 : place])
+            assert len(words.encode(f"{longest}{listed} {question}")) + 1 > limit
+    assert len(kinds) == 3
 
 
 def test_a_limit_that_cannot_hold_the_question_is_refused_at_once(tables, shop):

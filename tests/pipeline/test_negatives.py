@@ -48,20 +48,45 @@ def test_a_held_out_item_does_not_change_training_negatives(make_dataset):
     assert drawn[0] == drawn[1]
 
 
-def test_the_first_negative_is_drawn_by_popularity(shared, make_dataset):
-    """Chi-square over Beauty's items (rare ones pooled), for a user without any of the popular ones."""
+@pytest.mark.parametrize("avoid", ["training", "all"])
+def test_99_for_each_user_of_toys(shared, make_dataset, avoid):
+    """Different ones, none that must be avoided; the own held-out items only where training may."""
+    data = make_dataset(
+        "Toys", read_sequences(shared / "data" / "amazon_toys" / "user_sequence.txt")
+    )
+    splits = splits_lib.leave_one_out(data)
+    users = np.arange(data.num_users)
+    drawn = NegativeSampler(data, splits, 99, avoid).draw(users, 4, users)
+    assert drawn.shape == (19_412, 99)
+    assert np.diff(np.sort(drawn, axis=1), axis=1).all()
+    pairs = drawn + users[:, None] * data.num_items
+    held_out = np.concatenate([splits.validation_U, splits.test_U])
+    own = data.items_X + data.users_X.astype(np.int64) * data.num_items
+    trained = np.delete(own, held_out)
+    assert not np.isin(pairs, own if avoid == "all" else trained).any()
+    targets = np.setdiff1d(own[held_out], trained)
+    assert np.isin(pairs, targets).any() == (avoid == "training")
+
+
+@pytest.mark.parametrize("avoid", ["training", "all"])
+def test_the_first_negative_is_drawn_by_popularity(shared, make_dataset, avoid):
+    """Chi-square over Beauty's items (rare ones pooled), for the user with the most popular targets."""
     data = make_dataset(
         "Beauty", read_sequences(shared / "data" / "amazon_beauty" / "user_sequence.txt")
     )
     splits = splits_lib.leave_one_out(data)
     counts = splits_lib.training_counts_I(data, splits)
+    held_out = data.items_X[np.stack([splits.validation_U, splits.test_U])]
+    user = int(counts[held_out].min(axis=0).argmax())
     draws = 60_000
-    drawn = sampler_of(data, 1).draw(np.full(draws, 17), 5, np.arange(draws))[:, 0]
+    drawn = sampler_of(data, 1, avoid).draw(np.full(draws, user), 5, np.arange(draws))[:, 0]
     allowed = counts.astype(float)
-    allowed[data.sequence(17)[:-2]] = 0
+    allowed[data.sequence(user)[: None if avoid == "all" else -2]] = 0
     expected = allowed / allowed.sum() * draws
     common = expected >= 10
+    assert common[held_out[:, user]].all() == (avoid == "training")
     observed = np.bincount(drawn, minlength=data.num_items)
+    assert not observed[allowed == 0].any()
     found = np.append(observed[common], observed[~common].sum())
     wanted = np.append(expected[common], expected[~common].sum())
     assert common.sum() > 1000

@@ -137,13 +137,16 @@ def finish(processes: list[subprocess.Popen]) -> list[str]:
     return outputs
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 2), (1, 2, 2)], ids=["2 hosts", "4 hosts"])
-def test_hosts_give_one_devices_losses_and_parameters(tmp_path, sizes):
-    """Hosts that share a split of `tensor` hold the same rows; those along `fsdp` other ones."""
+@pytest.fixture(scope="module")
+def three_steps_on_one_device():
+    return test_step.run_steps(test_step.EIGHT_HEADS, meshes.single_device_mesh(), steps=3)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (1, 2, 2), (2, 2, 1)], ids=str)
+def test_hosts_give_one_devices_losses_and_parameters(three_steps_on_one_device, tmp_path, sizes):
+    """Hosts along `tensor` hold the same rows; those along `data` and `fsdp` other ones."""
     outputs = finish(start(STEPS, sizes, tmp_path / "params.npz"))
-    losses, trained = test_step.run_steps(
-        test_step.EIGHT_HEADS, meshes.single_device_mesh(), steps=3
-    )
+    losses, trained = three_steps_on_one_device
     for output in outputs:
         np.testing.assert_allclose(json.loads(output.splitlines()[-1]), losses, rtol=1e-5)
     theirs = np.load(tmp_path / "params.npz")
