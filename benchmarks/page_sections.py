@@ -97,6 +97,8 @@ def trie_build() -> str:
     cells = []
     for row in rows:
         changes = f"{row['changes']:,} in {seconds(row['changes_s'])}" if "changes_s" in row else ""
+        if "update_s" in row:
+            changes += f", with names and prompts in {seconds(row['update_s'])}"
         cells.append(
             (
                 f"{row['items']:,}",
