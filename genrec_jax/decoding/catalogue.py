@@ -44,6 +44,14 @@ class Rows(Sequence[T], Generic[T]):
         yield from self._first
         yield from self._more
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (Rows, list, tuple)) and [*self] == [*other]
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    def __repr__(self) -> str:
+        return repr([*self])
+
 
 @dataclasses.dataclass(frozen=True)
 class Match:

@@ -136,3 +136,11 @@ def test_rows_are_a_sequence():
     assert rows[1:4] == [2, 3, 4] and rows[-2:] == [4, 5]
     with pytest.raises(IndexError):
         rows[5]
+
+
+def test_rows_are_a_list_to_whoever_reads_them():
+    rows, same = Rows(["a", "b"]).extended(["c"]), ["a", "b", "c"]
+    assert rows == same and same == rows
+    assert rows != ["a", "b"] and rows != "abc"
+    assert repr(rows) == "['a', 'b', 'c']"
+    assert rows[::-1] == ["c", "b", "a"]
