@@ -195,7 +195,10 @@ def test_every_row_of_the_paper_is_run_on_a_cpu_on_two_datasets():
 
 @pytest.mark.parametrize(
     ("dataset", "steps"),
-    [("ml100k", ("ranking", "ranking_mlm", "ranking_mlm_mim", "raat")), ("movietweetings", ("ranking", "raat"))],
+    [
+        ("ml100k", ("ranking", "ranking_mlm", "ranking_mlm_mim", "raat")),
+        ("movietweetings", ("ranking", "raat")),
+    ],
 )
 def test_the_steps_of_the_ranking_ablation_see_as_many_rankings(dataset, steps):
     runs = [experiment(f"gin_configs/alignment/cpu_{dataset}_{step}.gin") for step in steps]

@@ -23,11 +23,19 @@ def make_dataset(tmp_path: pathlib.Path) -> MakeDataset:
 
 
 @pytest.fixture(scope="session")
-def beauty(shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dataset.Dataset:
-    """Amazon Beauty, users in file order."""
+def beauty_path(shared: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Amazon Beauty's dataset dir, users in file order."""
     with (shared / "data/amazon_beauty/user_sequence.txt").open(encoding="utf-8") as file:
         sequences = [line.split()[1:] for line in file]
-    return write_dataset(tmp_path_factory.mktemp("data") / "beauty", sequences, "Beauty")
+    path = tmp_path_factory.mktemp("data") / "beauty"
+    write_dataset(path, sequences, "Beauty")
+    return path
+
+
+@pytest.fixture(scope="session")
+def beauty(beauty_path: pathlib.Path) -> dataset.Dataset:
+    """Amazon Beauty, users in file order."""
+    return dataset.load(beauty_path)
 
 
 @pytest.fixture(scope="session")

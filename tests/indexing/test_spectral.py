@@ -70,6 +70,11 @@ def test_fewer_nodes_than_clusters():
     assert spectral.cluster(_graph([(0, 1, 1)], 3), 5).tolist() == [0, 1, 2]
 
 
+def test_fewer_connected_nodes_than_clusters():
+    labels = spectral.cluster(_graph([(1, 3, 1)], 6), 4)
+    assert labels[1] != labels[3] and labels.max() < 4
+
+
 @pytest.mark.parametrize("size", [12, 30, 60])
 def test_a_complete_graph(size):
     """All but one eigenvalue are equal, where LAPACK's solver for a few eigenvalues can give up."""
@@ -78,3 +83,60 @@ def test_a_complete_graph(size):
     assert labels.shape == (size,)
     assert labels.min() >= 0
     assert labels.max() < 10
+
+
+def _ring(size):
+    return [(node, (node + 1) % size, 1) for node in range(size)]
+
+
+SYMMETRIC = {
+    "a ring": (_ring(24), 24),
+    "two equal rings": (_ring(15) + [(a + 15, b + 15, w) for a, b, w in _ring(15)], 30),
+    "a star": ([(0, leaf, 1) for leaf in range(1, 20)], 20),
+    "every pair": ([(a, b, 1) for b in range(18) for a in range(b)], 18),
+    "a node between two cliques": (
+        [(a, b, 1) for b in range(6) for a in range(b)]
+        + [(a, b, 1) for b in range(6, 12) for a in range(6, b)]
+        + [(12, node, 1) for node in range(12)],
+        13,
+    ),
+    "a cube": (
+        [(a, a ^ bit, 1) for a in range(16) for bit in (1, 2, 4, 8) if not a & bit],
+        16,
+    ),
+}
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 4, 7])
+@pytest.mark.parametrize("graph", SYMMETRIC)
+def test_rounding_decides_nothing(graph, clusters, monkeypatch):
+    """Another solver finds another basis of each eigenvalue's space, and other last digits."""
+    adjacency_II = _graph(*SYMMETRIC[graph])
+    ours = spectral.cluster(adjacency_II, clusters)
+    solve = np.linalg.eigh
+    rng = np.random.default_rng(0)
+
+    def another(matrix):
+        values, vectors = solve(matrix)
+        vectors = vectors.copy()
+        space = np.concatenate([[0], np.cumsum(np.diff(values) > 1e-9)])
+        for number in range(space[-1] + 1):
+            (columns,) = np.nonzero(space == number)
+            turn, _ = np.linalg.qr(rng.normal(size=(len(columns), len(columns))))
+            vectors[:, columns] = vectors[:, columns] @ turn
+        noise = 1 + 1e-13 * rng.normal(size=vectors.shape)
+        return np.sort(values + 1e-14 * rng.normal(size=values.shape)), vectors * noise
+
+    monkeypatch.setattr(np.linalg, "eigh", another)
+    for _ in range(10):
+        theirs = spectral.cluster(adjacency_II, clusters)
+        assert sklearn.metrics.adjusted_rand_score(ours, theirs) == 1.0
+
+
+def test_a_node_between_two_clusters_joins_the_smaller():
+    edges = [(a, b, 1) for b in range(6) for a in range(b)]
+    edges += [(a, b, 1) for b in range(6, 12) for a in range(6, b)]
+    edges += [(12, node, 1) for node in range(12)]
+    labels = spectral.cluster(_graph(edges, 13), 2)
+    assert labels[0] != labels[6]
+    assert labels[12] == labels[0]  # of two of one size the one that comes first
