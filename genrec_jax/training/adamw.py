@@ -1,7 +1,7 @@
-"""AdamW (Loshchilov & Hutter 2019) with the settings of OpenP5's public repository."""
+"""AdamW (Loshchilov & Hutter 2019)."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,18 +9,19 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-NOT_DECAYED = ("norm_embed", "relpos_buckets")
-
 
 @dataclasses.dataclass(frozen=True)
 class AdamWConfig:
-    """OpenP5's settings.
+    """The optimizer's settings; the defaults are those of OpenP5's public repository but for the norms.
 
     Attributes:
         b1: decay of the first moment.
         b2: decay of the second moment.
         epsilon: added to the root of the second moment.
-        weight_decay: decoupled, times the learning rate; none on norms and biases.
+        weight_decay: decoupled, times the learning rate.
+        undecayed: parameters with one of these logical axes do not decay: norms and position biases.
+            (The repository means to leave norms out too, by a name that T5's do not have, so that it
+            decays them; `gin_configs/runs/train_openp5.gin` does as it does.)
         clip_norm: gradients whose global norm is larger are scaled down to it; None to leave them.
     """
 
@@ -28,15 +29,16 @@ class AdamWConfig:
     b2: float = 0.999
     epsilon: float = 1e-6
     weight_decay: float = 0.01
+    undecayed: tuple[str, ...] = ("norm_embed", "relpos_buckets")
     clip_norm: float | None = 1.0
 
 
-def decay_mask(params: Any) -> Any:
-    """True for parameters that decay: all but norms and position biases."""
+def decay_mask(params: Any, undecayed: Sequence[str]) -> Any:
+    """True for parameters that decay: those without any of the logical axes `undecayed`."""
 
     def decays(variable: nnx.Variable) -> nnx.Variable:
         axes = variable.get_metadata()["axes"]
-        return variable.replace(not any(axis in NOT_DECAYED for axis in axes))
+        return variable.replace(not any(axis in undecayed for axis in axes))
 
     return jax.tree.map(decays, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
@@ -58,7 +60,7 @@ def adamw(
             b2=config.b2,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
-            mask=decay_mask,
+            mask=lambda params: decay_mask(params, config.undecayed),
         )
     )
     return optax.chain(*steps)

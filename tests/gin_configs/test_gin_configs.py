@@ -178,8 +178,10 @@ def test_parity_settings_are_those_of_the_table(shared):
             0.05,
         )
         assert settings.optimizer.rule == AdamWConfig(
-            epsilon=1e-6, weight_decay=0.01, clip_norm=1.0
+            epsilon=1e-6, weight_decay=0.01, clip_norm=1.0, undecayed=("relpos_buckets",)
         )
+        assert settings.loss.normalizing_factor == "AVERAGE_PER_SEQUENCE"
+        assert settings.loss.z_loss == 0 and not data.packing
         assert settings.model.dropout_rate == 0.1
         assert settings.model.whole_word_embedding
         assert (data.max_input_length, data.cut) == (512, "tokens")

@@ -28,7 +28,8 @@ def numpy_adamw(params, grads_by_step, rates, decays):
     return params
 
 
-def test_adamw_decays_matrices_only_and_clips():
+@pytest.mark.parametrize("undecayed", [("norm_embed", "relpos_buckets"), ("relpos_buckets",), ()])
+def test_adamw_decays_and_clips(undecayed):
     random = np.random.default_rng(0)
     axes = {
         "matrix": ("embed", "mlp"),
@@ -52,12 +53,13 @@ def test_adamw_decays_matrices_only_and_clips():
         )
 
     schedule = LearningRate(0.1, "linear", warmup_share=0.4, total_steps=5)
-    optimizer = optimizers.Optimizer(adamw.AdamWConfig(), schedule)
+    optimizer = optimizers.Optimizer(adamw.AdamWConfig(undecayed=undecayed), schedule)
     params = state_of(start)
     opt_state = optimizer.init(params)
     for gradient in grads:
         params, opt_state = optimizer.apply(state_of(gradient), opt_state, params)
-    decays = {"matrix": True, "norm": False, "bias": False}
+    decays = {name: not set(axes[name]) & set(undecayed) for name in axes}
+    assert decays["matrix"]
     expected = numpy_adamw(start, grads, [0.0, 0.05, 0.1], decays)
     for name, value in expected.items():
         np.testing.assert_allclose(params[name].get_value(), value, rtol=1e-5, atol=1e-6)
