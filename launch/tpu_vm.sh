@@ -11,9 +11,10 @@
 #   install  copies this checkout's HEAD to every worker and makes a virtual environment there; with --nfs
 #            mounts a share (Filestore, say) at /mnt/genrec, for run dirs that are not at gs:// URLs
 #   run      runs the command on every worker, in the checkout, with the environment active
-#   resume   runs it until it has finished: while the TPU stands it tries again, at most 3 times; when it
-#            was preempted it deletes, creates and installs it anew, then runs the command, which goes on
-#            from the last checkpoint
+#   resume   runs it until it has finished: while the TPU stands it tries again, until it has failed 3 times
+#            within ten minutes of its start; when it was preempted it deletes, creates and installs it
+#            anew, then runs the command, which goes on from the last checkpoint. A TPU that stands and on
+#            which installing was never finished is installed first
 #   delete   gives the TPU back
 #   --project P  the project, where it is not gcloud's default
 #   --dry-run    print the commands; for resume, those of one preemption
@@ -75,7 +76,7 @@ install() { # its steps are chained: resume asks whether all went well, which tu
   archive="${TMPDIR:-/tmp}/genrec-$name.tar.gz"
   run git -C "$root" archive --format=tar.gz --output="$archive" HEAD &&
     tpu scp "$archive" "$name:genrec.tar.gz" --worker=all &&
-    everywhere 'mkdir -p genrec && tar -xzf genrec.tar.gz -C genrec' &&
+    everywhere 'mkdir -p genrec && rm -f genrec/.installed && tar -xzf genrec.tar.gz -C genrec' &&
     everywhere 'python3 -m pip install --quiet --user uv' &&
     everywhere 'cd genrec && ~/.local/bin/uv venv --quiet --clear --python 3.12 .venv' &&
     everywhere 'cd genrec && ~/.local/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[tpu,gcs]"' &&
@@ -83,12 +84,13 @@ install() { # its steps are chained: resume asks whether all went well, which tu
       everywhere 'sudo apt-get install --yes --quiet nfs-common && sudo mkdir -p /mnt/genrec' &&
         everywhere "mountpoint --quiet /mnt/genrec || sudo mount -t nfs $(quoted "$nfs") /mnt/genrec" &&
         everywhere 'sudo chmod a+rwx /mnt/genrec'
-    fi
+    fi &&
+    everywhere 'touch genrec/.installed'
 }
 state() { gcloud compute tpus tpu-vm describe "$name" --format='value(state)' "${place[@]}" 2>/dev/null || echo ABSENT; }
 
 resume() {
-  local failures=0 seconds=${GENREC_POLL_SECONDS:-60}
+  local installed='' failures=0 began seconds=${GENREC_POLL_SECONDS:-60}
   if [ -n "$dry_run" ]; then
     run gcloud compute tpus tpu-vm describe "$name" --format='value(state)' "${place[@]}"
     delete; create; install; everywhere "$remote"
@@ -97,14 +99,27 @@ resume() {
   while :; do
     case "$(state)" in
       READY)
-        everywhere "$remote" && return
+        began=$SECONDS
+        if [ -n "$installed" ] || everywhere 'test -e genrec/.installed' || install; then
+          installed=1
+          everywhere "$remote" && return
+        fi
         if [ "$(state)" = READY ]; then
+          # After a long run it was stopped, or failed of something that may be over.
+          [ $((SECONDS - began)) -lt "${GENREC_LONG_RUN_SECONDS:-600}" ] || failures=0
           failures=$((failures + 1))
-          [ "$failures" -lt 3 ] || { echo "the command failed 3 times while the TPU stood" >&2; exit 1; }
+          [ "$failures" -lt 3 ] || { echo "failed 3 times while the TPU stood" >&2; exit 1; }
         fi
         ;;
-      PREEMPTED | TERMINATED | STOPPED) delete || true; create && install || true ;;
-      ABSENT) create && install || true ;;
+      PREEMPTED | TERMINATED | STOPPED)
+        installed=''
+        delete || true
+        if create && install; then installed=1; fi
+        ;;
+      ABSENT)
+        installed=''
+        if create && install; then installed=1; fi
+        ;;
     esac
     sleep "$seconds"
   done
