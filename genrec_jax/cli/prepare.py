@@ -4,6 +4,7 @@ import argparse
 import datetime
 import math
 import pathlib
+import typing
 from typing import Any
 
 from rich import box, console, table, text
@@ -50,6 +51,8 @@ what to know:
   Held out is each user's last item for the test and the one before it for validation, as in the papers.
   With --protocol temporal training ends on one date for everybody, and each user's first item after
   the dates is held out. Everything later (index, train, evaluate) keeps to what is said here.
+  Prompts name users by number. Numbers are shuffled, so that they tell nothing; --user-order file has
+  them by first appearance, as OpenP5's public files do.
   Without times, the order of the log is taken on trust, and the audit says so.
   Tied times keep file order (--tie-seed: a random one); how many there are is printed and stored.
   Exact duplicates are kept and counted, because published counts include them; --drop-duplicates.
@@ -118,6 +121,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=numeric_flags.SEED,
         metavar="N",
         help="order tied times at random with this seed (default: file order); needs data with times",
+    )
+    filters.add_argument(
+        "--user-order",
+        choices=typing.get_args(prepare.UserOrder),
+        default="shuffled",
+        help="how users are numbered in prompts: shuffled (default), or file: by first appearance, as"
+        " OpenP5's public files are, which tells held-out items where a log is sorted by item",
     )
     held_out = parser.add_argument_group("what is held out")
     held_out.add_argument(
@@ -216,6 +226,7 @@ def run(arguments: argparse.Namespace) -> None:
     common: dict[str, Any] = {
         "skip_bad_rows": arguments.skip_bad_rows,
         "overwrite": arguments.overwrite,
+        "user_order": arguments.user_order,
         "split": prepare.SplitBy(
             arguments.protocol.replace("-", "_"), arguments.validation_from, arguments.test_from
         ),

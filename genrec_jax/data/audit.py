@@ -11,6 +11,7 @@ to them.
 | `ties_in_time` | many test targets share a timestamp with their user's interaction next to it (warns) |
 | `sequences_not_sorted_by_id` | sequences climb or fall by item id, so the order is the alphabet's |
 | `source_ids_not_by_time` | source ids were numbered by first appearance (warns: never use them as ids) |
+| `user_numbers_tell_nothing` | users have their test items from those numbered next to them (warns) |
 | `splits_disjoint` | a position serves two splits, or lies outside its user's sequence |
 | `no_duplicates_across_splits` | a held-out row is an exact copy of a training row (warns) |
 | `item_ids_not_by_held_out` | ids count the items in an order that only held-out interactions have |
@@ -27,10 +28,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
+from genrec_jax.data import audit_users
+from genrec_jax.data.audit_result import AuditResult
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import NO_TARGET, SplitName, Splits
-
-Status = Literal["pass", "warn", "fail"]
 
 # Adjacent pairs in ascending order: 0.69 to 0.72 in Amazon's product codes, which are dealt out as
 # products appear, and 1.0 in a sorted copy.
@@ -40,22 +41,6 @@ TIED_SHARE = 0.05
 FEWEST_COLD_ITEMS = 8  # fewer stand in any given order by chance too often
 
 
-@dataclasses.dataclass(frozen=True)
-class AuditResult:
-    """One check's verdict.
-
-    Attributes:
-        check: its name, as in this module's table.
-        status: `fail` where results on this artefact mean nothing, `warn` where the reader of a
-            result must know something, else `pass`.
-        detail: what was measured, in words.
-    """
-
-    check: str
-    status: Status
-    detail: str
-
-
 def audit_dataset(dataset: Dataset, splits: Splits) -> list[AuditResult]:
     """Every check that a dataset dir and its split can be put to."""
     return [
@@ -63,6 +48,7 @@ def audit_dataset(dataset: Dataset, splits: Splits) -> list[AuditResult]:
         audit_ties(dataset, splits),
         audit_sorted_sequences(dataset),
         audit_source_ids(dataset),
+        audit_users.audit_user_numbers(dataset, splits),
         audit_splits(dataset, splits),
         audit_duplicates(dataset, splits),
     ]

@@ -4,7 +4,7 @@
                           sorted by user, then time, file order breaking ties
     items.parquet         item int32 (dense, in the order of source ids, so that a number tells
                           nothing about time), source_id, title?, brand?, categories?, price?, description?
-    users.parquet         user int32 (dense, in file order of first appearance), source_id
+    users.parquet         user int32 (dense, in an order that tells nothing), source_id
     dataset.json          counts, filters, split, sources with sha256, checksums, format version
 
 Reading needs pyarrow alone, so that training boxes need no Polars.

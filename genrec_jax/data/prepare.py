@@ -8,12 +8,12 @@ which rows survive.
 
 import dataclasses
 import importlib.metadata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from jaxtyping import Bool
+from jaxtyping import Bool, Int32
 
 from genrec_jax.data import artefacts, audit, dataset, kcore, prepare_progress, rawlog, splits
 from genrec_jax.errors import UserError
@@ -21,6 +21,9 @@ from genrec_jax.errors import UserError
 LEAVE_ONE_OUT_NEEDS = 3
 SHORT_USER = "user with fewer than 3 interactions"
 TIMES = ("timestamp", "within_second")
+
+UserOrder = Literal["shuffled", "file"]
+"""How users are numbered: by a fixed shuffle of their sorted source ids, or by first appearance."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,7 @@ def prepare(
     drop_duplicates: bool = False,
     skip_short_users: bool = False,
     tie_seed: int | None = None,
+    user_order: UserOrder = "shuffled",
     split: SplitBy = LEAVE_ONE_OUT,
     expected_counts: dict[str, int] | None = None,
     overwrite: bool = False,
@@ -87,8 +91,10 @@ def prepare(
     """Filters, numbers and writes a raw log.
 
     Items are numbered in the order of their source ids, so that a number tells nothing about time;
-    users in the order of their first appearance in the log. A user's interactions are sorted by
-    time, file order breaking ties.
+    users by a fixed shuffle of theirs, so that a number tells nothing about what the user takes. A log
+    sorted by item, as Amazon's are, meets a user first at the least of all items, held-out ones
+    included, and prompts name users by their numbers. A user's interactions are sorted by time, file
+    order breaking ties.
 
     Args:
         raw: what a reader made.
@@ -100,6 +106,7 @@ def prepare(
         skip_short_users: drop users that cannot be split.
         tie_seed: order tied times at random, to see how much a result owes to file order; refused
             where there are no times.
+        user_order: `file` numbers users by first appearance, as public OpenP5 files do.
         split: what is held out for validation and test.
         expected_counts: `users`, `items`, `interactions` that must come out (a recipe's published
             counts); keys may be absent.
@@ -130,7 +137,7 @@ def prepare(
     if drop_duplicates:
         log, dropped = _without_duplicates(log)
     with steps.step("numbering users and items"):
-        coded, user_ids, item_ids = _encode(log)
+        coded, user_ids, item_ids = _encode(log, user_order)
     with steps.step("k-core"):
         core = kcore.k_core(
             coded["user"].to_numpy(), coded["item"].to_numpy(), min_user=min_user, min_item=min_item
@@ -160,6 +167,7 @@ def prepare(
         **raw.manifest,
         "order": "timestamp" if timed else "trusted",
         "filters": dataclasses.asdict(filters),
+        "user_order": user_order,
         "split": part,
         "k_core_rounds": core.rounds,
         "rows": {
@@ -228,15 +236,12 @@ def _without_duplicates(log: pl.LazyFrame) -> tuple[pl.LazyFrame, int]:
     return unique.lazy(), len(frame) - len(unique)
 
 
-def _encode(log: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
-    """Integer codes for users (by first appearance) and items (by source id), and what they mean."""
-    users = (
-        log.group_by("user")
-        .agg(pl.col("row").min().alias("first"))
-        .collect(engine="streaming")
-        .sort("first")
-        .select("user", pl.int_range(pl.len(), dtype=pl.Int32).alias("user_code"))
-    )
+def _encode(log: pl.LazyFrame, user_order: UserOrder) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
+    """Integer codes for users (see `UserOrder`) and items (by source id), and what they mean."""
+    users = log.group_by("user").agg(pl.col("row").min().alias("first")).collect(engine="streaming")
+    shuffled = user_order == "shuffled"
+    users = users.sort("user")[_shuffle(len(users))] if shuffled else users.sort("first")
+    users = users.select("user", pl.int_range(pl.len(), dtype=pl.Int32).alias("user_code"))
     items = (
         log.select(pl.col("item").unique())
         .collect(engine="streaming")
@@ -255,6 +260,14 @@ def _encode(log: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
         .collect(engine="streaming")
     )
     return coded, users["user"], items["item"]
+
+
+def _shuffle(count: int) -> Int32[np.ndarray, " U"]:
+    """A fixed order of so many things: by SplitMix64's output (Steele, Lea and Flood 2014) for each."""
+    mixed_U = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed_U = (mixed_U ^ (mixed_U >> np.uint64(shift))) * np.uint64(factor)
+    return np.argsort(mixed_U ^ (mixed_U >> np.uint64(31))).astype(np.int32)
 
 
 def _check_short_users(

@@ -37,6 +37,7 @@ def prepare_from(
     drop_duplicates: bool = False,
     skip_bad_rows: bool = False,
     tie_seed: int | None = None,
+    user_order: prepare.UserOrder = "shuffled",
     split: prepare.SplitBy = prepare.LEAVE_ONE_OUT,
     expected_counts: dict[str, int] | None = None,
     overwrite: bool = False,
@@ -56,6 +57,7 @@ def prepare_from(
         drop_duplicates: drop rows equal to an earlier one in user, item, time and rating.
         skip_bad_rows: leave bad rows out and count them in the manifest.
         tie_seed: order tied times at random with this seed; None keeps file order.
+        user_order: how users are numbered, see `prepare.prepare`.
         split: what is held out for validation and test.
         expected_counts: counts that must come out, see `prepare.prepare`.
         overwrite: replace an existing dataset.
@@ -96,6 +98,7 @@ def prepare_from(
             drop_duplicates=drop_duplicates,
             skip_short_users=skip_bad_rows,
             tie_seed=tie_seed,
+            user_order=user_order,
             split=split,
             expected_counts=expected_counts,
             overwrite=overwrite,

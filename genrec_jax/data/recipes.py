@@ -75,6 +75,7 @@ def prepare_recipe(
     output: artefacts.PathLike,
     *,
     split: prepare.SplitBy = prepare.LEAVE_ONE_OUT,
+    user_order: prepare.UserOrder = "shuffled",
     reader_options: dict[str, Any] | None = None,
     skip_bad_rows: bool = False,
     overwrite: bool = False,
@@ -87,6 +88,7 @@ def prepare_recipe(
         source: the original log, or its sequences (`user item item ...` in a .txt file).
         output: the dataset dir to write.
         split: what is held out for validation and test.
+        user_order: how users are numbered, see `prepare.prepare`.
         reader_options: the reader's own keyword arguments (`items`, `metadata`).
         skip_bad_rows: leave bad rows out and count them.
         overwrite: replace an existing dataset.
@@ -105,6 +107,7 @@ def prepare_recipe(
         min_user=MIN_INTERACTIONS,
         min_item=MIN_INTERACTIONS,
         split=split,
+        user_order=user_order,
         skip_bad_rows=skip_bad_rows,
         expected_counts=found.counts,
         overwrite=overwrite,

@@ -32,7 +32,7 @@ def sequential_order(
 ) -> Int64[np.ndarray, " I"]:
     """Items in the order in which a walk over the users' training sequences meets them.
 
-    Users are walked in file order. Items that no training sequence has (cold ones) come last.
+    Users are walked by number. Items that no training sequence has (cold ones) come last.
 
     Args:
         dataset: the dataset.

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from genrec_jax.data import audit, dataset, splits
+from genrec_jax.data import audit, audit_users, dataset, prepare_run, splits
 
 
 def write(
@@ -68,7 +68,7 @@ def untimed(tmp_path) -> dataset.Dataset:
 def test_a_healthy_dataset_passes_everything(healthy):
     results = audit.audit_dataset(healthy, splits.leave_one_out(healthy))
     assert {result.status for result in results} == {"pass"}
-    assert len({result.check for result in results}) == len(results) == 6
+    assert len({result.check for result in results}) == len(results) == 7
 
 
 def test_order_without_timestamps_is_taken_on_trust(untimed):
@@ -142,6 +142,31 @@ def test_source_ids_numbered_in_the_order_of_time_are_flagged(tmp_path):
         numbers.setdefault(item, str(len(numbers) + 1))
     made = write(tmp_path / "d", [[numbers[item] for item in row] for row in sequences], times)
     assert audit.audit_source_ids(made).status == "warn"
+
+
+def test_numbers_in_the_order_of_a_log_sorted_by_item_are_flagged(tmp_path):
+    """Users in the order of the least of all their items, which for one in eight is the held-out one."""
+    sequences = random_sequences(users=1500, items=600)
+    in_order = sorted(sequences, key=min)
+    for name, order, status in (("dealt", sequences, "pass"), ("sorted", in_order, "warn")):
+        made = write(tmp_path / name, order, rising_times(order))
+        result = audit_users.audit_user_numbers(made, splits.leave_one_out(made))
+        assert result.status == status, result.detail
+    assert "--user-order file" in result.detail
+
+
+def test_the_public_beauty_numbers_are_flagged_and_ours_are_not(shared, tmp_path):
+    for user_order, status in (("file", "warn"), ("shuffled", "pass")):
+        source = shared / "data/amazon_beauty"
+        made = prepare_run.prepare_from(
+            "sequences", source, tmp_path / user_order, name="Beauty", user_order=user_order
+        )
+        (found,) = [
+            entry
+            for entry in made.manifest["audit"]
+            if entry["check"] == "user_numbers_tell_nothing"
+        ]
+        assert found["status"] == status, found["detail"]
 
 
 def test_splits_that_share_a_position_fail(healthy):

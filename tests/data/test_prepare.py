@@ -41,12 +41,14 @@ def test_numbers_and_order_of_a_hand_made_log(tmp_path):
             ]
         ),
     )
-    assert made.user_source_ids == ["zoe", "amy"]  # first appearance
+    assert sorted(made.user_source_ids) == ["amy", "zoe"]
     assert made.item_source_ids == ["a", "b10", "b9"]  # string order
-    assert made.sequence(0).tolist() == [2, 0, 1]
-    assert made.sequence(1).tolist() == [0, 1, 2]
+    zoe, amy = (made.user_source_ids.index(name) for name in ("zoe", "amy"))
+    assert made.sequence(zoe).tolist() == [2, 0, 1]
+    assert made.sequence(amy).tolist() == [0, 1, 2]
     assert made.timestamps_X is not None
-    assert made.timestamps_X.tolist() == [20, 20, 50, 10, 20, 30]
+    times = {zoe: [20, 20, 50], amy: [10, 20, 30]}
+    assert made.timestamps_X.tolist() == times[0] + times[1]
     assert made.manifest["order"] == "timestamp"
 
 
@@ -56,9 +58,45 @@ def test_source_ids_sort_as_strings_by_code_point(tmp_path):
     assert made.item_source_ids == sorted(ids)
 
 
+def test_user_numbers_tell_nothing_of_the_log(tmp_path):
+    """Users who are met in the order of what they take, as in a log that is sorted by item."""
+    names = [f"u{user:04d}" for user in range(2000)]
+    rows = [(name, f"i{user // 50}", time) for user, name in enumerate(names) for time in (1, 2, 3)]
+    shuffled = make(tmp_path / "shuffled", log(rows))
+    in_file_order = make(tmp_path / "file", log(rows), user_order="file")
+    assert in_file_order.user_source_ids == names
+    assert (shuffled.manifest["user_order"], in_file_order.manifest["user_order"]) == (
+        "shuffled",
+        "file",
+    )
+    assert sorted(shuffled.user_source_ids) == names
+    places = np.array([names.index(name) for name in shuffled.user_source_ids])
+    # Of a random order neither ranks nor neighbours correlate; 4 standard deviations are .09.
+    assert abs(np.corrcoef(places, np.arange(2000))[0, 1]) < 0.09
+    assert abs(np.corrcoef(places[1:], places[:-1])[0, 1]) < 0.09
+    # Numbers hang on the source ids alone, not on the order of the rows.
+    again = make(tmp_path / "again", log(rows[::-1]))
+    assert again.user_source_ids == shuffled.user_source_ids
+
+
+def test_the_shuffle_is_splitmix64s():
+    def output(number):  # of a generator seeded with 0, in plain integers
+        mixed = number * 0x9E3779B97F4A7C15 % 2**64
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+        return mixed ^ (mixed >> 31)
+
+    assert output(1) == 0xE220A8397B1DCDAF  # as published
+    for count in (0, 1, 8, 1000):
+        expected = sorted(range(count), key=lambda user: output(user + 1))
+        assert prepare._shuffle(count).tolist() == expected
+
+
 def test_trusted_order_is_the_order_of_rows(tmp_path):
     rows = [("u", "c"), ("v", "a"), ("u", "a"), ("v", "b"), ("u", "b"), ("v", "b")]
-    made = make(tmp_path, log(rows, columns=("user", "item"), order_trusted=True))
+    made = make(
+        tmp_path, log(rows, columns=("user", "item"), order_trusted=True), user_order="file"
+    )
     assert made.sequence(0).tolist() == [2, 0, 1]
     assert made.sequence(1).tolist() == [0, 1, 1]
     assert made.manifest["order"] == "trusted"

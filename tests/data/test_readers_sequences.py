@@ -102,9 +102,9 @@ def test_public_sequences_have_the_published_counts(shared, tmp_path, folder, co
     assert tuple(made.manifest["counts"].values()) == counts
     assert made.manifest["order"] == "trusted"
     lines = (shared / "data" / folder / "user_sequence.txt").read_text().splitlines()
-    for user in (0, 17, made.num_users - 1):
-        words = lines[user].split()
-        assert made.user_source_ids[user] == words[0]
+    for line in (0, 17, made.num_users - 1):
+        words = lines[line].split()
+        user = made.user_source_ids.index(words[0])
         assert [made.item_source_ids[item] for item in made.sequence(user)] == words[1:]
     assert made.item_source_ids == sorted(made.item_source_ids)
     if items:
