@@ -14,7 +14,7 @@ USERS_AT_A_TIME = 32_768
 """Histories are spread out for this many users at a time, which bounds their memory."""
 
 Ranking = Callable[[Int[np.ndarray, " E"], Int[np.ndarray, " E"]], Int64[np.ndarray, " E"]]
-"""Last item of a history (-1: none) and an item -> the item's 1-based rank, a strict order."""
+"""An item of a history (-1: none) and an item -> the item's 1-based rank, a strict order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Targets:
         users_E: whose target it is.
         positions_E: the target's flat position; the history is all of the user's before it.
         items_E: the target.
-        last_E: the item before it, -1 where the history is empty.
+        last_E: the item `lag` before it, -1 where the history is shorter.
     """
 
     users_E: Int64[np.ndarray, " E"]
@@ -39,13 +39,13 @@ class Targets:
         return Targets(*(column_E[some] for column_E in columns))
 
 
-def targets(dataset: Dataset, splits: Splits, split: SplitName) -> Targets:
-    """Finds the targets of a split."""
+def targets(dataset: Dataset, splits: Splits, split: SplitName, *, lag: int = 1) -> Targets:
+    """Finds the targets of a split, and the item that stands `lag` before each."""
     positions_U = splits.targets_U(split)
     users_E = np.flatnonzero(positions_U >= 0)
     positions_E = positions_U[users_E]
-    has_history_E = positions_E > dataset.offsets_U1[users_E]
-    last_E = np.where(has_history_E, dataset.items_X[positions_E - 1], np.int32(-1))
+    has_history_E = positions_E >= dataset.offsets_U1[users_E] + lag
+    last_E = np.where(has_history_E, dataset.items_X[positions_E - lag], np.int32(-1))
     return Targets(users_E, positions_E, dataset.items_X[positions_E], last_E)
 
 

@@ -1,9 +1,10 @@
-"""The transition floor: what followed the user's last item in training sequences, with no learning.
+"""The transition floors: what followed the user's last item in training sequences, with no learning.
 
 Items that followed come first, most frequent first, ties by popularity in training and then by item
 number; the rest of the catalogue follows by popularity. Level with published neural systems on
 Beauty and Toys, so every report shows it beside the model. The last item of a test history is the
-validation item; the table itself is of training interactions alone.
+validation item; the table itself is of training interactions alone. With `lag` 2 it is what came after the
+second-last item and one between: the floor where users follow two threads in turns.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ class TransitionTable:
     Attributes:
         num_items: size of the catalogue.
         popularity_I: 1-based popularity rank of each item.
-        pairs_P: `last * num_items + following`, ascending.
+        pairs_P: `last * num_items + following`, ascending; the last item is the one `lag` before.
         places_P: 1-based place of each pair's follower among the followers of its last item.
         popular_P: `last * num_items + popularity rank - 1`, ascending.
         starts_I1: where the followers of each item begin in `pairs_P` and `popular_P`; the last
@@ -63,16 +64,15 @@ class TransitionTable:
         return (self.pairs_P[rows] % self.num_items)[np.argsort(self.places_P[rows])]
 
 
-def count(dataset: Dataset, splits: Splits) -> TransitionTable:
-    """Counts the neighbours in training sequences."""
+def count(dataset: Dataset, splits: Splits, *, lag: int = 1) -> TransitionTable:
+    """Counts the pairs of items that stand `lag` apart in training sequences."""
     items = dataset.num_items
     ranks_I = popularity.item_ranks_I(dataset, splits)
     training_X = splits.in_training_X(dataset)
-    neighbours = training_X[1:] & training_X[:-1] & (np.diff(dataset.users_X) == 0)
-    last = dataset.items_X[:-1][neighbours].astype(np.int64)
-    pairs_P, counts_P = np.unique(
-        last * items + dataset.items_X[1:][neighbours], return_counts=True
-    )
+    of_one_user = dataset.users_X[lag:] == dataset.users_X[:-lag]
+    paired = training_X[lag:] & training_X[:-lag] & of_one_user
+    last = dataset.items_X[:-lag][paired].astype(np.int64)
+    pairs_P, counts_P = np.unique(last * items + dataset.items_X[lag:][paired], return_counts=True)
     last_P = pairs_P // items
     popular_P = ranks_I[pairs_P % items]
     starts_I1 = np.searchsorted(last_P, np.arange(items + 2)).astype(np.int64)
@@ -90,7 +90,7 @@ def count(dataset: Dataset, splits: Splits) -> TransitionTable:
 
 
 def rank_targets(
-    dataset: Dataset, splits: Splits, split: SplitName, *, exclude_seen: bool
+    dataset: Dataset, splits: Splits, split: SplitName, *, exclude_seen: bool, lag: int = 1
 ) -> Int64[np.ndarray, " E"]:
     """The rank of every user's target in the whole catalogue, given the user's last item.
 
@@ -99,13 +99,14 @@ def rank_targets(
         splits: what trains and what is held out.
         split: whose targets.
         exclude_seen: strike the items of the user's history from the ranking first.
+        lag: how far before the target the item stands that is asked; by popularity where there is none.
 
     Returns:
         One 1-based rank for each user who has a target, in user order; 0 where the target itself is
         struck, because the user has taken it before.
     """
-    table = count(dataset, splits)
-    targets = histories.targets(dataset, splits, split)
+    table = count(dataset, splits, lag=lag)
+    targets = histories.targets(dataset, splits, split, lag=lag)
     return histories.rank(dataset, targets, table.ranks, exclude_seen=exclude_seen)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -18,11 +19,11 @@ if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so tha
 
 HELP = """Searches the whole catalogue for every user of a trained run and measures HR, NDCG and MRR.
 
-Every figure comes with an interval, with popularity and last-item transition beside it. A run of the
-alignment system is asked to rank each user's candidates and to rate (AUC-ROC) too, if it learnt to.
-Writes metrics.json and predictions.parquet to RUN_DIR/eval/<split>-<step>/, beside what was measured
-there before; another search than the usual one, or a sample of users, goes to a folder of its own, such
-as <split>-<step>-sample<N>/."""
+Every figure comes with an interval, with popularity and transitions (what followed the last item, and
+what came after the second-last) beside it. A run of the alignment system is asked to rank each user's
+candidates and to rate (AUC-ROC) too, if it learnt to. Writes metrics.json and predictions.parquet to
+RUN_DIR/eval/<split>-<step>/, beside what was measured there before; another search than the usual one,
+or a sample of users, goes to a folder of its own, such as <split>-<step>-sample<N>/."""
 EPILOG = """\
 examples:
 
@@ -206,15 +207,20 @@ def _tell(line: str) -> None:
 
 
 def rank_references(dataset: Any, splits: Any, split: Any) -> dict[str, Any]:
-    """Popularity and last-item transition on both footings (`checkpoints.References`)."""
+    """Popularity and both transitions on both footings (`checkpoints.References`)."""
     from genrec_jax.baselines import popularity, transition
 
+    rankings = {
+        "popularity": popularity.rank_targets,
+        "transition": transition.rank_targets,
+        "transition_2": functools.partial(transition.rank_targets, lag=2),
+    }
     return {
         name: {
-            "seen_kept": module.rank_targets(dataset, splits, split, exclude_seen=False),
-            "seen_excluded": module.rank_targets(dataset, splits, split, exclude_seen=True),
+            "seen_kept": rank_targets(dataset, splits, split, exclude_seen=False),
+            "seen_excluded": rank_targets(dataset, splits, split, exclude_seen=True),
         }
-        for name, module in (("popularity", popularity), ("transition", transition))
+        for name, rank_targets in rankings.items()
     }
 
 

@@ -138,7 +138,8 @@ def _references(view: EvaluationView, main: str) -> tuple[str, ...]:
     """The systems that stand beside a row of the model."""
     if results.pool_of(main, view.metrics) == "candidates":
         return (f"popularity/{main.rpartition('/')[2]}",)
-    return ("popularity", "transition")
+    known = ("popularity", "transition", "transition_2")
+    return tuple(name for name in known if name in view.metrics["systems"])
 
 
 def _table(name: str, ranked: Sequence[Ranked]) -> Markup:

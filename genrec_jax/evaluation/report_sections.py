@@ -24,7 +24,11 @@ FOOTINGS = {
     "seen_excluded": "Items of the user's history struck from the lists",
 }
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10", "mrr@20")
-SYSTEM_NAMES = {"popularity": "Popularity", "transition": "Last-item transition"}
+SYSTEM_NAMES = {
+    "popularity": "Popularity",
+    "transition": "Last-item transition",
+    "transition_2": "Second-last-item transition",
+}
 MARKS = {"pass": "✓ pass", "warn": "! warn", "fail": "✗ fail"}
 
 

@@ -68,6 +68,28 @@ def test_ranks_and_lists_equal_brute_force(log, name, split, exclude_seen, monke
         assert items_ER.tolist() == [(order + [-1] * k)[:k] for order in expected]
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("lag", [1, 2, 3])
+def test_transitions_from_further_back_equal_brute_force(log, split, exclude_seen, lag):
+    part = splits.leave_one_out(log)
+    rows = [log.sequence(user).tolist() for user in range(log.num_users)]
+    counts = collections.Counter(item for row in rows for item in row[:-2])
+    pairs = collections.Counter(
+        pair for row in rows for pair in zip(row[:-2], row[:-2][lag:], strict=False)
+    )
+    expected = []
+    for row in rows:
+        history = row[:-1] if split == "test" else row[:-2]
+        asked = history[-lag] if len(history) >= lag else None
+        order = sorted(range(25), key=lambda item: (-pairs[asked, item], -counts[item], item))
+        order = [item for item in order if not (exclude_seen and item in history)]
+        target = row[-1] if split == "test" else row[-2]
+        expected.append(order.index(target) + 1 if target in order else 0)
+    ranks_E = transition.rank_targets(log, part, split, exclude_seen=exclude_seen, lag=lag)
+    assert ranks_E.tolist() == expected
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_users_without_a_target_have_no_rank(log, name):
     part = splits.leave_one_out(log)

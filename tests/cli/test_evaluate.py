@@ -1,5 +1,6 @@
 """`genrec evaluate` as it is typed: on real run dirs with random parameters."""
 
+import functools
 import gzip
 import json
 import shutil
@@ -52,13 +53,18 @@ def test_evaluates_and_prints_a_table_with_the_baselines(runs, toy, capsys):
     assert str(folder / "metrics.json") in printed
     assert f"{metrics['systems']['transition']['seen_kept']['hr@5']['value']:.4f}" in printed
     splits = splitting.leave_one_out(toy)
-    for name, module in (("popularity", popularity), ("transition", transition)):
+    rankings = {
+        "popularity": popularity.rank_targets,
+        "transition": transition.rank_targets,
+        "transition_2": functools.partial(transition.rank_targets, lag=2),
+    }
+    for name, rank_targets in rankings.items():
         for footing, exclude_seen in (("seen_kept", False), ("seen_excluded", True)):
-            ranks = module.rank_targets(toy, splits, "test", exclude_seen=exclude_seen)
+            ranks = rank_targets(toy, splits, "test", exclude_seen=exclude_seen)
             value = metrics["systems"][name][footing]["hr@5"]["value"]
             assert value == pytest.approx(np.mean((ranks >= 1) & (ranks <= 5)))
     compared = {(c["a"], c["b"]) for c in metrics["paired"]}
-    assert compared == {("model/sequential/A1", b) for b in ("popularity", "transition")}
+    assert compared == {("model/sequential/A1", b) for b in rankings}
 
 
 def test_a_sample_of_users_is_called_one(runs, capsys):

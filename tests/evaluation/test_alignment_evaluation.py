@@ -147,6 +147,7 @@ def test_all_three_stand_in_one_result(written):
         "exact/ranking/ranking",
         "popularity",
         "transition",
+        "transition_2",
         "popularity/ranking",
     ]
     pairs = {(c["a"], c["b"]) for c in metrics["paired"]}
