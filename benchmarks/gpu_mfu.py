@@ -9,7 +9,8 @@ that every run prints; `of_matmul` divides by what a large bfloat16 product reac
 of by the data sheet. Steps are dispatched one after another and waited for once, as in training. A model
 that does not fit is a result too; any other error stands in its row, and the other rows are measured.
 
-T5-small has a last row whose loss computes the logits of a few target positions at a time, and again in
+A second row has the attention of cuDNN's fused kernel (`T5Config.attention`), as `gpu_attention.py` measures
+it alone. T5-small has a last row whose loss computes the logits of a few target positions at a time, and again in
 the backward pass (`LossConfig.positions_at_a_time`).
 """
 
@@ -161,6 +162,9 @@ def main() -> None:
     parser.add_argument("--remat", choices=["none", "dots", "full"], help="as SHAPES has it")
     parser.add_argument("--dropout", type=float, nargs="+", help="rates (as SHAPES has them)")
     parser.add_argument(
+        "--attention", nargs="+", help="own, xla, cudnn (own; of the first dropout rate cudnn too)"
+    )
+    parser.add_argument(
         "--positions", type=int, help="target positions with logits at a time, in every row (all)"
     )
     parser.add_argument("--steps", type=int, default=10, help="dispatched before waiting (10)")
@@ -181,33 +185,51 @@ def main() -> None:
         "rows": [],
     }
     rates = arguments.dropout or chosen.dropout
-    cases = [(dropout, arguments.positions) for dropout in rates]
+    kinds = arguments.attention or ["own", "cudnn"]
+    cases = [(rates[0], arguments.positions, kind) for kind in kinds]
+    cases += [(dropout, arguments.positions, kinds[0]) for dropout in rates[1:]]
     if arguments.positions is None and chosen.positions is not None:
-        cases.append((rates[0], chosen.positions))
-    for dropout, positions in cases:
+        cases.append((rates[0], chosen.positions, kinds[0]))
+    for dropout, positions, kind in cases:
         config = dataclasses.replace(
-            chosen.config, dropout_rate=dropout, remat=arguments.remat or chosen.config.remat
+            chosen.config,
+            dropout_rate=dropout,
+            remat=arguments.remat or chosen.config.remat,
+            attention=kind,
         )
         again = "" if positions is None else f", and logits, {positions} positions at a time"
         row = {"dropout": dropout, "remat": config.remat + again, "positions": positions}
+        row["attention"] = kind
         row |= measure(config, rows, positions, arguments)
         if measured.FAILED in row:
-            row["case"] = f"{arguments.model}, dropout {dropout:g}, remat {row['remat']}"
+            row["case"] = (
+                f"{arguments.model}, dropout {dropout:g}, remat {row['remat']}, attention {kind}"
+            )
         if "flop_per_s" in row:
             row["of_matmul"] = row["flop_per_s"] / matmul
         payload["rows"].append(row)
         path = common.write_result(f"gpu_mfu_{arguments.model}", payload)
     table = Table(title=f"{arguments.model}, {rows} rows of {arguments.length}, bfloat16")
-    for column in ("dropout", "remat", "step ms", "TFLOP/s", "MFU", "of matmul", "compile s"):
+    for column in (
+        "dropout",
+        "remat",
+        "attention",
+        "step ms",
+        "TFLOP/s",
+        "MFU",
+        "of matmul",
+        "compile s",
+    ):
         table.add_column(column, justify="right")
     for row in payload["rows"]:
         if "step_s" not in row:
             fits = row.get(measured.FAILED, "does not fit")
-            table.add_row(str(row["dropout"]), row["remat"], fits)
+            table.add_row(str(row["dropout"]), row["remat"], row["attention"], fits)
             continue
         table.add_row(
             str(row["dropout"]),
             row["remat"],
+            row["attention"],
             f"{row['step_s'] * 1e3:.1f}",
             f"{row['flop_per_s'] / 1e12:.3g}",
             "-" if row["mfu"] is None else f"{row['mfu']:.1%}",

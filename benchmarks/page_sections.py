@@ -308,18 +308,17 @@ def _mfu() -> str:
     rows = []
     for model, one in zip(models, found, strict=True):
         if one is None:
-            rows.append((model, "", "", not_yet(f"gpu_mfu_{model}", GPU), "", ""))
+            rows.append((model, "", "", "", not_yet(f"gpu_mfu_{model}", GPU), "", ""))
             continue
         for row in one.rows:
+            case = (model, f"{row['dropout']:g}", row["remat"], row.get("attention", "own"))
             if "does_not_fit" in row:
-                rows.append((model, f"{row['dropout']:g}", row["remat"], "does not fit", "", ""))
+                rows.append((*case, "does not fit", "", ""))
                 continue
             mfu = "peak not known" if row["mfu"] is None else f"{row['mfu']:.1%}"
             shares = (mfu, f"{row['of_matmul']:.1%}")
-            rows.append(
-                (model, f"{row['dropout']:g}", row["remat"], seconds(row["step_s"]), *shares)
-            )
-    header = ("model", "dropout", "remat", "step", "MFU", "of a large product's rate")
+            rows.append((*case, seconds(row["step_s"]), *shares))
+    header = ("model", "dropout", "remat", "attention", "step", "MFU", "of a large product's rate")
     title = "**Training, bfloat16** (goal: 50% on T5-base and T5-XL shapes, 40% on small).\n\n"
     return title + section(found, "gpu_mfu_t5_small", table(header, rows), GPU)
 

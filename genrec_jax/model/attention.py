@@ -94,6 +94,7 @@ def dot_product_attention(
     bias_HQS: Float[Array, "H Q S"] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Key | None = None,
+    implementation: str = "own",
 ) -> Float[Array, "B Q H K"]:
     """Softmax attention; scores and softmax in float32, no scaling by the head width.
 
@@ -105,7 +106,42 @@ def dot_product_attention(
         bias_HQS: added to the scores, the same for every row.
         dropout_rate: of the attention weights; one draw per row, head and key, as T5X does.
         dropout_key: None means no dropout.
+        implementation: see `T5Config.attention`; `cudnn` is `own` where JAX computes on no GPU.
     """
+    kept = 1.0
+    if dropout_key is not None and dropout_rate > 0:
+        # A draw that all queries share drops the key's value: the weights need not be written down.
+        kept = 1 - dropout_rate
+        batch, length, heads, _ = values_BSHK.shape
+        keep_BH1S = jax.random.bernoulli(dropout_key, kept, (batch, heads, 1, length))
+        keep_BSH1 = jnp.transpose(keep_BH1S, (0, 3, 1, 2))
+        values_BSHK = jnp.where(keep_BSH1, values_BSHK, 0)
+    if implementation == "own" or (implementation == "cudnn" and jax.default_backend() != "gpu"):
+        attended_BQHK = _own_attention(queries_BQHK, keys_BSHK, values_BSHK, mask_BQS, bias_HQS)
+    else:
+        bias_1HQS = None if bias_HQS is None else bias_HQS[None]
+        if implementation == "cudnn" and bias_1HQS is not None:
+            bias_1HQS = bias_1HQS.astype(queries_BQHK.dtype)
+        attended_BQHK = jax.nn.dot_product_attention(
+            queries_BQHK,
+            keys_BSHK,
+            values_BSHK,
+            bias_1HQS,
+            mask_BQS[:, None],
+            scale=1.0,
+            implementation="cudnn" if implementation == "cudnn" else "xla",
+        ).astype(jnp.float32)
+    return (attended_BQHK / kept).astype(values_BSHK.dtype)
+
+
+def _own_attention(
+    queries_BQHK: Float[Array, "B Q H K"],
+    keys_BSHK: Float[Array, "B S H K"],
+    values_BSHK: Float[Array, "B S H K"],
+    mask_BQS: Bool[Array, "#B #Q S"],
+    bias_HQS: Float[Array, "H Q S"] | None,
+) -> Float[Array, "B Q H K"]:
+    """The attention written out, in float32 after the products."""
     scores_BHQS = jnp.einsum(
         "bqhk,bshk->bhqs", queries_BQHK, keys_BSHK, preferred_element_type=jnp.float32
     )
@@ -116,18 +152,13 @@ def dot_product_attention(
     highest_BHQ1 = jax.lax.stop_gradient(jnp.max(scores_BHQS, axis=-1, keepdims=True))
     weights_BHQS = jnp.exp(scores_BHQS - highest_BHQ1)
     sums_BHQ = jnp.sum(weights_BHQS, axis=-1)
-    if dropout_key is not None and dropout_rate > 0:
-        batch, heads, _, keys = weights_BHQS.shape
-        keep_BH1S = jax.random.bernoulli(dropout_key, 1 - dropout_rate, (batch, heads, 1, keys))
-        weights_BHQS = jnp.where(keep_BH1S, weights_BHQS / (1 - dropout_rate), 0.0)
     attended_BQHK = jnp.einsum(
         "bhqs,bshk->bqhk",
         weights_BHQS.astype(values_BSHK.dtype),
         values_BSHK,
         preferred_element_type=jnp.float32,
     )
-    attended_BQHK = attended_BQHK / jnp.swapaxes(sums_BHQ, 1, 2)[..., None]
-    return attended_BQHK.astype(values_BSHK.dtype)
+    return attended_BQHK / jnp.swapaxes(sums_BHQ, 1, 2)[..., None]
 
 
 class Attention(nnx.Module):

@@ -1,11 +1,17 @@
 """The one description of a T5 network; saved in the run dir, so that a run needs no gin to reload."""
 
 import dataclasses
-from typing import Literal
 
 from genrec_jax.errors import UserError
 
 VOCAB_MULTIPLE = 128
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "dots", "full"),
+    "attention": ("own", "xla", "cudnn"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +38,12 @@ class T5Config:
         dropout_rate: dropout in training.
         whole_word_embedding: add P5's whole-word embedding to the encoder's input.
         max_whole_words: rows of that embedding.
-        dtype: activations; parameters are float32 always.
-        remat: recompute in the backward pass: nothing, everything but matmul outputs, or everything.
+        dtype: activations, `float32` or `bfloat16`; parameters are float32 always.
+        remat: recompute in the backward pass: `none`, everything but matmul outputs (`dots`), or `full`.
+        attention: of training and of the encoder: `own` is written out in this library and runs
+            everywhere; `xla` and `cudnn` are `jax.nn.dot_product_attention`'s. `cudnn` is NVIDIA's fused
+            kernel, which never writes the scores down; it computes in bfloat16, and where JAX has no GPU
+            the model is the same and `own` computes it.
         scan_layers: one compiled layer, scanned, so that compile time does not grow with depth.
     """
 
@@ -54,8 +64,9 @@ class T5Config:
     dropout_rate: float = 0.1
     whole_word_embedding: bool = True
     max_whole_words: int = 512
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "dots", "full"] = "none"
+    dtype: str = "float32"
+    remat: str = "none"
+    attention: str = "own"
     scan_layers: bool = True
 
     def __post_init__(self):
@@ -64,9 +75,27 @@ class T5Config:
                 f"mlp_activations is {self.mlp_activations!r}; wanted ('relu',) for T5 1.0 or"
                 " ('gelu', 'linear') for T5 1.1 and FLAN-T5"
             )
-        for field in ("vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim"):
+        sizes = ("vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim")
+        for field in (*sizes, "num_encoder_layers", "num_decoder_layers"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field} is {getattr(self, field)}; wanted at least 1")
+        for field, known in CHOICES.items():
+            if getattr(self, field) not in known:
+                raise UserError(
+                    f"{field} is {getattr(self, field)!r}; wanted one of {', '.join(map(repr, known))}"
+                )
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(
+                f"dropout_rate is {self.dropout_rate}; wanted a share from 0 to below 1, such as 0.1"
+            )
+        if self.attention == "cudnn" and (
+            self.dtype != "bfloat16" or self.head_dim % 8 or self.head_dim > 128
+        ):
+            raise UserError(
+                f"attention is 'cudnn' with dtype {self.dtype!r} and head_dim {self.head_dim}; cuDNN's"
+                " kernel wants 'bfloat16', and a head_dim that is a multiple of 8 up to 128. Set dtype,"
+                " or attention = 'own'"
+            )
 
     @property
     def padded_vocab_size(self) -> int:

@@ -31,6 +31,7 @@ class EncoderLayer(nnx.Module):
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         layers = config.num_encoder_layers
         self.dropout_rate = config.dropout_rate
+        self.implementation = config.attention
         self.self_attention_norm = RMSNorm(config, layers, rngs=rngs)
         self.self_attention = Attention(config, layers, rngs=rngs)
         self.mlp_norm = RMSNorm(config, layers, rngs=rngs)
@@ -54,7 +55,13 @@ class EncoderLayer(nnx.Module):
         normed_BLD = self.self_attention_norm(x_BLD)
         x_BLD = x_BLD + dropout(
             _self_attention(
-                self.self_attention, normed_BLD, mask_BLL, bias_HLL, self.dropout_rate, keys[0]
+                self.self_attention,
+                normed_BLD,
+                mask_BQS=mask_BLL,
+                bias_HQS=bias_HLL,
+                dropout_rate=self.dropout_rate,
+                dropout_key=keys[0],
+                implementation=self.implementation,
             ),
             self.dropout_rate,
             keys[1],
@@ -69,6 +76,7 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         layers = config.num_decoder_layers
         self.dropout_rate = config.dropout_rate
+        self.implementation = config.attention
         self.self_attention_norm = RMSNorm(config, layers, rngs=rngs)
         self.self_attention = Attention(config, layers, rngs=rngs)
         self.cross_attention_norm = RMSNorm(config, layers, rngs=rngs)
@@ -96,7 +104,13 @@ class DecoderLayer(nnx.Module):
         normed_BTD = self.self_attention_norm(x_BTD)
         x_BTD = x_BTD + dropout(
             _self_attention(
-                self.self_attention, normed_BTD, mask_BTT, bias_HTT, self.dropout_rate, keys[0]
+                self.self_attention,
+                normed_BTD,
+                mask_BQS=mask_BTT,
+                bias_HQS=bias_HTT,
+                dropout_rate=self.dropout_rate,
+                dropout_key=keys[0],
+                implementation=self.implementation,
             ),
             self.dropout_rate,
             keys[1],
@@ -109,6 +123,7 @@ class DecoderLayer(nnx.Module):
             mask_BQS=cross_mask_BTL,
             dropout_rate=self.dropout_rate,
             dropout_key=keys[2],
+            implementation=self.implementation,
         )
         x_BTD = x_BTD + dropout(
             self.cross_attention.output(attended_BTHK), self.dropout_rate, keys[3]
@@ -118,24 +133,12 @@ class DecoderLayer(nnx.Module):
 
 
 def _self_attention(
-    attention: Attention,
-    normed_BLD: Float[Array, "B L D"],
-    mask_BLL: Bool[Array, "B L L"],
-    bias_HLL: Float[Array, "H L L"],
-    dropout_rate: float,
-    dropout_key: Key | None,
+    attention: Attention, normed_BLD: Float[Array, "B L D"], **how: Any
 ) -> Float[Array, "B L D"]:
+    """`dot_product_attention(..., **how)` of a sequence to itself."""
     keys_BLHK, values_BLHK = attention.keys_values(normed_BLD)
-    attended_BLHK = dot_product_attention(
-        attention.queries(normed_BLD),
-        keys_BLHK,
-        values_BLHK,
-        mask_BQS=mask_BLL,
-        bias_HQS=bias_HLL,
-        dropout_rate=dropout_rate,
-        dropout_key=dropout_key,
-    )
-    return attention.output(attended_BLHK)
+    queries_BLHK = attention.queries(normed_BLD)
+    return attention.output(dot_product_attention(queries_BLHK, keys_BLHK, values_BLHK, **how))
 
 
 class LayerTuple(tuple):

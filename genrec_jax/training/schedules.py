@@ -43,6 +43,16 @@ class LearningRate:
                 f"the learning rate (decay={self.decay!r}, warmup_share={self.warmup_share}) needs"
                 " total_steps; set it to the number of training steps"
             )
+        if not self.peak > 0:
+            raise UserError(f"the learning rate's peak is {self.peak}; wanted more than 0")
+        if self.warmup_steps < 0:
+            raise UserError(f"warmup_steps is {self.warmup_steps}; wanted 0 or more")
+        for field in ("warmup_share", "final_share"):
+            share = getattr(self, field)
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(
+                    f"{field} is {share}; wanted a share from 0 to 1, such as 0.05 for five percent"
+                )
         if self.warmup_share is not None and self.warmup_steps:
             raise UserError("got both warmup_steps and warmup_share; wanted one of them")
 

@@ -66,7 +66,7 @@ def test_the_checks_on_a_gpu_start_without_beartype_and_skip_without_a_gpu(envir
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "6 skipped" in run.stdout and "needs a GPU" in run.stdout
+    assert "7 skipped" in run.stdout and "needs a GPU" in run.stdout
 
 
 def test_one_failed_row_of_mfu_leaves_the_others(tmp_path, monkeypatch):
@@ -84,10 +84,15 @@ def test_one_failed_row_of_mfu_leaves_the_others(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         gpu_mfu.main()
     rows = json.loads((tmp_path / "gpu_mfu_t5_small.json").read_text())["rows"]
-    assert [row["dropout"] for row in rows] == [0.0, 0.1, 0.0]
-    assert "RESOURCE_EXHAUSTED" in rows[0]["does_not_fit"] and rows[1]["of_matmul"] == 0.5
-    assert rows[2]["failed"] == "TypeError: no such product"
-    assert rows[2]["remat"] == "none, and logits, 16 positions at a time"
+    assert [(row["dropout"], row["attention"]) for row in rows] == [
+        (0.0, "own"),
+        (0.0, "cudnn"),
+        (0.1, "own"),
+        (0.0, "own"),
+    ]
+    assert "RESOURCE_EXHAUSTED" in rows[0]["does_not_fit"] and rows[2]["of_matmul"] == 0.5
+    assert rows[3]["failed"] == "TypeError: no such product"
+    assert rows[3]["remat"] == "none, and logits, 16 positions at a time"
 
 
 def test_a_failed_peer_leaves_our_rows_and_its_reason(tmp_path, monkeypatch):
@@ -128,9 +133,10 @@ def test_the_whole_suite_runs_without_tensorflow_gin_and_polars(environment, tmp
     assert all(content["rows"] for name, content in written.items() if name != "suite_gpu")
     assert written["gpu_beauty"]["data"]["source"] == "made up"
     assert written["gpu_beauty"]["rows"][0]["users"] == 24
-    plain, chunked = written["gpu_mfu_t5_small"]["rows"]
+    plain, _, chunked = written["gpu_mfu_t5_small"]["rows"]
     assert chunked["positions"] == 4 and chunked["loss"] == pytest.approx(plain["loss"], rel=1e-2)
-    (row,) = written["gpu_mfu_t5_xl"]["rows"]
+    row, fused = written["gpu_mfu_t5_xl"]["rows"]
+    assert (row["attention"], fused["attention"]) == ("own", "cudnn")
     assert row["mfu"] is None and row["flop_per_s"] > 0
     attention = {row["implementation"]: row for row in written["gpu_attention"]["rows"]}
     assert attention["ours"]["both_error"] < 0.05 and attention["xla"]["both_error"] < 0.05
@@ -138,5 +144,10 @@ def test_the_whole_suite_runs_without_tensorflow_gin_and_polars(environment, tmp
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
     page = page_sections.gpu()
     assert "ot measured yet" not in page
-    for words in ("| t5_xl | 0.1 | dots |", "| bfloat16 | 2 |", "| 8 | 24 |", "| t5_small, ours |"):
+    for words in (
+        "| t5_xl | 0.1 | dots | cudnn |",
+        "| bfloat16 | 2 |",
+        "| 8 | 24 |",
+        "| t5_small, ours |",
+    ):
         assert words in page

@@ -136,10 +136,10 @@ def test_of_several_models_the_unmeasured_ones_are_named(results):
     write(results, "gpu_mfu_t5_base", {"rows": [row, row | {"dropout": 0.0, "mfu": None}]})
     write(results, "gpu_mfu_t5_xl", {"rows": [row | {"does_not_fit": "RESOURCE_EXHAUSTED"}]})
     text = page_sections.gpu()
-    assert "| t5_base | 0.1 | none | 50 ms | 43.2% | 50.0% |" in text
-    assert "| t5_base | 0 | none | 50 ms | peak not known | 50.0% |" in text
-    assert "| t5_xl | 0.1 | none | does not fit |" in text
-    assert "| t5_small |  |  | not measured yet: " in text and "`gpu_mfu_t5_small.json`" in text
+    assert "| t5_base | 0.1 | none | own | 50 ms | 43.2% | 50.0% |" in text
+    assert "| t5_base | 0 | none | own | 50 ms | peak not known | 50.0% |" in text
+    assert "| t5_xl | 0.1 | none | own | does not fit |" in text
+    assert "| t5_small |  |  |  | not measured yet: " in text and "`gpu_mfu_t5_small.json`" in text
 
 
 GPU_DECODE = {
@@ -184,7 +184,7 @@ def test_a_row_that_failed_is_named_and_the_others_are_shown(results):
     }
     write(results, "gpu_mfu_t5_base", {"rows": [failed, row]})
     text = page_sections.gpu()
-    assert "| t5_base | 0.1 | none | 50 ms | 43.2% | 50.0% |" in text
+    assert "| t5_base | 0.1 | none | own | 50 ms | 43.2% | 50.0% |" in text
     assert "; not measured: t5_base, dropout 0 (TypeError: no)" in text
 
 

@@ -3,6 +3,8 @@
 benchmarks/README.md has the command.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -61,3 +63,27 @@ def test_loss_and_gradients_are_the_cpus(gpu, positions):
     for found, right in pairs:
         assert np.any(right != 0)
         np.testing.assert_allclose(found, right, rtol=0, atol=1e-4 * np.abs(right).max())
+
+
+def test_fused_attention_is_the_written_out_one(gpu):
+    """In bfloat16, with dropout and packed rows: cuDNN's kernel, and what it does to the gradients."""
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", embed_dim=64, head_dim=64)
+    batch = packed_batch(config, 64, row_length=128, length=32, target=8)
+
+    def of(kind: str):
+        graphdef, params = t5.graph_and_params(
+            t5.T5(dataclasses.replace(config, attention=kind), rngs=nnx.Rngs(0))
+        )
+
+        def total(params):
+            logits_BTV = nnx.merge(graphdef, params)(batch, jax.random.key(1))
+            weights_BT = batch.decoder_loss_weights_BT
+            return (jax.nn.logsumexp(logits_BTV, axis=-1) * weights_BT).sum() / weights_BT.sum()
+
+        return jax.device_get(jax.jit(jax.value_and_grad(total))(params))
+
+    (ours, our_grads), (theirs, their_grads) = of("own"), of("cudnn")
+    assert theirs == pytest.approx(ours, rel=5e-3)
+    for found, right in zip(jax.tree.leaves(their_grads), jax.tree.leaves(our_grads), strict=True):
+        error = np.linalg.norm(np.subtract(found, right)) / np.linalg.norm(right)
+        assert error < 0.05, error

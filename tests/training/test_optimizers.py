@@ -89,3 +89,17 @@ def test_learning_rates(schedule, expected):
 def test_learning_rate_needs_the_length_of_the_run():
     with pytest.raises(UserError, match="total_steps"):
         LearningRate(1.0, "linear")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"peak": 0.0}, "peak is 0.0; wanted more than 0"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+        ({"warmup_share": 5.0, "total_steps": 100}, "warmup_share is 5.0; wanted a share"),
+        ({"decay": "linear", "total_steps": 9, "final_share": 2.0}, "final_share is 2.0"),
+    ],
+)
+def test_learning_rates_that_are_none_are_refused(wrong, message):
+    with pytest.raises(UserError, match=message):
+        LearningRate(**wrong)
