@@ -9,9 +9,9 @@ that every run prints; `of_matmul` divides by what a large bfloat16 product reac
 of by the data sheet. Steps are dispatched one after another and waited for once, as in training. A model
 that does not fit is a result too; any other error stands in its row, and the other rows are measured.
 
-A second row has the attention of cuDNN's fused kernel (`T5Config.attention`), as `gpu_attention.py` measures
-it alone. T5-small has a last row whose loss computes the logits of a few target positions at a time, and again in
-the backward pass (`LossConfig.positions_at_a_time`).
+A second row has the attention of cuDNN's fused kernel (`T5Config.attention`), which `gpu_attention.py`
+measures alone. T5-small has a last row whose loss computes the logits of a few target positions at a time,
+and again in the backward pass (`LossConfig.positions_at_a_time`).
 """
 
 import argparse
