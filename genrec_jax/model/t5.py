@@ -1,7 +1,7 @@
 """T5 1.0 and 1.1 (Raffel et al. 2020; Shazeer 2020): from a batch to logits; training and decoding use it.
 
-Computation runs in `config.dtype`; norms, attention softmax and the head's operands stay float32. (Products of
-float32 have the device's default precision: TF32 on NVIDIA's GPUs, a pass of bfloat16 on TPUs.)
+Computation runs in `config.dtype`; norms, attention softmax and the head's operands stay float32. Products
+of float32 have the device's default precision: TF32 on NVIDIA's GPUs, a pass of bfloat16 on TPUs.
 """
 
 import math
