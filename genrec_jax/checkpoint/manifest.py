@@ -67,13 +67,12 @@ def write(
         elsewhere: files of this checkpoint that are not in `folder`, but where it counts.
     """
     files = entries(folder) | dict(elsewhere or {})
-    content = {
-        "format_version": FORMAT_VERSION,
-        "step": step,
-        "metrics": metrics,
-        "progress": progress,
-        "files": files,
-    }
+    replace(folder, Manifest(step, metrics, progress, files))
+
+
+def replace(folder: pathlib.Path, manifest: Manifest) -> None:
+    """Writes a manifest, atomically, in place of the one that is there."""
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
     artefacts.write_json(folder / NAME, content)
 
 

@@ -8,6 +8,7 @@ On several hosts every method is called by all of them; host 0 looks at the disk
 URL each of them has a folder of its own (`separate_hosts`).
 """
 
+import dataclasses
 import errno
 import math
 import pathlib
@@ -164,6 +165,29 @@ class CheckpointStore:
         self._thread = threading.Thread(target=finish, name="checkpoint-manifest")
         self._thread.start()
 
+    def record(self, step: int, *, metrics: dict[str, float], progress: dict[str, Any]) -> None:
+        """Writes what was measured after a checkpoint was saved into its manifest; its arrays stand.
+
+        Args:
+            step: of a complete checkpoint.
+            metrics: validation metrics of this step.
+            progress: the loop's own JSON state, in place of what was saved.
+
+        Raises:
+            UserError: there is no such checkpoint, or the store cannot be written.
+        """
+
+        def rewrite() -> None:
+            self._before_commit()
+            found = self._manifest(step)
+            changed = dataclasses.replace(found, metrics=metrics, progress=progress)
+            manifest.replace(self.directory / str(step), changed)
+            if self._mirror is not None:
+                self._mirror.publish(f"{step}/{manifest.NAME}")
+            self._prune()
+
+        hosts.together(rewrite, on=lambda host: host == 0, file=self.location)
+
     def wait(self) -> None:
         """Blocks until the save in progress is complete, manifest included.
 
@@ -228,10 +252,7 @@ class CheckpointStore:
 
     def progress(self, step: int) -> dict[str, Any]:
         """What the loop gave `save` as `progress` at `step`."""
-        found = manifest.read(self.directory / str(step))
-        if found is None:
-            raise UserError("has no readable manifest", file=f"{self.location}/{step}")
-        return found.progress
+        return self._manifest(step).progress
 
     def metrics(self, step: int) -> dict[str, float]:
         """The validation metrics saved with `step`."""
@@ -327,6 +348,12 @@ class CheckpointStore:
         if free < needed:
             self._saving = step
             raise self._disk_full(f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
+
+    def _manifest(self, step: int) -> manifest.Manifest:
+        found = manifest.read(self.directory / str(step))
+        if found is None:
+            raise UserError("has no readable manifest", file=f"{self.location}/{step}")
+        return found
 
     def _explain(self, error: BaseException) -> BaseException:
         return self._disk_full(None) if _is_disk_full(error) else error

@@ -206,6 +206,7 @@ class AlignmentEvaluator(Evaluator):
         if self.tracer is not None:
             batches = self.tracer.trace(batches, lambda asked: odds(asked[0]))
         for batch, labels_B in batches:
+            self.before_batch()
             odds_B = odds(batch)
             users_B = np.asarray(batch.users_B)
             real_B = users_B >= 0

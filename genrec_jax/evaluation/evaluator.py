@@ -227,6 +227,7 @@ class Evaluator:
         remarks: what could not be scored, a sentence each.
         exact: what compares the search with the whole catalogue's scores, if anything does.
         tracer: traces the first batches, where that is wanted.
+        before_batch: called before each batch; what it raises ends the evaluation.
     """
 
     unit = "users"
@@ -273,6 +274,7 @@ class Evaluator:
         self._search, self._search_unseen = search, search_unseen
         self.exact = exact
         self.tracer: TracedBatches | None = None
+        self.before_batch: Callable[[], None] = lambda: None
 
     @property
     def num_users(self) -> int:
@@ -366,8 +368,8 @@ class Evaluator:
         return self.tracer.trace(batches, warm_up)
 
     def _prompts(self, template_id: str) -> Iterator[PromptBatch]:
-        if not self._keep:
-            return iter(self._prompts_of(template_id))
-        if template_id not in self._kept:
+        if self._keep and template_id not in self._kept:
             self._kept[template_id] = list(self._prompts_of(template_id))
-        return iter(self._kept[template_id])
+        for batch in self._kept[template_id] if self._keep else self._prompts_of(template_id):
+            self.before_batch()
+            yield batch

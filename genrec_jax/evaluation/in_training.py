@@ -1,6 +1,6 @@
 """The evaluator that the training loop asks: the same users, prompts and compiled search every time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jax.sharding import Mesh
 
@@ -28,6 +28,7 @@ class ValidationEvaluator:
         templates: Sequence[str] | None = None,
         seed: int = 0,
         data: from_run.DataPaths | None = None,
+        before_batch: Callable[[], None] = lambda: None,
     ):
         """Prepares everything but the parameters.
 
@@ -41,6 +42,7 @@ class ValidationEvaluator:
                 task of the run's own SeqIO mixture that has a validation split.
             seed: of the sample.
             data: dataset name -> folder, where it is not the one in `run.json`.
+            before_batch: called before each batch; what it raises ends the evaluation.
 
         Raises:
             UserError: an unknown template, or data other than the run's.
@@ -63,6 +65,8 @@ class ValidationEvaluator:
             )
             for entry in run_dir.datasets
         }
+        for evaluator in self.evaluators.values():
+            evaluator.before_batch = before_batch
 
     def hit_ratio(self, params: Params) -> dict[str, float]:
         """Metrics of one set of parameters; every host calls it.

@@ -35,12 +35,21 @@ class MetricsLog:
         run_dir: where `metrics.jsonl` and `tensorboard/` are.
         after_step: keep earlier records up to this step and cut off the rest: the step that was
             restored, 0 for a fresh start.
+        owes_validation: that step's validation is still to come; a record of it, left by a run that was
+            killed before the checkpoint had it, goes too.
     """
 
-    def __init__(self, run_dir: artefacts.PathLike, *, after_step: int):
+    def __init__(
+        self, run_dir: artefacts.PathLike, *, after_step: int, owes_validation: bool = False
+    ):
         folder = pathlib.Path(run_dir)
         self._path = folder / METRICS_FILE
-        kept = [r for r in read_metrics(folder) if r["step"] <= after_step] if after_step else []
+        again = (after_step, "validation") if owes_validation else None
+        kept = [
+            record
+            for record in (read_metrics(folder) if after_step else [])
+            if record["step"] <= after_step and (record["step"], record["kind"]) != again
+        ]
         with artefacts.atomic_file(self._path) as temporary:
             temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
         events = folder / EVENTS_FOLDER / EVENTS_FILE

@@ -18,7 +18,7 @@ from genrec_jax.checkpoint.store import CheckpointStore
 from genrec_jax.errors import UserError
 from genrec_jax.training.early_stopping import BestSoFar, Mode
 from genrec_jax.training.logging import MetricsLog
-from genrec_jax.training.preemption import StopRequest
+from genrec_jax.training.preemption import StopReached, StopRequest
 from genrec_jax.training.prefetch import Prefetcher
 from genrec_jax.training.progress import Display
 from genrec_jax.training.throughput import Utilisation
@@ -93,11 +93,13 @@ class Progress:
         totals: sums since the start of the run.
         window: sums since the last line of the log.
         best: the best validation.
+        owes_validation: a stop came before the validation of this step was through.
     """
 
     totals: dict[str, float]
     window: dict[str, float]
     best: BestSoFar
+    owes_validation: bool = False
 
     @classmethod
     def start(cls) -> "Progress":
@@ -107,7 +109,12 @@ class Progress:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Progress":
         """As `to_json` gave it."""
-        return cls(dict(value["totals"]), dict(value["window"]), BestSoFar(**value["best"]))
+        return cls(
+            dict(value["totals"]),
+            dict(value["window"]),
+            BestSoFar(**value["best"]),
+            value.get("owes_validation", False),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, copied: a checkpoint is written while the run goes on."""
@@ -115,6 +122,7 @@ class Progress:
             "totals": dict(self.totals),
             "window": dict(self.window),
             "best": self.best.to_json(),
+            "owes_validation": self.owes_validation,
         }
 
 
@@ -159,7 +167,8 @@ class Loop:
             store: where checkpoints go.
             display: what the person watching sees.
             log: where metrics go; None on all hosts but the first.
-            validate: parameters -> validation metrics; every host calls it.
+            validate: parameters -> validation metrics; every host calls it. It may ask the stop request
+                between its batches, and raise `StopReached`.
             utilisation: counts operations, for the share of the devices' peak.
         """
         self._schedule = schedule
@@ -203,8 +212,17 @@ class Loop:
             return Result(state, step, "early_stopping", progress)
         if stop.requested and jax.process_count() == 1:
             return Result(state, step, "preempted", progress)
-        if schedule.train_steps == 0:  # the run is what it starts from
+        if progress.owes_validation:
+            measured = self._measure(state, step, progress)
+            if not progress.owes_validation:
+                self._store.record(step, metrics=measured, progress=progress.to_json())
+        elif schedule.train_steps == 0:  # the run is what it starts from
             self._save(step, state, self._validate_if_due(state, step, progress), progress)
+        if progress.owes_validation:
+            self._store.wait()
+            return Result(state, step, "preempted", progress)
+        if progress.best.should_stop(schedule.patience):
+            return Result(state, step, "early_stopping", progress)
         prefetcher = Prefetcher(self._batches.prepare, step, schedule.train_steps)
         clock = _Clock(prefetcher)
         unread: tuple[int, Metrics, Prepared] | None = None
@@ -217,7 +235,7 @@ class Loop:
                 unread = (step, metrics, prepared)
                 step += 1
                 self._store.raise_if_failed()
-                wants_stop = stop.after_step(step)
+                wants_stop = stop.reached()
                 if not (wants_stop or self._is_due(step)):
                     self._display.update(step - 1, {})
                     continue
@@ -226,14 +244,15 @@ class Loop:
                 clock.add_to(progress)
                 if self._at(step, schedule.log_period):
                     self._log_window(step, progress)
-                measured = self._validate_if_due(state, step, progress)
+                measured = self._validate_if_due(state, step, progress, wants_stop)
                 clock.restart()
+                owing = progress.owes_validation
                 better = bool(measured) and progress.best.step == step
                 early = bool(measured) and progress.best.should_stop(schedule.patience)
-                last = early or wants_stop or step == schedule.train_steps
+                last = early or owing or wants_stop or step == schedule.train_steps
                 if last or better or self._at(step, schedule.checkpoint_period):
                     self._save(step, state, measured, progress)
-                if early or (wants_stop and step < schedule.train_steps):
+                if early or owing or (wants_stop and step < schedule.train_steps):
                     stopped = "early_stopping" if early else "preempted"
                     break
             self._store.wait()
@@ -302,11 +321,24 @@ class Loop:
         self._display.update(step, values)
         progress.window.clear()
 
-    def _validate_if_due(self, state: Any, step: int, progress: Progress) -> dict[str, float]:
-        schedule = self._schedule
-        if self._validate is None or not self._at(step, schedule.eval_period):
+    def _validate_if_due(
+        self, state: Any, step: int, progress: Progress, wants_stop: bool = False
+    ) -> dict[str, float]:
+        if self._validate is None or not self._at(step, self._schedule.eval_period):
             return {}
-        measured = self._validate(state.params)
+        progress.owes_validation = True
+        return {} if wants_stop else self._measure(state, step, progress)
+
+    def _measure(self, state: Any, step: int, progress: Progress) -> dict[str, float]:
+        """The validation of this step, which is owed; nothing where a stop comes before it is through."""
+        assert self._validate is not None
+        schedule = self._schedule
+        try:
+            measured = self._validate(state.params)
+        except StopReached:
+            self._display.say(f"the validation at step {step} is left for when the run goes on")
+            return {}
+        progress.owes_validation = False
         if schedule.metric not in measured:
             raise UserError(
                 f"the best checkpoint is chosen by {schedule.metric!r}; the validation measured"

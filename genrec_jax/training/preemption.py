@@ -1,8 +1,9 @@
 """Being asked to stop: SIGTERM or Ctrl-C ends a run at the next step, with a checkpoint, not in the middle.
 
-A second Ctrl-C interrupts at once, for a run that is still compiling its first step.
+A validation under way is left between two of its batches, and made up when the run goes on. A second
+Ctrl-C interrupts at once, for a run that is still compiling its first step.
 
-One process listens to the signal itself; several agree on the step through JAX's preemption service,
+One process listens to the signal itself; several agree on the place through JAX's preemption service,
 which the coordinator of `jax.distributed` runs, since all hosts must save the same step.
 """
 
@@ -15,6 +16,10 @@ import jax
 from jax.experimental import multihost_utils
 
 
+class StopReached(Exception):
+    """Leaves a validation because the run is to stop; the loop catches it."""
+
+
 class StopRequest:
     """Whether the run has been asked to stop; a context manager, active inside its `with` block.
 
@@ -23,6 +28,7 @@ class StopRequest:
 
     def __init__(self):
         self._requested = threading.Event()
+        self._times_asked = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -38,7 +44,7 @@ class StopRequest:
         self._previous = {}
 
     def request(self) -> None:
-        """Asks the run to stop after the step it is at."""
+        """Asks the run to stop after the step it is at, or within the validation."""
         self._requested.set()
 
     @property
@@ -46,11 +52,24 @@ class StopRequest:
         """Whether this process has been asked; other hosts may not know yet."""
         return self._requested.is_set()
 
-    def after_step(self, step: int) -> bool:
-        """Whether to save and stop, now that `step` steps are done; every host calls it each step."""
+    def reached(self) -> bool:
+        """Whether to save and stop here; every host asks at the same places, and stops at the same one.
+
+        Several hosts are told so once, and count how often they asked.
+        """
+        self._times_asked += 1
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(self._times_asked)
         return self._requested.is_set()
+
+    def raise_if_reached(self) -> None:
+        """For a validation, before each of its batches.
+
+        Raises:
+            StopReached: the run is to save and stop here.
+        """
+        if self.reached():
+            raise StopReached
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:

@@ -138,7 +138,10 @@ def train(
         try:
             state, step, progress = _start(config, store, mesh, inputs.vocabulary)
             first_host = jax.process_index() == 0
-            log = MetricsLog(run_dir.path, after_step=step) if first_host else None
+            owes = progress is not None and progress.owes_validation
+            log = None
+            if first_host:
+                log = MetricsLog(run_dir.path, after_step=step, owes_validation=owes)
             shown = show_progress and first_host
             display = progress_lib.make_display(step, steps) if shown else progress_lib.Silent()
             if step:
@@ -157,7 +160,9 @@ def train(
                     f" tokens: {shares}"
                 )
             if validate is None and config.validation.period is not None:
-                validate = validation.make_validate(config, inputs, run_dir, mesh)
+                validate = validation.make_validate(
+                    config, inputs, run_dir, mesh, before_batch=stop.raise_if_reached
+                )
             jitted = step_lib.jit_train_step(
                 config.model, config.optimizer, config.loss, mesh, microbatches=config.microbatches
             )

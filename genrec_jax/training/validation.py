@@ -24,8 +24,23 @@ LISTS = (*SEARCHED_TASKS, "ranking")
 """Tasks that answer with lists, of which a hit ratio is measured."""
 
 
-def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Mesh) -> Validate:
+def make_validate(
+    config: TrainConfig,
+    inputs: Inputs,
+    run_dir: RunDir,
+    mesh: Mesh,
+    *,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Validate:
     """Makes `parameters -> metrics`: always the same batches and the same users.
+
+    Args:
+        config: the run's settings.
+        inputs: what it is trained on.
+        run_dir: the run.
+        mesh: the devices.
+        before_batch: called before each batch of the loss, of searches and of ratings, on all hosts
+            alike; what it raises ends the validation.
 
     Returns:
         A function that gives `loss` (cross entropy a target token, in nats, in the first seen template
@@ -36,7 +51,7 @@ def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Me
         UserError: a user's own SeqIO mixture has no validation split, or targets that are no items.
     """
     settings = config.validation
-    measure_loss = make_loss(config, inputs, mesh)
+    measure_loss = make_loss(config, inputs, mesh, before_batch=before_batch)
     evaluator = None
     if settings.users != 0:
         evaluator = ValidationEvaluator(
@@ -51,6 +66,7 @@ def make_validate(config: TrainConfig, inputs: Inputs, run_dir: RunDir, mesh: Me
                 dataset.name: path
                 for dataset, path in zip(inputs.datasets, config.data.datasets, strict=True)
             },
+            before_batch=before_batch,
         )
 
     def validate(params: nnx.State) -> dict[str, float]:
@@ -85,7 +101,13 @@ def check_metric(settings: ValidationConfig, tasks: Sequence[str] | None) -> Non
         )
 
 
-def make_loss(config: TrainConfig, inputs: Inputs, mesh: Mesh) -> Callable[[nnx.State], float]:
+def make_loss(
+    config: TrainConfig,
+    inputs: Inputs,
+    mesh: Mesh,
+    *,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Callable[[nnx.State], float]:
     """Makes `parameters -> validation loss` over `validation.loss_batches` batches, spread over all."""
     count = config.validation.loss_batches
     if config.data.mixture_module is not None:
@@ -111,7 +133,12 @@ def make_loss(config: TrainConfig, inputs: Inputs, mesh: Mesh) -> Callable[[nnx.
     def loss(params: nnx.State) -> float:
         if not placed:
             placed.extend(inputs_lib.place(rows, sharding) for rows in batches)
-        sums = jax.device_get([eval_step(params, batch) for batch in placed])
+        found = []
+        for batch in placed:
+            before_batch()
+            jax.block_until_ready(found[-2:-1])  # one batch ahead of the devices, no more
+            found.append(eval_step(params, batch))
+        sums = jax.device_get(found)
         tokens = sum(float(each["target_tokens"]) for each in sums)
         return sum(float(each["loss_sum"]) for each in sums) / max(1.0, tokens)
 

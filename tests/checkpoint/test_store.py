@@ -169,6 +169,22 @@ def test_retention_keeps_latest_best_and_every_nth(tmp_path):
     opened.close()
 
 
+def test_what_is_measured_after_a_save_is_recorded_and_decides_what_is_kept(tmp_path):
+    opened = store.CheckpointStore(tmp_path, keep_latest=1, best_metric="hr@10")
+    opened.save(1, make_state(1), metrics={"hr@10": 0.5})
+    opened.save(2, make_state(2), progress={"owes": True})
+    opened.wait()
+    assert (opened.steps(), opened.best_step()) == ([1, 2], 1)
+    opened.record(2, metrics={"hr@10": 0.6}, progress={"owes": False})
+    assert (opened.steps(), opened.best_step()) == ([2], 2)
+    assert opened.progress(2) == {"owes": False}
+    assert opened.latest_valid_step() == 2, "its checksums stand"
+    assert_same(opened.restore(2, abstract(make_state(0))), make_state(2))
+    with pytest.raises(UserError, match=r"has no readable manifest"):
+        opened.record(3, metrics={}, progress={})
+    opened.close()
+
+
 def test_the_smallest_loss_is_best_in_min_mode(tmp_path):
     opened = store.CheckpointStore(tmp_path, keep_latest=1, best_metric="loss", best_mode="min")
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0)):

@@ -259,6 +259,31 @@ def test_validation_while_training_equals_validation_afterwards(run_dir, mesh):
     assert measured["hr@6"] == pytest.approx(sum(histograms.values()) / 2)
 
 
+def test_validation_while_training_asks_before_each_batch_and_ends_where_told(run_dir, mesh):
+    asked = []
+
+    def before_batch():
+        asked.append(1)
+        if len(asked) == 7:
+            raise InterruptedError
+
+    evaluator = ValidationEvaluator(
+        run_dir,
+        mesh,
+        max_users=25,
+        num_beams=6,
+        batch_size=8,
+        templates=("A1",),
+        before_batch=before_batch,
+    )
+    params = checkpoints.restore.restore_params(run_dir, 20, mesh=mesh)
+    measured = evaluator.hit_ratio(params)
+    assert len(asked) == 4
+    with pytest.raises(InterruptedError):
+        evaluator.hit_ratio(params)
+    assert evaluator.hit_ratio(params) == measured
+
+
 def test_other_data_than_the_trained_is_refused_with_both_fingerprints(
     run_dir, mesh, tmp_path, toy
 ):

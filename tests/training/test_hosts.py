@@ -238,3 +238,26 @@ def test_a_signal_to_one_host_stops_both_at_one_step(toy_dataset, tmp_path, sche
     assert len(steps) == 1
     assert restore.choose_step(restore.RunDir.load(tmp_path / "run"), "latest") == steps[0]
     assert all(f"stopped on request after {steps[0]} steps" in output for output in outputs)
+
+
+@pytest.mark.long
+def test_a_signal_while_hosts_validate_is_heard_by_both_and_the_validation_is_made_up(
+    toy_dataset, tmp_path
+):
+    """Two of three places at which they ask are within the validation that follows every step."""
+    folder, sizes = tmp_path / "run", (1, 2, 1)
+    processes = start(RUN, sizes, toy_dataset, folder, 1, 1, 100_000)
+
+    def validated() -> list[int]:
+        records = run_log.read_metrics(folder)
+        return [record["step"] for record in records if record["kind"] == "validation"]
+
+    while len(validated()) < 2 and processes[0].poll() is None:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    outputs = finish(processes)
+    step = restore.choose_step(restore.RunDir.load(folder), "latest")
+    assert all(f"stopped on request after {step} steps" in output for output in outputs)
+    assert validated() in (list(range(1, step)), list(range(1, step + 1)))
+    finish(start(RUN, sizes, toy_dataset, folder, 1, 1, step + 1))
+    assert validated() == list(range(1, step + 2))

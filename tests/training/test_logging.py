@@ -61,6 +61,14 @@ def test_resuming_cuts_both_back_to_the_restored_step(tmp_path):
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
+def test_a_validation_that_is_to_come_again_leaves_no_record_behind(tmp_path):
+    write_five(tmp_path)
+    logging.MetricsLog(tmp_path, after_step=5, owes_validation=True).close()
+    kept = [(r["step"], r["kind"]) for r in run_log.read_metrics(tmp_path)]
+    assert kept == [(step, "train") for step in range(1, 6)]
+    assert [tag for _, tag, _ in events(tmp_path)] == ["train/loss"] * 5
+
+
 def test_a_fresh_start_keeps_nothing(tmp_path):
     write_five(tmp_path)
     logging.MetricsLog(tmp_path, after_step=0).close()

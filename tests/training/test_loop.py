@@ -14,7 +14,7 @@ import pytest
 from genrec_jax.checkpoint import run_log, store
 from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass
-from genrec_jax.training import logging, loop, progress, throughput
+from genrec_jax.training import logging, loop, preemption, progress, throughput
 
 
 @pytree_dataclass
@@ -80,7 +80,7 @@ class Run:
         self.at_step = at_step or {}
         self.display = Watched()
 
-    def go(self) -> loop.Result:
+    def go(self, stop: preemption.StopRequest | None = None) -> loop.Result:
         checkpoints = store.CheckpointStore(
             self.folder / "checkpoints", best_metric=self.schedule.metric, notify=self.display.say
         )
@@ -88,7 +88,8 @@ class Run:
         checkpoints.discard_after(step or None)
         state = checkpoints.restore(step, abstract()) if step else fresh()
         done = loop.Progress.from_json(checkpoints.progress(step)) if step else None
-        log = logging.MetricsLog(self.folder, after_step=step)
+        owes = done is not None and done.owes_validation
+        log = logging.MetricsLog(self.folder, after_step=step, owes_validation=owes)
         try:
             return loop.Loop(
                 schedule=self.schedule,
@@ -99,7 +100,7 @@ class Run:
                 log=log,
                 validate=self.validate,
                 utilisation=self.utilisation,
-            ).run(state, step, done)
+            ).run(state, step, done, stop)
         finally:
             log.close()
             checkpoints.close()
@@ -244,6 +245,138 @@ def test_the_best_is_saved_with_its_metrics_and_patience_ends_the_run(tmp_path):
     assert any("hr@10 0.3000" in line and "best" in line for line in run.display.said)
     again = Run(tmp_path, validate=pytest.fail, eval_period=2, patience=2).go()
     assert (again.stopped, again.step) == ("early_stopping", 8)
+
+
+class Batched:
+    """A validation of three batches whose result follows from the parameters; a signal comes in one.
+
+    Attributes:
+        worked_on: for each call, how many batches it got through.
+    """
+
+    def __init__(self, stop: preemption.StopRequest, signal_at: tuple[int, int] | None = None):
+        self.stop, self.signal_at = stop, signal_at
+        self.worked_on: list[int] = []
+
+    def __call__(self, params):
+        self.worked_on.append(0)
+        for batch in range(3):
+            self.stop.raise_if_reached()
+            if (len(self.worked_on) - 1, batch) == self.signal_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            self.worked_on[-1] += 1
+        return {"hr@10": -float(abs(params["w"][0] - 0.3)), "loss": float(params["w"][1])}
+
+
+def go_stopped(folder, signal_at, **schedule) -> tuple[Run, loop.Result, Batched]:
+    """A run that a signal comes to in a batch of a validation (both counted from 0)."""
+    with preemption.StopRequest() as stop:
+        validate = Batched(stop, signal_at)
+        run = Run(folder, validate=validate, **schedule)
+        return run, run.go(stop), validate
+
+
+def measured(run: Run) -> list[tuple]:
+    return [(r["step"], r["hr@10"], r["loss"], r["examples"]) for r in run.records("validation")]
+
+
+SCHEDULES = [
+    {"checkpoint_period": 4, "eval_period": 4},
+    {"checkpoint_period": 6, "eval_period": 2},
+    {"eval_period": 3, "patience": 2},
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("call", [0, 1, 2])
+def test_a_stop_within_a_validation_saves_at_once_and_the_validation_is_made_up(
+    tmp_path, schedule, call
+):
+    """A run left alone and one stopped so end alike: parameters, records, best and kept checkpoints."""
+    whole, expected, _ = go_stopped(tmp_path / "whole", None, **schedule)
+    first, result, validate = go_stopped(tmp_path / "stopped", (call, 1), **schedule)
+    step = (call + 1) * schedule["eval_period"]
+    assert (result.stopped, result.step) == ("preempted", step)
+    assert validate.worked_on == [3] * call + [2], "the batch at hand is the last"
+    assert first.steps()[-1] == step
+    checkpoints = store.CheckpointStore(tmp_path / "stopped/checkpoints", best_metric="hr@10")
+    assert checkpoints.metrics(step) == {}
+    assert [r[0] for r in measured(first)] == [
+        schedule["eval_period"] * n for n in range(1, call + 1)
+    ]
+    second, result, _ = go_stopped(tmp_path / "stopped", None, **schedule)
+    assert (result.stopped, result.step) == (expected.stopped, expected.step)
+    params = [np.asarray(r.state.params["w"]).tobytes() for r in (result, expected)]
+    assert params[0] == params[1]
+    assert measured(second) == measured(whole)
+    assert result.progress.best == expected.progress.best
+    reference = store.CheckpointStore(tmp_path / "whole/checkpoints", best_metric="hr@10")
+    assert checkpoints.best_step() == reference.best_step() == expected.progress.best.step
+    for saved in set(first.steps()) & set(reference.steps()):
+        assert checkpoints.metrics(saved) == reference.metrics(saved)
+        assert checkpoints.progress(saved)["best"] == reference.progress(saved)["best"]
+
+
+def test_a_validation_due_at_the_step_of_a_stop_is_left_out_too_and_made_up(tmp_path):
+    schedule = {"eval_period": 4, "train_steps": 8}
+    whole, _, _ = go_stopped(tmp_path / "whole", None, **schedule)
+    with preemption.StopRequest() as stop:
+        validate = Batched(stop)
+        run = Run(tmp_path / "run", validate=validate, at_step={7: stop.request}, **schedule)
+        assert run.go(stop).stopped == "preempted"
+    assert validate.worked_on == [3]
+    assert run.steps()[-1] == 8
+    second, result, validate = go_stopped(tmp_path / "run", None, **schedule)
+    assert (result.stopped, result.step) == ("finished", 8)
+    assert validate.worked_on == [3]
+    assert measured(second) == measured(whole)
+    assert go_stopped(tmp_path / "run", None, **schedule)[2].worked_on == []
+
+
+def test_a_kill_before_a_validation_made_up_is_recorded_leaves_no_second_record(
+    tmp_path, monkeypatch
+):
+    schedule = {"eval_period": 4, "checkpoint_period": 4}
+    whole, _, _ = go_stopped(tmp_path / "whole", None, **schedule)
+    go_stopped(tmp_path / "run", (1, 0), **schedule)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.CheckpointStore, "record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go_stopped(tmp_path / "run", None, **schedule)
+    last, _, _ = go_stopped(tmp_path / "run", None, **schedule)
+    assert [record[0] for record in measured(last)] == [4, 8, 12]
+    assert measured(last) == measured(whole)
+
+
+def test_a_stop_within_the_validation_of_given_parameters(tmp_path):
+    schedule = {"eval_period": 4, "train_steps": 0}
+    run, result, _ = go_stopped(tmp_path, (0, 0), **schedule)
+    assert (result.stopped, run.steps()) == ("preempted", [0])
+    checkpoints = store.CheckpointStore(tmp_path / "checkpoints")
+    done = loop.Progress.from_json(checkpoints.progress(0))
+    with preemption.StopRequest() as stop:
+        validate = Batched(stop)
+        again = loop.Loop(
+            schedule=run.schedule,
+            train_step=pytest.fail,
+            batches=Batches(),
+            store=checkpoints,
+            display=Watched(),
+            validate=validate,
+        ).run(fresh(), 0, done, stop)
+    assert again.stopped == "finished"
+    assert validate.worked_on == [3]
+    assert set(checkpoints.metrics(0)) == {"hr@10", "loss"}
+
+
+def test_progress_that_an_earlier_version_saved_owes_nothing():
+    saved = loop.Progress.start().to_json()
+    del saved["owes_validation"]
+    assert loop.Progress.from_json(saved) == loop.Progress.start()
 
 
 def test_choosing_by_what_is_not_measured_is_an_error(tmp_path):

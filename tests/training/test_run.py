@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import signal
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from genrec_jax.checkpoint import restore, run_dir, run_log
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.training import config, inputs, run, schedules, validation
+from genrec_jax.training import config, inputs, preemption, run, schedules, validation
 from genrec_jax.training.optimizers import Optimizer
 from tests.training.tiny import TINY
 
@@ -77,6 +79,44 @@ def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(make_config, fin
     left, right = (run_log.read_metrics(c.model_dir)[-1] for c in (finished, halves))
     for name in ("step", "loss", "grad_norm", "examples"):
         assert left[name] == right[name]
+
+
+@pytest.mark.parametrize("ask", [5, 6, 7, 14], ids=["loss", "search", "next search", "last step"])
+def test_a_signal_within_a_validation_is_heard_and_the_run_ends_as_one_left_alone(
+    make_config, monkeypatch, ask
+):
+    """Each step asks once, each validation before 2 batches of the loss and 2 of the search."""
+    watched = config.ValidationConfig(
+        period=3, loss_batches=2, users=16, num_beams=10, batch_size=8
+    )
+    whole, stopped = (make_config(validation=watched, train_steps=6) for _ in range(2))
+    train(whole)
+    reached, asked = preemption.StopRequest.reached, []
+
+    def signalled(stop):
+        asked.append(1)
+        if len(asked) == ask:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return reached(stop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preemption.StopRequest, "reached", signalled)
+        summary = train(stopped)
+    assert (summary.stopped, summary.step, len(asked)) == ("preempted", 6 if ask == 14 else 3, ask)
+    folder = pathlib.Path(stopped.model_dir)
+    assert not (folder / "finished.json").exists()
+    assert train(stopped).stopped == "finished"
+    assert final_params(whole.model_dir) == final_params(stopped.model_dir)
+    left, right = (
+        [
+            {name: value for name, value in record.items() if name in ("step", "loss", "hr@10")}
+            for record in run_log.read_metrics(place.model_dir)
+        ]
+        for place in (whole, stopped)
+    )
+    assert left == right
+    opened = [run_dir.RunDir.load(place.model_dir) for place in (whole, stopped)]
+    assert restore.choose_step(opened[0], "best") == restore.choose_step(opened[1], "best")
 
 
 def test_a_run_goes_on_with_less_memory(make_config):

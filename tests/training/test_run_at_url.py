@@ -18,7 +18,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.evaluation import checkpoints, report, watch
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.training import config, run
+from genrec_jax.training import config, preemption, run
 from tests.training import test_resume
 
 URL, PLACE = "memory://bucket/runs/toys", "/bucket/runs/toys"
@@ -161,6 +161,29 @@ def test_the_best_checkpoint_is_kept_and_found_and_a_run_starts_from_it(
     train(begun, steps=0)
     params = [jax.tree.leaves(restore.restore_params(place)) for place in (begun.model_dir, URL)]
     jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+def test_a_validation_made_up_elsewhere_is_recorded_where_the_run_is(make_config, store, elsewhere):
+    settings = make_config(
+        validation=config.ValidationConfig(period=2), checkpoints=config.CheckpointConfig(period=2)
+    )
+    measured = iter((0.2, 0.5, 0.1))
+
+    def stopped_at_the_second(params):
+        value = next(measured)
+        if value == 0.5:
+            raise preemption.StopReached
+        return {"hr@10": value}
+
+    assert train(there(settings), validate=stopped_at_the_second).stopped == "preempted"
+    elsewhere()
+    again = iter((0.5, 0.1))
+    train(there(settings), validate=lambda params: {"hr@10": next(again)})
+    elsewhere()
+    opened = restore.RunDir.load(URL)
+    assert restore.choose_step(opened) == 4
+    records = [r for r in run_log.read_metrics(opened.path) if r["kind"] == "validation"]
+    assert [(r["step"], r["hr@10"]) for r in records] == [(2, 0.2), (4, 0.5), (6, 0.1)]
 
 
 def test_a_checkpoint_that_was_not_uploaded_whole_does_not_count(
