@@ -203,7 +203,8 @@ class TrainConfig:
         train_epochs: passes over the largest source, instead [TRAIN_EPOCHS].
         seed: of every draw: parameters, dropout, templates, order [RANDOM_SEED].
         loss: what is minimised [LOSS_NORMALIZING_FACTOR].
-        microbatches: the rows of a step are worked on in so many parts, to save memory.
+        microbatches: the rows of a step, and of the validation loss, are worked on in so many parts, to
+            save memory.
         validation: what is measured meanwhile.
         checkpoints: what is saved.
         mesh: how devices are shared out.

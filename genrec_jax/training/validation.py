@@ -1,5 +1,6 @@
 """What the loop measures while training: loss on fixed batches, hit ratio by constrained search."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -108,19 +109,24 @@ def make_loss(
     *,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Callable[[nnx.State], float]:
-    """Makes `parameters -> validation loss` over `validation.loss_batches` batches, spread over all."""
-    count = config.validation.loss_batches
+    """Makes `parameters -> validation loss` over `validation.loss_batches` batches, spread over all.
+
+    Each is worked on in as many parts as a training step (`microbatches`): what fits there fits here.
+    """
+    count, parts = config.validation.loss_batches, config.microbatches
+    rows = -(-config.data.batch_size // parts)
     if config.data.mixture_module is not None:
+        data = dataclasses.replace(config.data, batch_size=rows)
         held_out = inputs_lib.seqio_batches(
-            inputs.vocabulary, config.data, config.seed, mesh, split="validation"
+            inputs.vocabulary, data, config.seed, mesh, split="validation"
         )
-        batches = map(held_out.batch, range(count))
+        batches = map(held_out.batch, range(count * parts))
     else:
         share = mesh_lib.row_share(mesh)
         batches = ValidationBatches(
             inputs.mixture,
             inputs.splits,
-            config.data.batch_size,
+            rows,
             max_examples=count * config.data.batch_size,
             host=share.index,
             num_hosts=share.count,
@@ -132,7 +138,7 @@ def make_loss(
 
     def loss(params: nnx.State) -> float:
         if not placed:
-            placed.extend(inputs_lib.place(rows, sharding) for rows in batches)
+            placed.extend(inputs_lib.place(batch, sharding) for batch in batches)
         found = []
         for batch in placed:
             before_batch()

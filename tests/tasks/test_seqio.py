@@ -29,7 +29,7 @@ from genrec_jax.pipeline import (
 )
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.prompts import templates
-from genrec_jax.training import config, inputs, run, schedules
+from genrec_jax.training import config, inputs, run, schedules, state, validation
 from genrec_jax.training.optimizers import Optimizer
 from tests.pipeline.pipeline_data import random_sequences, read_sequences, write_dataset
 
@@ -355,6 +355,37 @@ def test_training_on_the_docs_own_mixture(shop, my_tasks, tmp_path):
         assert record["hr@4"] == record["hr@4/seqio/mine_Shop_sequential"]
     with pytest.raises(UserError, match="set TRAIN_STEPS, not TRAIN_EPOCHS"):
         dataclasses.replace(settings, train_steps=None, train_epochs=1.0).steps(0)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_validation_loss_of_a_mixture_is_the_same_in_parts(shop, my_tasks, packing):
+    data, index, _ = shop
+    settings = config.TrainConfig(
+        model_dir="unused",
+        model=TINY,
+        data=config.DataConfig(
+            datasets=[str(data.path)],
+            index_dir=str(index),
+            mixture="my_mixture",
+            mixture_module=my_tasks,
+            batch_size=4,
+            feature_lengths={"inputs": 160, "targets": 24},
+            packing=packing,
+        ),
+        train_steps=1,
+        validation=config.ValidationConfig(loss_batches=3),
+    )
+    mesh = mesh_lib.single_device_mesh()
+    opened = inputs.open_inputs(settings.data, 0, mesh)
+    settings = settings.resolved(steps=1, vocab_size=opened.vocabulary.size)
+    params = state.create_state(settings.model, settings.optimizer, mesh, 0).params
+    whole = validation.make_loss(settings, opened, mesh)(params)
+    halves = dataclasses.replace(settings, microbatches=2)
+    assert validation.make_loss(halves, opened, mesh)(params) == pytest.approx(whole, rel=1e-6)
+    fewer = dataclasses.replace(
+        settings, validation=dataclasses.replace(settings.validation, loss_batches=2)
+    )
+    assert validation.make_loss(fewer, opened, mesh)(params) != pytest.approx(whole, rel=1e-6)
 
 
 def test_a_task_that_only_trains_cannot_be_validated_on(shop, my_tasks):
