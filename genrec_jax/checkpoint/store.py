@@ -100,7 +100,7 @@ class CheckpointStore:
         """Starts saving `state`; returns once it is copied off the device, so it may be donated.
 
         Args:
-            step: training steps done; the caller has read that step's loss and found it finite.
+            step: training steps done; the caller has found that step's loss and parameters finite.
             state: a pytree with a field `params`; every leaf an array.
             metrics: validation metrics of this step.
             progress: the loop's own JSON state, given back by `progress(step)`.

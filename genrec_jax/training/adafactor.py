@@ -15,6 +15,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from genrec_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class AdafactorConfig:
@@ -22,7 +24,8 @@ class AdafactorConfig:
 
     Attributes:
         decay_rate: the second moment decays by `1 - (step + 1) ** -decay_rate`.
-        step_offset: steps of an earlier run, taken off the step in that formula.
+        step_offset: T5X's name for steps of an earlier run, taken off the step in that formula. Here
+            every run counts its steps from 0, so there are none.
         clipping_threshold: largest root mean square of a parameter's update before scaling.
         multiply_by_parameter_scale: step sizes are relative to the parameter's root mean square.
         min_dim_size_to_factor: a matrix is factored if both sides are at least this long.
@@ -37,6 +40,15 @@ class AdafactorConfig:
     min_dim_size_to_factor: int = 128
     epsilon1: float = 1e-30
     epsilon2: float = 1e-3
+
+    def __post_init__(self):
+        if (
+            self.step_offset
+        ):  # kept for the `config.gin` and the settings of earlier runs, which name it
+            raise UserError(
+                f"AdafactorConfig.step_offset is {self.step_offset}; wanted 0. A run that starts from"
+                " INITIAL_CHECKPOINT_PATH counts its steps and its optimizer's from 0"
+            )
 
 
 class AdafactorState(NamedTuple):
@@ -122,8 +134,7 @@ def adafactor(
 
     def update(updates, state: Any, params=None) -> tuple[Any, Any]:
         step = state.count
-        since = (step - config.step_offset).astype(jnp.float32) + 1.0
-        decay = 1.0 - since ** (-config.decay_rate)
+        decay = 1.0 - (step.astype(jnp.float32) + 1.0) ** (-config.decay_rate)
         rate = learning_rate(step)
         named_grads = named_variables(updates)
         steps, moments = [], {}

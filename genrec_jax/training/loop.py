@@ -25,11 +25,12 @@ from genrec_jax.training.throughput import Utilisation
 
 Stopped = Literal["finished", "preempted", "early_stopping"]
 Metrics = dict[str, Any]
+FINITE = ("loss_sum", "grad_norm", "param_norm")
 KEPT_SUMS = ("examples", "target_tokens", "cells", "padding", "seconds", "steps")
 
 
 class NonFiniteLoss(UserError):
-    """The loss or the gradients became NaN or infinite; the message names the batch."""
+    """The loss, the gradients or the updated parameters became NaN or infinite; it names the batch."""
 
 
 @runtime_checkable
@@ -198,7 +199,8 @@ class Loop:
                 while this runs.
 
         Raises:
-            NonFiniteLoss: a step's loss or gradient norm is not finite; nothing is saved from it on.
+            NonFiniteLoss: a step's loss, its gradients' norm or that of the parameters after it is not
+                finite; nothing is saved from it on.
             UserError: the disk is full.
         """
         if stop is None:
@@ -271,7 +273,7 @@ class Loop:
     def _read(self, step: int, metrics: Metrics, prepared: Prepared, progress: Progress) -> None:
         """Reads the metrics of a step (number `step`, from 0), waiting for it to be computed."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        wrong = [n for n in ("loss_sum", "grad_norm") if not math.isfinite(values[n])]
+        wrong = [n for n in FINITE if not math.isfinite(values.get(n, 0.0))]
         if wrong:
             self._store.wait()
             raise NonFiniteLoss(
@@ -280,6 +282,7 @@ class Loop:
                 f" {', '.join(map(str, self._store.steps())) or 'none'}). Lower the learning rate, warm up"
                 " longer or clip the gradients"
             )
+        values.pop("param_norm", None)
         values |= {"steps": 1.0, "examples": float(prepared.examples)}
         values |= {"cells": float(prepared.cells), "padding": float(prepared.padding)}
         if self._utilisation is not None:

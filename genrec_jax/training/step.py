@@ -89,7 +89,8 @@ def train_step(
 
     Returns:
         The state after the step; `loss_sum`, `z_loss_sum`, `target_tokens` over the whole batch,
-        `grad_norm` (global, before any clipping) and `learning_rate`.
+        `grad_norm` (global, before any clipping), `param_norm` (global, after the update) and
+        `learning_rate`.
     """
     key = None if dropout_key is None else jax.random.fold_in(dropout_key, state.step)
     weights_BT, factor = losses.weights_and_factor(batch, loss_config.normalizing_factor)
@@ -108,6 +109,7 @@ def train_step(
     params, opt_state = optimizer.apply(grads, state.opt_state, state.params)
     metrics = sums | {
         "grad_norm": global_norm(grads),
+        "param_norm": global_norm(params),
         "learning_rate": optimizer.rate(state.step),
     }
     return TrainState(state.step + 1, params, opt_state), metrics

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from genrec_jax.errors import UserError
 from genrec_jax.training import adafactor, optimizers, schedules
 from tests.model import fixture_params
 
@@ -68,6 +69,13 @@ def test_layers_never_mix():
     alone = [two_steps(stacked[n], grads[:, n], ("embed", "mlp")) for n in range(3)]
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-6)
     assert np.abs(together - stacked).max() > 1e-3
+
+
+@pytest.mark.parametrize("offset", [1000, -1])
+def test_an_offset_of_the_steps_is_refused_for_they_begin_at_0(offset):
+    with pytest.raises(UserError, match=rf"step_offset is {offset}; wanted 0"):
+        adafactor.AdafactorConfig(step_offset=offset)
+    assert adafactor.AdafactorConfig(step_offset=0) == adafactor.AdafactorConfig()
 
 
 @pytest.mark.parametrize(

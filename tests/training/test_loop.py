@@ -200,6 +200,27 @@ def test_nan_on_a_step_that_is_to_be_saved_is_not_saved(tmp_path):
     assert run.steps() == [3]
 
 
+@pytest.mark.parametrize("bad", [5, 11], ids=["to be saved", "the last"])
+def test_parameters_that_a_steps_own_update_spoils_are_not_saved(tmp_path, bad):
+    """The loss and the gradient of that step are from before its update, and finite."""
+    run = Run(tmp_path, checkpoint_period=3)
+    plain = run.train_step
+
+    def train_step(state, batch, step):
+        state, metrics = plain(state, batch, step)
+        if step == bad:
+            state = State(state.step, {"w": state.params["w"] + jnp.inf})
+        return state, metrics | {"param_norm": jnp.sqrt(jnp.sum(state.params["w"] ** 2))}
+
+    run.train_step = train_step
+    saved = {5: "3", 11: "6, 9"}[bad]
+    with pytest.raises(
+        loop.NonFiniteLoss, match=rf"at step {bad + 1} param_norm.*steps: {saved}\)"
+    ):
+        run.go()
+    assert run.steps() == [int(step) for step in saved.split(", ")]
+
+
 def test_sigterm_saves_and_a_restart_ends_bit_for_bit_the_same(tmp_path):
     first = Run(tmp_path, at_step={7: lambda: os.kill(os.getpid(), signal.SIGTERM)})
     result = first.go()

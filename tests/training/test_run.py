@@ -14,6 +14,9 @@ from genrec_jax.checkpoint import restore, run_dir, run_log
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.training import config, inputs, preemption, run, schedules, validation
+from genrec_jax.training.adafactor import AdafactorConfig
+from genrec_jax.training.adamw import AdamWConfig
+from genrec_jax.training.loop import NonFiniteLoss
 from genrec_jax.training.optimizers import Optimizer
 from tests.training.tiny import TINY
 
@@ -117,6 +120,18 @@ def test_a_signal_within_a_validation_is_heard_and_the_run_ends_as_one_left_alon
     assert left == right
     opened = [run_dir.RunDir.load(place.model_dir) for place in (whole, stopped)]
     assert restore.choose_step(opened[0], "best") == restore.choose_step(opened[1], "best")
+
+
+@pytest.mark.parametrize("rule", [AdafactorConfig(), AdamWConfig()], ids=["adafactor", "adamw"])
+def test_an_update_that_overflows_ends_the_run_and_leaves_no_checkpoint(make_config, rule):
+    """The step's loss and gradients are of the finite parameters before it; it is the only step."""
+    rate = schedules.LearningRate(peak=3e38)
+    settings = make_config(train_steps=1, optimizer=Optimizer(rule, rate))
+    with pytest.raises(NonFiniteLoss, match=r"at step 1 param_norm became (inf|nan).*steps: none"):
+        train(settings)
+    folder = pathlib.Path(settings.model_dir)
+    assert not list((folder / "checkpoints").glob("*"))
+    assert not (folder / "finished.json").exists()
 
 
 def test_a_run_goes_on_with_less_memory(make_config):

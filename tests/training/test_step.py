@@ -205,6 +205,8 @@ def test_three_adafactor_steps_equal_t5x(shared, name):
     assert set(ours) == set(expected)
     for path, array in expected.items():
         np.testing.assert_allclose(ours[path], array, atol=2e-6, rtol=1e-5, err_msg=path)
+    squares = sum(np.sum(np.square(array, dtype=np.float64)) for array in expected.values())
+    np.testing.assert_allclose(metrics["param_norm"], np.sqrt(squares), rtol=1e-5)
 
 
 def test_padded_vocabulary_is_never_predicted(one_device):
