@@ -23,6 +23,8 @@ FREE_ON_RESUME = (
     "mesh",
     "microbatches",
     "model.remat",
+    "model.scan_layers",  # checkpoints have the layers stacked either way
+    "loss.positions_at_a_time",
     "log_period",
     "checkpoints",
     "data.datasets",

@@ -17,6 +17,7 @@ from genrec_jax.training import config, inputs, preemption, run, schedules, vali
 from genrec_jax.training.adafactor import AdafactorConfig
 from genrec_jax.training.adamw import AdamWConfig
 from genrec_jax.training.loop import NonFiniteLoss
+from genrec_jax.training.losses import LossConfig
 from genrec_jax.training.optimizers import Optimizer
 from tests.training.tiny import TINY
 
@@ -135,13 +136,18 @@ def test_an_update_that_overflows_ends_the_run_and_leaves_no_checkpoint(make_con
 
 
 def test_a_run_goes_on_with_less_memory(make_config):
-    """What a step keeps and how many rows it takes at once is not what it computes, dropout aside."""
-    model = dataclasses.replace(TINY, dropout_rate=0.0)
+    """What a step keeps, how many rows, layers and positions it takes at once is not what it computes."""
+    model = dataclasses.replace(TINY, dropout_rate=0.0, num_decoder_layers=2)
     whole, halves = make_config(model=model), make_config(model=model)
     train(whole)
     train(dataclasses.replace(halves, train_steps=4))
-    thrifty = dataclasses.replace(model, remat="full")
-    assert train(dataclasses.replace(halves, microbatches=2, model=thrifty)).step == 6
+    thrifty = dataclasses.replace(
+        halves,
+        microbatches=2,
+        model=dataclasses.replace(model, remat="full", scan_layers=False),
+        loss=LossConfig(positions_at_a_time=3),
+    )
+    assert train(thrifty).step == 6
     params = [
         jax.tree.leaves(restore.restore_params(place.model_dir, "latest"))
         for place in (whole, halves)
