@@ -115,7 +115,7 @@ def timed(
     length = arguments.length
     mesh = meshes.single_device_mesh()
     optimizer = optimizers.Optimizer()
-    loss = losses.LossConfig(positions_at_a_time=positions)
+    loss = losses.LossConfig(positions_at_a_time=positions or 0)
     examples = rows * (length // EXAMPLE)
     batch = packed_batch(config, examples, length, EXAMPLE, TARGET)
     batch = jax.device_put(batch, rules.batch_sharding(mesh))

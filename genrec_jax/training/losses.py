@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from genrec_jax.errors import UserError
+from genrec_jax.parallel import rules
 from genrec_jax.pipeline.batch import Batch
 
 NORMALIZERS = (
@@ -20,6 +21,8 @@ NORMALIZERS = (
     "AVERAGE_PER_SEQUENCE",
     "NONE",
 )
+MAX_LOGITS_BYTES = 256 << 20
+"""Unless told otherwise, the loss has at most so many bytes of float32 logits on a device at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +37,9 @@ class LossConfig:
             `AVERAGE_PER_SEQUENCE` gives every example, not every token, the same weight; `NONE`
             leaves the sum (T5X's default); or a constant.
         positions_at_a_time: how many target positions of every row have their logits in memory at
-            once; the backward pass computes them again. None: all of them, which is faster where they
-            fit.
+            once; the backward pass computes them again. 0: all of them, which is faster where they fit.
+            None: as many as `MAX_LOGITS_BYTES` holds, where the mesh does not split the rows; where it
+            does, all of them, for each part would bring the head's gradient together anew.
     """
 
     z_loss: float = 1e-4
@@ -53,9 +57,10 @@ class LossConfig:
             )
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing is {self.label_smoothing}; wanted 0 <= it < 1")
-        if self.positions_at_a_time is not None and self.positions_at_a_time < 1:
+        if self.positions_at_a_time is not None and self.positions_at_a_time < 0:
             raise UserError(
-                f"positions_at_a_time is {self.positions_at_a_time}; wanted at least 1, or None for all"
+                f"positions_at_a_time is {self.positions_at_a_time}; wanted at least 1, 0 for all, or None"
+                " for what fits"
             )
 
 
@@ -99,6 +104,33 @@ def token_losses(
     return cross_entropy_BT, z_loss * jnp.square(log_z_BT)
 
 
+def positions_at_once(
+    config: LossConfig,
+    rows: int,
+    length: int,
+    vocab_size: int,
+    *,
+    row_ways: int = 1,
+    vocab_ways: int = 1,
+) -> int:
+    """How many target positions of every row have their logits in memory at once.
+
+    Args:
+        config: what is asked for.
+        rows: that are worked on at once, on all devices.
+        length: positions of a row.
+        vocab_size: logits of a position.
+        row_ways: devices that share the rows.
+        vocab_ways: devices that share the vocabulary.
+    """
+    if config.positions_at_a_time is not None:
+        return min(config.positions_at_a_time or length, length)
+    if row_ways > 1:
+        return length
+    parts = -(-4 * rows * length * vocab_size // (vocab_ways * MAX_LOGITS_BYTES))
+    return -(-length // max(1, parts))
+
+
 def token_losses_of_hidden(
     hidden_BTD: Float[Array, "B T D"],
     targets_BT: Int[Array, "B T"],
@@ -107,7 +139,7 @@ def token_losses_of_hidden(
     *,
     vocab_size: int,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """`token_losses` from what the head takes, with few logits in memory at a time if asked for.
+    """`token_losses` from what the head takes, with few logits in memory at a time (`positions_at_once`).
 
     Args:
         hidden_BTD: the decoder's output.
@@ -126,8 +158,16 @@ def token_losses_of_hidden(
             label_smoothing=config.label_smoothing,
         )
 
-    length, width = targets_BT.shape[1], config.positions_at_a_time
-    if width is None or width >= length:
+    rows, length = targets_BT.shape
+    width = positions_at_once(
+        config,
+        rows,
+        length,
+        jax.eval_shape(logits_of, hidden_BTD).shape[-1],
+        row_ways=rules.ways_of("batch"),
+        vocab_ways=rules.ways_of("vocab"),
+    )
+    if width == length:
         return of_positions(hidden_BTD, targets_BT)
     missing = -length % width
 

@@ -115,12 +115,20 @@ def of_training(
     own_rows = max(1, rows // (sizes.data * sizes.fsdp * microbatches))
     share = share_of_device(model, sizes.tensor)
     lengths = input_length, target_length
+    positions = losses.positions_at_once(
+        loss,
+        own_rows,
+        target_length,
+        model.padded_vocab_size,
+        row_ways=sizes.data * sizes.fsdp,
+        vocab_ways=sizes.tensor,
+    )
+    loss = dataclasses.replace(loss, positions_at_a_time=positions)
     one, two = (_kept_for_backward(share, loss, count, *lengths) for count in (1, 2))
     kept = one + (own_rows - 1) * (two - one)
     width = 2 if model.dtype == "bfloat16" else FLOAT32
     scores = own_rows * share.num_heads * input_length * (input_length + target_length) * FLOAT32
     hidden = own_rows * input_length * (share.mlp_dim * 2 + share.embed_dim * 4) * width
-    positions = min(target_length, loss.positions_at_a_time or target_length)
     logits = own_rows * positions * share.padded_vocab_size * FLOAT32
     gradients = params * (1 if microbatches == 1 else 2)
     working = 2 * scores + hidden + logits

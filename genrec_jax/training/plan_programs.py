@@ -141,14 +141,14 @@ def _collectives_of(compiled: Any, mesh: Mesh) -> tuple[Collective, ...] | None:
 
 
 def train_flops(config: TrainConfig, shapes: Shapes) -> int:
-    """Operations of a training step over all devices, without what remat does twice."""
+    """Operations of a training step over all devices, without what remat or the loss does twice."""
     model = dataclasses.replace(config.model, remat="none")
     graphdef, _ = t5.abstract_graph_and_params(model)
     step = functools.partial(
         step_lib.train_step,
         graphdef=graphdef,
         optimizer=config.optimizer,
-        loss_config=config.loss,
+        loss_config=dataclasses.replace(config.loss, positions_at_a_time=0),
     )
     return plan_flops.count(
         step, state_lib.state_shapes(model, config.optimizer), _batch(shapes), _key(None)

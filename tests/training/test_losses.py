@@ -67,9 +67,34 @@ def test_config_says_what_is_wanted(factor):
         losses.LossConfig(normalizing_factor=factor)
 
 
-@pytest.mark.parametrize("positions", [1, 3, 7])
-def test_losses_of_a_few_positions_at_a_time_are_the_same(positions):
-    """Also where the positions do not divide, in losses and in gradients."""
+@pytest.mark.parametrize(
+    ("rows", "ways", "positions"),
+    [
+        (128, (1, 1), 64),  # 128 x 64 x 8192 x 4 bytes are 256 MiB
+        (129, (1, 1), 32),
+        (129, (1, 2), 64),
+        (1024, (1, 1), 8),
+        (1024, (1, 4), 32),
+        (900, (1, 1), 8),
+        (10**6, (1, 1), 1),
+        (1024, (8, 1), 64),  # rows are split
+    ],
+)
+def test_what_is_kept_of_the_logits_by_hand(rows, ways, positions):
+    sizes = {"row_ways": ways[0], "vocab_ways": ways[1]}
+    kept = losses.positions_at_once(losses.LossConfig(), rows, 64, 8192, **sizes)
+    assert kept == positions
+    for asked, wanted in ((0, 64), (5, 5), (100, 64)):
+        config = losses.LossConfig(positions_at_a_time=asked)
+        assert losses.positions_at_once(config, rows, 64, 8192, **sizes) == wanted
+
+
+@pytest.mark.parametrize("positions", [1, 3, 7, None])
+def test_losses_of_a_few_positions_at_a_time_are_the_same(positions, monkeypatch):
+    """Also where the positions do not divide, and by themselves; in losses and in gradients."""
+    if positions is None:
+        monkeypatch.setattr(losses, "MAX_LOGITS_BYTES", 4 * 3 * 4 * 11)
+        assert losses.positions_at_once(losses.LossConfig(), 4, 7, 11) == 3
     random = np.random.default_rng(0)
     hidden_BTD = jnp.asarray(random.normal(size=(4, 7, 5)), jnp.float32)
     head_VD = jnp.asarray(random.normal(size=(11, 5)), jnp.float32)
@@ -82,7 +107,7 @@ def test_losses_of_a_few_positions_at_a_time_are_the_same(positions):
         )
         return jnp.sum((cross_entropy_BT + z_loss_BT) * weights_BT)
 
-    whole = losses.LossConfig(z_loss=1e-2, label_smoothing=0.1)
+    whole = losses.LossConfig(z_loss=1e-2, label_smoothing=0.1, positions_at_a_time=0)
     parts = dataclasses.replace(whole, positions_at_a_time=positions)
     with_gradient = jax.value_and_grad(loss, argnums=(0, 1))
     expected, expected_gradients = with_gradient(hidden_BTD, head_VD, whole)
@@ -92,7 +117,7 @@ def test_losses_of_a_few_positions_at_a_time_are_the_same(positions):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
 
-def test_a_position_at_a_time_never_holds_all_logits():
+def test_a_position_at_a_time_never_holds_all_logits(monkeypatch):
     rows, length, width, vocab = 8, 16, 4, 4096
     head_VD = jnp.ones((vocab, width))
     targets_BT = jnp.zeros((rows, length), jnp.int32)
@@ -110,10 +135,13 @@ def test_a_position_at_a_time_never_holds_all_logits():
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     whole = rows * length * vocab * 4
-    assert temporary_bytes(None) >= whole
+    assert temporary_bytes(0) >= whole
+    assert temporary_bytes(None) >= whole, "it fits"
     assert temporary_bytes(1) < whole / 4
+    monkeypatch.setattr(losses, "MAX_LOGITS_BYTES", whole // 8)
+    assert temporary_bytes(None) < whole / 3, "two of 16 positions, and their gradient"
 
 
 def test_positions_at_a_time_must_be_some():
-    with pytest.raises(UserError, match="positions_at_a_time is 0; wanted at least 1"):
-        losses.LossConfig(positions_at_a_time=0)
+    with pytest.raises(UserError, match="positions_at_a_time is -1; wanted at least 1, 0 for all"):
+        losses.LossConfig(positions_at_a_time=-1)

@@ -16,7 +16,8 @@ from genrec_jax.parallel import collectives, topology
 from genrec_jax.parallel import mesh as meshes
 from genrec_jax.parallel.mesh import Sizes
 from genrec_jax.training import config as config_lib
-from genrec_jax.training import plan, plan_flops, plan_programs, plan_text
+from genrec_jax.training import losses, plan, plan_flops, plan_programs, plan_text
+from genrec_jax.training.losses import LossConfig
 from genrec_jax.training.plan import Choice
 from genrec_jax.training.plan_programs import Compiled, Shapes, TooLarge
 from tests.decoding import crossing
@@ -100,6 +101,23 @@ def test_remat_and_microbatches_save_memory():
     }
     assert counts["full", 1] < counts["dots", 1] < counts["none", 1]
     assert counts["none", 4] < counts["none", 1] / 2
+
+
+def test_logits_are_counted_as_the_loss_keeps_them(monkeypatch):
+    """The parts that it works on by itself, and the operations of a loss that works on all at once."""
+
+    def asked(positions):
+        return dataclasses.replace(CONFIG, loss=LossConfig(positions_at_a_time=positions))
+
+    def counted(positions, sizes):
+        return plan.count_training(asked(positions), on(sizes), SHAPES).activations
+
+    monkeypatch.setattr(losses, "MAX_LOGITS_BYTES", 4 * 16 * 2 * 256)
+    assert counted(None, (1, 1, 1)) == counted(2, (1, 1, 1)) < counted(0, (1, 1, 1))
+    assert counted(None, (1, 1, 2)) == counted(4, (1, 1, 2)) < counted(0, (1, 1, 2))
+    assert counted(None, (8, 1, 1)) == counted(0, (8, 1, 1))
+    flops = {plan_programs.train_flops(asked(n), SHAPES) for n in (None, 0, 2)}
+    assert len(flops) == 1
 
 
 def test_suggestions_fit_the_cheapest_first():

@@ -98,6 +98,31 @@ def test_every_mesh_gives_one_devices_losses_and_parameters(three_steps_on_one_d
         np.testing.assert_allclose(array, params[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "kept"), [((1, 1, 1), 3), ((1, 1, 8), 8), ((2, 2, 2), 8)], ids=str
+)
+def test_logits_that_do_not_fit_at_once_change_nothing(
+    three_steps_on_one_device, monkeypatch, sizes, kept
+):
+    """Room for three of eight positions on a device: a mesh that splits the vocabulary holds all."""
+    monkeypatch.setattr(losses, "MAX_LOGITS_BYTES", 4 * 8 * 3 * EIGHT_HEADS.padded_vocab_size)
+    found, positions_at_once = [], losses.positions_at_once
+
+    def watched(*args, **kwargs):
+        found.append(positions_at_once(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(losses, "positions_at_once", watched)
+    seen, trained = run_steps(
+        EIGHT_HEADS, meshes.make_mesh(*sizes, jax.devices()[: np.prod(sizes)]), steps=3
+    )
+    assert set(found) == {kept}
+    expected, params = three_steps_on_one_device
+    np.testing.assert_allclose(seen, expected, rtol=1e-5)
+    for name, array in fixture_params.flatten(trained.params).items():
+        np.testing.assert_allclose(array, params[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
 def test_training_lowers_the_loss(one_device):
     assert one_device[0][9, 0] < one_device[0][0, 0] - 0.2
 
