@@ -176,6 +176,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--no-header", dest="header", action="store_false", default=None, help="table")
     own.add_argument("--separator", metavar="S", help="table: between columns")
     own.add_argument(
+        "--quoted",
+        action=argparse.BooleanOptionalAction,
+        help="table: whether quotes may enclose a field (default: yes, but not between tabs)",
+    )
+    own.add_argument(
         "--time-unit", metavar="UNIT", help="table: seconds, milliseconds, microseconds"
     )
     own.add_argument("--time-format", metavar="FORMAT", help="table: where times are dates")
@@ -203,6 +208,7 @@ OWN_OPTIONS = (
     "columns",
     "header",
     "separator",
+    "quoted",
     "time_unit",
     "time_format",
     "rating_range",

@@ -327,6 +327,7 @@ def test_item_tables(tmp_path):
         'a\t1\tJohnson &amp; Johnson "Soap"\tJ&#39;s\t'
         '[["Beauty", "Bath &amp; Body"], ["Beauty", "Soap"]]\t$1,234.50\n'
         "b\t2\t\t\t\t\n"
+        '\nc\t3\t"Heroes"\t"J\t\t\n'
     )
     rows = item_table.read(file).rows(named=True)
     assert rows[0]["title"] == 'Johnson & Johnson "Soap"'
@@ -337,6 +338,7 @@ def test_item_tables(tmp_path):
         "b",
         *[None] * 4,
     ]
+    assert (rows[2]["title"], rows[2]["brand"]) == ('"Heroes"', '"J')
 
 
 def test_item_tables_in_other_formats(tmp_path):
@@ -356,6 +358,7 @@ def test_item_tables_in_other_formats(tmp_path):
     [
         ("a\tb\n1\t2\n", r":1: has the columns a, b; wanted item or item_id"),
         ("item\ttitle\nx\n", r":2: has 1 columns; wanted the 2 of the header"),
+        ('item\ttitle\nx\t"y\nz\t"a ""b"""\n', r":3: got the field .*wanted tabs without quoting"),
     ],
 )
 def test_broken_item_tables(tmp_path, content, message):
@@ -378,6 +381,8 @@ def test_broken_item_tables(tmp_path, content, message):
             'item,title\na,b\nc,"' + "x" * 200_000,
             r"i\.csv:3: .*a quote that is never closed",
         ),
+        ("i.csv", 'item,title\na,"b\nc,d\n', r"i\.csv:2: .*a quote that is never closed"),
+        ("i.csv", 'item,title\na,"b\nc,"d"\n', r"i\.csv:2: .*a quote that is never closed"),
     ],
 )
 def test_item_tables_that_cannot_be_read(tmp_path, name, content, message):

@@ -5,6 +5,7 @@ import pytest
 import reading
 
 from genrec_jax.data import prepare_run
+from genrec_jax.data.readers import staging, table
 from genrec_jax.errors import UserError
 
 COLUMNS = ("user", "item", "timestamp", "rating")
@@ -39,7 +40,8 @@ def write(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl", "csv.gz"])
 def test_named_columns(tmp_path, kind):
-    log = reading.read("table", write(tmp_path, kind), tmp_path, columns=NAMED)
+    quoted = {"quoted": True} if kind == "tsv" else {}
+    log = reading.read("table", write(tmp_path, kind), tmp_path, columns=NAMED, **quoted)
     assert reading.rows(log, *COLUMNS) == WANTED
     assert not log.order_trusted
 
@@ -125,6 +127,63 @@ def test_quoted_fields_may_hold_line_breaks(tmp_path):
     log = reading.read("table", file, tmp_path, skip_bad_rows=True)
     assert reading.rows(log, "row", "item") == [(2, "a\nb"), (4, "c")]
     assert log.rejected == {"missing column": 1}
+
+
+@pytest.mark.parametrize("end", ["x\n", 'x\nv,e,"fine"\nv,f,z\n'], ids=["to the end", "to a quote"])
+@pytest.mark.parametrize("skip_bad_rows", [False, True])
+def test_a_quote_that_is_never_closed_swallows_nothing(tmp_path, end, skip_bad_rows):
+    """Python's own reader would make one row of all that follows the quote, or up to the next."""
+    file = tmp_path / "log.csv"
+    file.write_text('user,item,note\nu,a,"b\nb"\nu,c,"7 inch\nv,d,' + end)
+    with pytest.raises(UserError, match=r"log\.csv:4: the record that begins here .*never closed"):
+        reading.read("table", file, tmp_path, skip_bad_rows=skip_bad_rows)
+    log = reading.read("table", file, tmp_path, quoted=False, skip_bad_rows=True)
+    assert [row[0] for row in reading.rows(log, "item")][-1] == ("f" if "f" in end else "d")
+
+
+@pytest.mark.parametrize("block_bytes", range(1, 90))
+def test_quoted_records_across_blocks(tmp_path, block_bytes):
+    """Block ends fall before, within and after fields with line breaks, and a lone quote confuses none."""
+    file = tmp_path / "log.csv"
+    file.write_text('user,item,note\nu,a,5" wide\nu,"b\n""\nb",x\nu,c,6" wide\nu,"d\nd",y\nu,e,z\n')
+    (workspace := tmp_path / "work").mkdir()
+    log = table.read(file, staging.ReadOptions(workspace, block_bytes=block_bytes))
+    assert reading.rows(log, "row", "item") == [
+        (2, "a"),
+        (3, 'b\n"\nb'),
+        (6, "c"),
+        (7, "d\nd"),
+        (9, "e"),
+    ]
+
+
+def test_between_tabs_a_quote_is_a_letter(tmp_path):
+    file = tmp_path / "log.tsv"
+    file.write_text('user\titem\tsummary\nu\ta\t"nice\nu\tb\t5" wide\nv\ta\tfine\n')
+    log = reading.read("table", file, tmp_path)
+    assert reading.rows(log, "item", "summary") == [("a", '"nice'), ("b", '5" wide'), ("a", "fine")]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "as_quoted", "as_letters"),
+    [
+        ('user\titem\nu\ta\nu\t"b, c"\n', 3, "b, c", '"b, c"'),
+        ('user\titem\nu\ta\nu\t"b ""c"""\n', 3, 'b "c"', '"b ""c"""'),
+        ('"user"\titem\nu\ta\n', 1, "a", None),
+    ],
+)
+def test_between_tabs_quotes_around_a_field_need_a_word(
+    tmp_path, text, line, as_quoted, as_letters
+):
+    file = tmp_path / "log.tsv"
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"log\.tsv:{line}: .*Pass --quoted .* --no-quoted"):
+        reading.read("table", file, tmp_path)
+    log = reading.read("table", file, tmp_path, quoted=True)
+    assert reading.rows(log, "item")[-1] == (as_quoted,)
+    if as_letters is not None:
+        log = reading.read("table", file, tmp_path, quoted=False)
+        assert reading.rows(log, "item")[-1] == (as_letters,)
 
 
 @pytest.mark.parametrize(

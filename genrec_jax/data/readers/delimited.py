@@ -2,8 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import polars as pl
 
@@ -144,30 +143,50 @@ def text_blocks(
 
 
 def csv_records(
-    reader: Any, member: inputs.Member, *, lines_before: int = 0
-) -> Iterator[list[str]]:
-    """The records of a `csv.reader`.
+    lines: Iterable[str],
+    member: inputs.Member,
+    *,
+    separator: str = ",",
+    first_line: int = 1,
+    otherwise: str = "",
+) -> Iterator[tuple[int, list[str]]]:
+    """The records of a text whose fields may be quoted, each with the line on which it begins.
 
     Args:
-        reader: from `csv.reader`.
-        member: what it reads, for the error.
-        lines_before: lines of the file that the reader was not given.
+        lines: the text, with its line ends.
+        member: where it comes from, for the error.
+        separator: between columns.
+        first_line: the number of the first of `lines` in the file.
+        otherwise: what else the error advises.
 
     Raises:
-        UserError: a field without an end, naming the line on which its record begins.
+        UserError: a quote that is never closed, or one within a quoted field that is not written twice:
+            without the check it would swallow the rest of the log. The line is the record's first.
     """
-    begins = reader.line_num
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    begins = first_line
     try:
         for record in reader:
-            yield record
-            begins = reader.line_num
+            yield begins, record
+            begins = first_line + reader.line_num
     except csv.Error as error:
         raise UserError(
-            f"cannot be split into columns ({error}); wanted quotes in pairs and no field that long."
-            " Look for a quote that is never closed",
+            f"the record that begins here cannot be split into columns ({error}); wanted quotes in"
+            " pairs, those within a quoted field written twice, and no field over"
+            f" {csv.field_size_limit():,} letters. Look for a quote that is never closed{otherwise}",
             file=member.name,
-            line=lines_before + begins + 1,
+            line=begins,
         ) from error
+
+
+def in_quotes(text: str) -> bool:
+    """Whether a field of a table without quoting is what only a table with quoting would write.
+
+    For example `"a ""b"" c"`, but not `"a"`, which may be a title.
+    """
+    inner = text[1:-1]
+    enclosed = len(text) > 1 and text.startswith('"') and text.endswith('"')
+    return enclosed and '""' in inner and '"' not in inner.replace('""', "")
 
 
 def _split(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:

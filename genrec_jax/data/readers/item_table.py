@@ -1,6 +1,5 @@
 """Titles and the like from a table beside the log: `items.tsv`, CSV, JSON lines or Parquet."""
 
-import csv
 import html
 import io
 import json
@@ -32,8 +31,8 @@ def read(path: artefacts.PathLike, *, columns: dict[str, str] | None = None) -> 
     list of lists (Amazon's paths; flattened, doubles dropped) or names separated by `|`.
 
     Args:
-        path: `.tsv` and `.txt` (tabs, no quoting), `.csv`, `.jsonl`/`.json`, `.parquet`; text may
-            also be gzipped.
+        path: `.tsv` and `.txt` (tabs, no quoting: `"` is a letter), `.csv`, `.jsonl`/`.json`,
+            `.parquet`; text may also be gzipped.
         columns: which of the file's columns is `item`, `title`, ...; the rest go by `NAMES`.
 
     Returns:
@@ -156,17 +155,17 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str,
     """The rows of a table with a header: CSV when `quoted`, else tabs without quoting.
 
     Raises:
-        UserError: a line with another number of columns than the header, or a quote without an end.
+        UserError: a line with another number of columns than the header, a quote without an end, or
+            tabs with quoting after all.
     """
-    text = staging.read_all(member)
-    if quoted:
-        reader = csv.reader(io.StringIO(text, newline=""))
-    else:
-        reader = csv.reader(
-            io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None
-        )
+    lines = io.StringIO(staging.read_all(member), newline="")
+    records = (
+        delimited.csv_records(lines, member)
+        if quoted
+        else ((line, _at_tabs(text)) for line, text in enumerate(lines, start=1))
+    )
     header: list[str] | None = None
-    for fields in delimited.csv_records(reader, member):
+    for line, fields in records:
         if not fields:
             continue
         if header is None:
@@ -176,9 +175,21 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str,
             raise UserError(
                 f"has {len(fields)} columns; wanted the {len(header)} of the header. Mend the line",
                 file=member.name,
-                line=reader.line_num,
+                line=line,
+            )
+        if not quoted and (field := next(filter(delimited.in_quotes, fields), None)) is not None:
+            raise UserError(
+                f"got the field {staging.shorten(field)}, with quotes around it; wanted tabs without"
+                " quoting. Save the table as CSV, or without quotes",
+                file=member.name,
+                line=line,
             )
         yield dict(zip(header, fields, strict=True))
+
+
+def _at_tabs(line: str) -> list[str]:
+    text = line.rstrip("\r\n")
+    return text.split("\t") if text else []
 
 
 def _json_rows(member: inputs.Member) -> Iterator[dict[str, Any]]:

@@ -3,11 +3,10 @@
 Without a time column the order of rows is taken on trust, and the audit says so.
 """
 
-import csv
 import io
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +19,7 @@ from genrec_jax.errors import UserError
 DEFAULT_COLUMNS = ("user", "item", "timestamp", "rating")
 OURS = ("user", "item", "timestamp", "rating", "review", "summary")
 TIME_UNITS = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000}
+IN_QUOTES = r'(?s)^"(?:[^"]|"")*"$'
 
 
 def read(
@@ -29,6 +29,7 @@ def read(
     columns: str | None = None,
     header: bool = True,
     separator: str | None = None,
+    quoted: bool | None = None,
     time_unit: str = "seconds",
     time_format: str | None = None,
     rating_range: tuple[float, float] | None = None,
@@ -47,6 +48,9 @@ def read(
             rating, review, summary).
         header: False where a CSV or TSV has none.
         separator: between columns, where it is not the comma of CSV or the tab of TSV.
+        quoted: whether a field in quotes may hold separators and line breaks. By default yes, but not
+            between tabs, where `"` is a letter like any other, as in tables of items; a field that is
+            all in quotes is then an error, since it could mean either.
         time_unit: `seconds`, `milliseconds` or `microseconds` since 1970.
         time_format: strptime format, where times are dates, such as `%Y-%m-%d %H:%M:%S` (UTC).
         rating_range: lowest and highest rating that is possible.
@@ -78,7 +82,7 @@ def read(
         frames = (
             _parquet_frames(member, columns, stage, of_time=scale != 1 or bool(formats))
             if kind == ".parquet"
-            else _delimited_frames(member, columns, stage, header, separator)
+            else _delimited_frames(member, columns, stage, header, separator, quoted)
         )
         timed = False
         for frame in frames:
@@ -225,19 +229,25 @@ def _delimited_frames(
     stage: staging.Stage,
     header: bool,
     separator: str,
+    quoted: bool | None,
 ) -> Iterator[pl.DataFrame]:
     base = stage.begin_file(member.name)
     names: list[str] = []
     named: dict[str, str] = {}
-    for first_line, text in _whole_records(delimited.text_blocks(member, stage, encoding="utf-8")):
-        if '"' in text:
-            frame = _split_quoted(text, separator, member, first_line)
+    blocks = delimited.text_blocks(member, stage, encoding="utf-8")
+    for first_line, text in blocks:
+        has_quotes = '"' in text
+        if has_quotes and (separator != "\t" if quoted is None else quoted):
+            frame = _split_quoted((first_line, text), blocks, separator, member)
         else:
             frame = _split_plain(text, separator)
         if not len(frame):
             continue
+        unsure = has_quotes and separator == "\t" and quoted is None
         if not names:
             width = len(frame["fields"][0])
+            if unsure:
+                _refuse_quotes(frame.head(1), range(width), member, first_line)
             if header:
                 names = [name.strip() for name in frame["fields"][0]]
                 frame = frame.slice(1)
@@ -253,6 +263,8 @@ def _delimited_frames(
                         line=1,
                     )
                 named = {name: name for name in names if name in OURS}
+        if unsure:
+            _refuse_quotes(frame, map(names.index, named.values()), member, first_line)
         count = pl.col("fields").list.len()
         problem = (
             pl.when(pl.col("got").str.contains(delimited.REPLACEMENT, literal=True))
@@ -274,21 +286,6 @@ def _delimited_frames(
         )
 
 
-def _whole_records(blocks: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Joins blocks that end inside a quoted field."""
-    held: tuple[int, str] | None = None
-    for first_line, text in itertools.chain(blocks, [(0, "")]):
-        if held is not None:
-            first_line, text = held[0], held[1] + text
-            held = None
-        if text.count('"') % 2 and first_line:
-            held = (first_line, text)
-        elif text:
-            yield first_line, text
-    if held is not None:
-        yield held
-
-
 def _split_plain(text: str, separator: str) -> pl.DataFrame:
     lines = pl.Series("got", [text.removesuffix("\n")]).str.split("\n").explode()
     frame = pl.DataFrame({"got": lines}).with_row_index("row")
@@ -298,22 +295,61 @@ def _split_plain(text: str, separator: str) -> pl.DataFrame:
 
 
 def _split_quoted(
-    text: str, separator: str, member: inputs.Member, first_line: int
+    block: tuple[int, str],
+    more: Iterator[tuple[int, str]],
+    separator: str,
+    member: inputs.Member,
 ) -> pl.DataFrame:
+    """The records of a block, and of the next ones for as long as a record goes on into them."""
     if len(separator) != 1:
         raise UserError(
             f"has quotes, and columns separated by {separator!r}; wanted a separator of one character"
-            " where fields are quoted. Export it again",
+            " where fields are quoted. Export it again, or pass --no-quoted where quotes are letters",
             file=member.name,
         )
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows, fields, line = [], [], 0
-    for record in delimited.csv_records(reader, member, lines_before=first_line - 1):
+    waiting = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal waiting
+        for _, text in itertools.chain([block], more):
+            taken = list(io.StringIO(text, newline=""))
+            waiting = len(taken)
+            for line in taken:
+                waiting -= 1
+                yield line
+
+    first_line = block[0]
+    rows, fields = [], []
+    for line, record in delimited.csv_records(
+        lines(),
+        member,
+        separator=separator,
+        first_line=first_line,
+        otherwise="; where quotes are letters like any other, pass --no-quoted",
+    ):
         if record:
-            rows.append(line)
+            rows.append(line - first_line)
             fields.append(record)
-        line = reader.line_num
+        if not waiting:
+            break
     return pl.DataFrame(
         {"row": rows, "got": [separator.join(record) for record in fields], "fields": fields},
         schema={"row": pl.UInt32, "got": pl.String, "fields": pl.List(pl.String)},
     )
+
+
+def _refuse_quotes(
+    frame: pl.DataFrame, places: Iterable[int], member: inputs.Member, first_line: int
+) -> None:
+    """Between tabs a field all in quotes may be quoted or not: the user has to say."""
+    for place in places:
+        field = pl.col("fields").list.get(place, null_on_oob=True)
+        found = frame.filter(field.str.contains(IN_QUOTES)).select("row", field).head(1)
+        for row, text in found.iter_rows():
+            raise UserError(
+                f"got {staging.shorten(text)} between tabs, where quotes may enclose a field or be part"
+                " of it; wanted to be told. Pass --quoted if they enclose it, --no-quoted if they are"
+                " letters like any other",
+                file=member.name,
+                line=row + first_line,
+            )
