@@ -94,7 +94,7 @@ def test_times_that_are_times_already_take_no_flag(tmp_path, flag):
         reading.read("table", file, tmp_path, **flag)
 
 
-@pytest.mark.parametrize("kind", ["milliseconds", "text", "parquet"])
+@pytest.mark.parametrize("kind", ["milliseconds", "seconds", "exponents", "text", "parquet"])
 def test_what_shares_a_second_keeps_its_order(tmp_path, kind):
     """The log has each user's last two interactions newest first, a tenth of a second apart."""
     file = tmp_path / ("log.parquet" if kind == "parquet" else "log.csv")
@@ -104,7 +104,11 @@ def test_what_shares_a_second_keeps_its_order(tmp_path, kind):
     )
     times = pl.Series("timestamp", ticks * 2)
     options = {"time_unit": "milliseconds"} if kind == "milliseconds" else {}
-    if kind != "milliseconds":
+    if kind == "seconds":
+        times = pl.Series("timestamp", [str(n / 1000).removesuffix(".0") for n in ticks * 2])
+    if kind == "exponents":
+        times = pl.Series("timestamp", [f"{n / 1000:.12e}" for n in ticks * 2])
+    if kind in ("text", "parquet"):
         times = pl.from_epoch(times, "ms")
     if kind == "text":
         times, options = times.dt.strftime("%Y %m %d %T%.3f"), {"time_format": "%Y %m %d %T%.f"}
@@ -117,6 +121,34 @@ def test_what_shares_a_second_keeps_its_order(tmp_path, kind):
     assert made.timestamps_X.tolist() == [1_700_000_000, *[1_700_000_050] * 3] * 2
     assert made.manifest["ties"]["rows"] == 0
     assert made.manifest["ties"]["rule"] == "fractions of the second, then file order"
+
+
+@pytest.mark.parametrize(
+    ("unit", "times", "within"),
+    [
+        ("seconds", ["1700000000.000001", "1700000000.999999", "8"], [1, 999_999, 0]),
+        ("milliseconds", ["1700000000001", "1700000000001.25", "8000"], [1000, 1250, 0]),
+        ("microseconds", ["1700000000000001", "1700000000000999", "8000000"], [1, 999, 0]),
+        ("seconds", ["1700000000", "1700000001.0", "8"], None),
+        ("milliseconds", ["1700000000000", "1700000001000", "8000"], None),
+    ],
+)
+def test_microseconds_within_the_second(tmp_path, unit, times, within):
+    """A log whose times are all whole seconds has none."""
+    file = tmp_path / "log.csv"
+    file.write_text("user,item,timestamp\n" + "".join(f"u,a,{time}\n" for time in times))
+    log = reading.read("table", file, tmp_path, time_unit=unit)
+    assert ("within_second" in log.interactions.collect_schema()) == (within is not None)
+    if within is not None:
+        assert [row[0] for row in reading.rows(log, "within_second")] == within
+
+
+def test_fractions_may_begin_in_a_later_block(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("user,item,timestamp\nu,a,9\nu,b,10\nu,c,10.5\nu,d,11\n")
+    (workspace := tmp_path / "work").mkdir()
+    log = table.read(file, staging.ReadOptions(workspace, block_bytes=8))
+    assert [row[0] for row in reading.rows(log, "within_second")] == [0, 0, 500_000, 0]
 
 
 def test_quoted_fields_may_hold_line_breaks(tmp_path):

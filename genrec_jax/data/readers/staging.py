@@ -56,6 +56,7 @@ class Stage:
         self._first_rows: list[int] = []
         self._names: list[str] = []
         self._next_row = 0
+        self._within_seconds = False
 
     def begin_file(self, name: str) -> int:
         """Announces the next file; returns what to add to its line numbers to get `row`."""
@@ -90,6 +91,8 @@ class Stage:
             self.rejected[problem] += 1
         good = frame.filter(pl.col("problem").is_null()).drop("problem", "got")
         if len(good):
+            if "within_second" in good.columns:
+                self._within_seconds |= bool((good["within_second"] != 0).any())
             part = self.options.workspace / f"rows-{self._parts:06d}.parquet"
             _write_part(good, part)
             self._parts += 1
@@ -130,8 +133,11 @@ class Stage:
                 " reader's name",
                 file=self._names[0] if self._names else None,
             )
+        interactions = pl.scan_parquet(self.options.workspace / "rows-*.parquet")
+        if not self._within_seconds:  # no time of the whole log has a fraction
+            interactions = interactions.drop("within_second", strict=False)
         return rawlog.RawLog(
-            interactions=pl.scan_parquet(self.options.workspace / "rows-*.parquet"),
+            interactions=interactions,
             items=items,
             order_trusted=order_trusted,
             sources=sources,
@@ -160,7 +166,7 @@ def check_numbers(
         earliest: first second that counts as possible.
 
     Returns:
-        The frame with numbers and `problem`, and `within_second` where times are finer than that. For
+        The frame with numbers and `problem`, and `within_second` in microseconds with `timestamp`. For
         example `("7", "x", "9e99", "3")` for user, item, timestamp and rating gets the problem
         "impossible timestamp".
     """
@@ -173,13 +179,11 @@ def check_numbers(
         checks.append((text.is_null() | (text == ""), f"missing {column}"))
     if "timestamp" in frame.columns:
         text = pl.col("timestamp").cast(pl.String).str.strip_chars()
-        ticks, unit = _ticks(text, time_unit, time_formats)
-        seconds = ticks // unit
+        seconds, within_second = _times(text, time_unit, time_formats)
         possible = seconds.is_between(earliest, LATEST_TIMESTAMP - 1)
         checks.append((~possible.fill_null(False), "impossible timestamp"))
         changes.append(seconds.alias("timestamp"))
-        if unit > 1:  # what shares a second keeps its order
-            changes.append((ticks % unit).cast(pl.Int32, strict=False).alias("within_second"))
+        changes.append(within_second.cast(pl.Int32, strict=False).alias("within_second"))
     if "rating" in frame.columns:
         rating = pl.col("rating").cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
         possible = rating.is_finite()
@@ -207,18 +211,19 @@ def _write_part(frame: pl.DataFrame, part: pathlib.Path) -> None:
         ) from error
 
 
-def _ticks(text: pl.Expr, time_unit: int, time_formats: tuple[str, ...]) -> tuple[pl.Expr, int]:
-    """Times as whole numbers since 1970, and how many of them make a second."""
+def _times(text: pl.Expr, time_unit: int, time_formats: tuple[str, ...]) -> tuple[pl.Expr, pl.Expr]:
+    """Whole seconds since 1970, and the microseconds after each."""
     if time_formats:
         dates = [text.str.to_datetime(form, strict=False, exact=True) for form in time_formats]
-        if any("f" in form for form in time_formats):  # %f, %.3f and their like
-            return pl.coalesce(dates).dt.epoch("us"), MICROSECONDS
-        return pl.coalesce(dates).dt.epoch("s"), 1
+        ticks = pl.coalesce(dates).dt.epoch("us")
+        return ticks // MICROSECONDS, ticks % MICROSECONDS
+    number = text.cast(pl.Float64, strict=False)
     whole = pl.coalesce(
-        text.cast(pl.Int64, strict=False),
-        text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False),
+        text.cast(pl.Int64, strict=False), number.floor().cast(pl.Int64, strict=False)
     )
-    return whole, time_unit
+    each = MICROSECONDS // time_unit
+    fraction = ((number - number.floor()) * each).round().cast(pl.Int64, strict=False)
+    return whole // time_unit, whole % time_unit * each + fraction
 
 
 def shorten(text: str | None, limit: int = 120) -> str:
