@@ -82,6 +82,82 @@ def test_units_and_formats_of_time(tmp_path):
         reading.read("table", file, tmp_path, time_unit="years")
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("time", "options", "advice", "seconds"),
+    [
+        ("1700000000000", {}, {"time_unit": "milliseconds"}, 1_700_000_000),
+        ("1.7e15", {"time_unit": "milliseconds"}, {"time_unit": "microseconds"}, 1_700_000_000),
+        ("2024-03-01", {}, {"time_format": "%Y-%m-%d"}, 1_709_251_200),
+        ("2024-03-01T12:00:00Z", {}, {"time_format": "%Y-%m-%dT%H:%M:%S%.fZ"}, 1_709_294_400),
+        ("2024-03-01 12:00:00.5", {}, {"time_format": "%Y-%m-%d %H:%M:%S%.f"}, 1_709_294_400),
+        (
+            "2024-03-01 12:00+01:00",
+            {"time_format": "%Y-%m-%d"},
+            {"time_format": "%Y-%m-%d %H:%M%z"},
+            1_709_290_800,
+        ),
+    ],
+)
+def test_how_times_are_written_is_told(tmp_path, kind, time, options, advice, seconds):
+    """The advice is taken, and the times then read."""
+    file = tmp_path / f"log.{kind}"
+    frame = pl.DataFrame({"user": ["u", "v"], "item": ["a", "a"], "timestamp": [time] * 2})
+    frame.write_csv(file) if kind == "csv" else frame.write_ndjson(file)
+    ((flag, value),) = advice.items()
+    flag = f"Pass --{flag.replace('_', '-')} " + (f"'{value}'" if "format" in flag else value)
+    line = {"csv": 2, "jsonl": 1}[kind]
+    with pytest.raises(UserError) as caught:
+        reading.read("table", file, tmp_path, **options)
+    assert f"log.{kind}:{line}: impossible timestamp" in str(caught.value)
+    assert str(caught.value).endswith(flag)
+    with pytest.raises(UserError) as caught:  # not one row is left
+        reading.read("table", file, tmp_path, skip_bad_rows=True, **options)
+    assert str(caught.value).endswith(flag)
+    log = reading.read("table", file, tmp_path, **advice)
+    assert reading.rows(log, "timestamp") == [(seconds,)] * 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "advice"),
+    [
+        (
+            "u,a,1700000000000\n",
+            {"time_format": "%Y"},
+            r"milliseconds .*\. Leave .* and pass --time-u",
+        ),
+        (
+            "u,a,1700000000\n",
+            {"time_format": "%Y-%m"},
+            r"seconds since 1970\. Leave --time-format out$",
+        ),
+        (
+            "u,a,1700000000000000000\n",
+            {},
+            r"nanoseconds.*Divide by 1000 and pass --time-unit micro",
+        ),
+        (
+            "u,a,1.3.2024 12:00\n",
+            {},
+            r"pass the --time-format that reads it, such as '%d",
+        ),
+        (
+            "u,a,1700000000\nu,b,1700000000000\n",
+            {},
+            r"milliseconds; if only some are so: Mend the file, or",
+        ),
+        ("u,a,n/a\n", {}, r"where named\. Mend the file, or pass --skip-bad-rows"),
+        ("u,a,-5\n", {}, r"where named\. Mend the file, or pass --skip-bad-rows"),
+        (",a,1700000000000\n", {}, r":2: missing user.* where named\. Mend the file, or"),
+    ],
+)
+def test_other_times_that_cannot_be(tmp_path, rows, options, advice):
+    file = tmp_path / "log.csv"
+    file.write_text("user,item,timestamp\n" + rows)
+    with pytest.raises(UserError, match=advice):
+        reading.read("table", file, tmp_path, **options)
+
+
 @pytest.mark.parametrize(
     "flag", [{"time_unit": "milliseconds"}, {"time_format": "%Y-%m-%d %H:%M:%S"}]
 )

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import errno
 import pathlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -19,6 +19,7 @@ from genrec_jax.errors import UserError
 
 MICROSECONDS = 1_000_000
 LATEST_TIMESTAMP = 4_102_444_800  # 2100-01-01
+IMPOSSIBLE_TIME = "impossible timestamp"
 SKIP_REMEDY = "Mend the file, or pass --skip-bad-rows to leave such rows out and count them"
 
 
@@ -45,10 +46,20 @@ class Stage:
     Args:
         options: see `ReadOptions`.
         tolerated: reasons that are counted but never an error.
+        time_remedy: what to do about an impossible time of that text, where the user says how times are
+            written and may have said it wrongly; it may give None.
     """
 
-    def __init__(self, options: ReadOptions, *, tolerated: Collection[str] = ()):
+    def __init__(
+        self,
+        options: ReadOptions,
+        *,
+        tolerated: Collection[str] = (),
+        time_remedy: Callable[[str], str | None] | None = None,
+    ):
         self.options = options
+        self._time_remedy = time_remedy
+        self._first_remedy: str | None = None
         self.rejected: collections.Counter[str] = collections.Counter()
         self.rows_read = 0
         self._tolerated = set(tolerated)
@@ -69,7 +80,8 @@ class Stage:
 
         Args:
             frame: columns of `rawlog.INTERACTION_COLUMNS` (`row`, `user`, `item` at least), and
-                `problem` (the reason a row is bad, or null) and `got` (what the row says).
+                `problem` (the reason a row is bad, or null) and `got` (what the row says);
+                `impossible_time` as `check_numbers` adds it.
             wanted: what a row should look like, for the error.
 
         Raises:
@@ -80,16 +92,26 @@ class Stage:
         self.rows_read += len(frame)
         self._next_row = max(self._next_row, int(frame["row"][-1]))
         bad = frame.filter(pl.col("problem").is_not_null())
-        for row, problem, got in bad.select("row", "problem", "got").iter_rows():
+        times = bad["impossible_time"] if "impossible_time" in bad.columns else [None] * len(bad)
+        for (row, problem, got), time in zip(
+            bad.select("row", "problem", "got").iter_rows(), times, strict=True
+        ):
+            if time and self._time_remedy and not self._first_remedy and problem == IMPOSSIBLE_TIME:
+                advice = self._time_remedy(time)
+                if advice and (self._parts or row != frame["row"][0]):  # earlier rows were read
+                    advice = f"{advice}; if only some are so: {SKIP_REMEDY}"
+                self._first_remedy = advice
             if not self.options.skip_bad_rows and problem not in self._tolerated:
                 file, line = self.locate(row)
+                remedy = self._first_remedy or SKIP_REMEDY
                 raise UserError(
-                    f"{problem}: got {shorten(got)}; wanted {wanted}. {SKIP_REMEDY}",
+                    f"{problem}: got {shorten(got)}; wanted {wanted}. {remedy}",
                     file=file,
                     line=line,
                 )
             self.rejected[problem] += 1
-        good = frame.filter(pl.col("problem").is_null()).drop("problem", "got")
+        good = frame.filter(pl.col("problem").is_null())
+        good = good.drop("problem", "got", "impossible_time", strict=False)
         if len(good):
             if "within_second" in good.columns:
                 self._within_seconds |= bool((good["within_second"] != 0).any())
@@ -128,9 +150,9 @@ class Stage:
         """
         if not self._parts:
             rejected = "".join(f"; {count} x {why}" for why, count in self.rejected.items())
+            remedy = self._first_remedy or "Check --input and the reader's name"
             raise UserError(
-                f"holds no usable interaction{rejected}; wanted at least one. Check --input and the"
-                " reader's name",
+                f"holds no usable interaction{rejected}; wanted at least one. {remedy}",
                 file=self._names[0] if self._names else None,
             )
         interactions = pl.scan_parquet(self.options.workspace / "rows-*.parquet")
@@ -166,9 +188,9 @@ def check_numbers(
         earliest: first second that counts as possible.
 
     Returns:
-        The frame with numbers and `problem`, and `within_second` in microseconds with `timestamp`. For
-        example `("7", "x", "9e99", "3")` for user, item, timestamp and rating gets the problem
-        "impossible timestamp".
+        The frame with numbers and `problem`; with `timestamp` also `within_second`, in microseconds, and
+        `impossible_time`, the text of one that is impossible. For example `("7", "x", "9e99", "3")` for
+        user, item, timestamp and rating gets the problem "impossible timestamp".
     """
     problem = pl.col("problem") if "problem" in frame.columns else pl.lit(None, pl.String)
     checks: list[tuple[pl.Expr, str]] = []
@@ -181,7 +203,9 @@ def check_numbers(
         text = pl.col("timestamp").cast(pl.String).str.strip_chars()
         seconds, within_second = _times(text, time_unit, time_formats)
         possible = seconds.is_between(earliest, LATEST_TIMESTAMP - 1)
-        checks.append((~possible.fill_null(False), "impossible timestamp"))
+        impossible = ~possible.fill_null(False)
+        checks.append((impossible, IMPOSSIBLE_TIME))
+        changes.append(pl.when(impossible).then(text).alias("impossible_time"))
         changes.append(seconds.alias("timestamp"))
         changes.append(within_second.cast(pl.Int32, strict=False).alias("within_second"))
     if "rating" in frame.columns:

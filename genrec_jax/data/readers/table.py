@@ -13,12 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec_jax.data import artefacts, rawlog
-from genrec_jax.data.readers import delimited, inputs, item_table, jsonlines, staging
+from genrec_jax.data.readers import delimited, inputs, item_table, jsonlines, staging, times
 from genrec_jax.errors import UserError
 
 DEFAULT_COLUMNS = ("user", "item", "timestamp", "rating")
 OURS = ("user", "item", "timestamp", "rating", "review", "summary")
-TIME_UNITS = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000}
 IN_QUOTES = r'(?s)^"(?:[^"]|"")*"$'
 
 
@@ -64,13 +63,15 @@ def read(
     member = found.require(
         "*.csv", "*.tsv", "*.txt", "*.parquet", "*.jsonl", "*.json", what="a table"
     )
-    if time_unit not in TIME_UNITS:
+    if time_unit not in times.TIME_UNITS:
         raise UserError(
-            f"--time-unit {time_unit!r} is unknown; wanted one of {', '.join(TIME_UNITS)}"
+            f"--time-unit {time_unit!r} is unknown; wanted one of {', '.join(times.TIME_UNITS)}"
         )
-    stage = staging.Stage(options)
+    stage = staging.Stage(
+        options, time_remedy=lambda text: times.remedy(text, time_unit, time_format)
+    )
     kind = pathlib.PurePath(member.base_name).suffix.lower()
-    scale = TIME_UNITS[time_unit]
+    scale = times.TIME_UNITS[time_unit]
     formats = (time_format,) if time_format else ()
     if kind in (".jsonl", ".json"):
         keys = _named(columns, member) or {name: name for name in _json_keys(member)}
@@ -95,7 +96,7 @@ def read(
                 time_formats=formats,
             )
             got = pl.struct(
-                pl.exclude("row", "problem", "got", "within_second")
+                pl.exclude("row", "problem", "got", "within_second", "impossible_time")
             ).struct.json_encode()
             if "got" not in checked.columns:
                 checked = checked.with_columns(
