@@ -174,7 +174,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " what each column is, in order: user,item,_,timestamp",
     )
     own.add_argument("--no-header", dest="header", action="store_false", default=None, help="table")
-    own.add_argument("--separator", metavar="S", help="table: between columns")
+    own.add_argument(
+        "--separator", metavar="S", help="table: between columns, such as ';' or '\\t'"
+    )
     own.add_argument(
         "--quoted",
         action=argparse.BooleanOptionalAction,

@@ -65,6 +65,40 @@ def test_without_a_header(tmp_path):
         reading.read("table", file, tmp_path, header=False, separator=";", columns="user,item")
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(r"\t", "\t"), (r"\x01", "\x01"), (r"\001", "\x01"), (r"\\", "\\"), ("\\", "\\"), ("é", "é")],
+)
+@pytest.mark.parametrize("header", [True, False])
+def test_separators_as_they_are_typed(tmp_path, typed, meant, header):
+    file = tmp_path / "log.csv"
+    lines = [["user", "item"]] * header + [["u", "a,b"]]
+    file.write_text("".join(meant.join(line) + "\n" for line in lines))
+    options = {} if header else {"header": False, "columns": "user,item"}
+    log = reading.read("table", file, tmp_path, separator=typed, **options)
+    assert reading.rows(log, "user", "item") == [("u", "a,b")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "separator", "advice"),
+    [
+        ("csv", "user\titem\ttimestamp", None, r"'\t'"),
+        ("csv", "user;item;note date", None, "';'"),
+        ("tsv", "user,item", None, "','"),
+        ("txt", "user::item::timestamp", None, "'::'"),
+        ("csv", "user,item", "|", "','"),
+    ],
+)
+def test_another_separator_is_named(tmp_path, kind, line, separator, advice):
+    file = tmp_path / f"log.{kind}"
+    file.write_text(line + "\n" + line.replace("user", "u") + "\n")
+    for options in ({}, {"header": False, "columns": "user,item"}):
+        with pytest.raises(UserError) as caught:
+            reading.read("table", file, tmp_path, separator=separator, **options)
+        assert f"log.{kind}:1: has one column" in str(caught.value)
+        assert str(caught.value).endswith(f"Pass --separator {advice}")
+
+
 def test_units_and_formats_of_time(tmp_path):
     file = tmp_path / "log.csv"
     file.write_text("user,item,timestamp\nu,a,1588687728923\n")

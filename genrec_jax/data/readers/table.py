@@ -3,9 +3,11 @@
 Without a time column the order of rows is taken on trust, and the audit says so.
 """
 
+import codecs
 import io
 import itertools
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 
 import polars as pl
@@ -18,6 +20,8 @@ from genrec_jax.errors import UserError
 
 DEFAULT_COLUMNS = ("user", "item", "timestamp", "rating")
 OURS = ("user", "item", "timestamp", "rating", "review", "summary")
+SEPARATORS = ("\t", ";", ",", "|", "::", " ")
+ESCAPE = r"\\(?:t|\\|x[0-9A-Fa-f]{2}|[0-7]{1,3})"
 IN_QUOTES = r'(?s)^"(?:[^"]|"")*"$'
 
 
@@ -46,7 +50,8 @@ def read(
             columns to read past. By default columns go by our names (user, item, timestamp,
             rating, review, summary).
         header: False where a CSV or TSV has none.
-        separator: between columns, where it is not the comma of CSV or the tab of TSV.
+        separator: between columns, where it is not the comma of CSV or the tab of TSV. The two letters
+            `\\t`, which a shell passes on as they are, mean a tab; `\\x01` and `\\001` likewise.
         quoted: whether a field in quotes may hold separators and line breaks. By default yes, but not
             between tabs, where `"` is a letter like any other, as in tables of items; a field that is
             all in quotes is then an error, since it could mean either.
@@ -79,7 +84,7 @@ def read(
         jsonlines.read(member, fields, stage)
         timed = "timestamp" in keys
     else:
-        separator = separator or ("," if kind == ".csv" else "\t")
+        separator = _unescape(separator) if separator else "," if kind == ".csv" else "\t"
         frames = (
             _parquet_frames(member, columns, stage, of_time=scale != 1 or bool(formats))
             if kind == ".parquet"
@@ -247,6 +252,8 @@ def _delimited_frames(
         unsure = has_quotes and separator == "\t" and quoted is None
         if not names:
             width = len(frame["fields"][0])
+            if width == 1:
+                _refuse_one_column(frame["got"][0], separator, member)
             if unsure:
                 _refuse_quotes(frame.head(1), range(width), member, first_line)
             if header:
@@ -284,6 +291,22 @@ def _delimited_frames(
                 pl.col("fields").list.get(names.index(theirs), null_on_oob=True).alias(ours)
                 for ours, theirs in named.items()
             ),
+        )
+
+
+def _unescape(separator: str) -> str:
+    return re.sub(ESCAPE, lambda found: codecs.decode(found[0], "unicode_escape"), separator)
+
+
+def _refuse_one_column(line: str, separator: str, member: inputs.Member) -> None:
+    """Says which separator a first line has that is one column; says nothing where it has none."""
+    others = [other for other in SEPARATORS if other in line and other != separator]
+    if others:
+        raise UserError(
+            f"has one column where {separator!r} separates them, {staging.shorten(line)}; wanted a user"
+            f" and an item at least. Pass --separator {max(others, key=line.count)!r}",
+            file=member.name,
+            line=1,
         )
 
 
