@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import json
 import os
 import pathlib
 import zipfile
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -351,6 +353,32 @@ def test_item_tables_in_other_formats(tmp_path):
         assert (row["item"], row["title"], row["categories"]) == ("a", "T, U", ["X", "Y"])
     renamed = item_table.read(tmp_path / "i.csv", columns={"title": "genres"})
     assert renamed["title"].to_list() == ["X|Y"]
+
+
+@pytest.mark.parametrize(
+    "names", [["Beauty", "Hair Care"], ["Men's", 'The "best"', "a, b", "c]"], ["Only"], []]
+)
+@pytest.mark.parametrize("write", [json.dumps, str, lambda names: str(np.array(names))])
+def test_categories_as_others_write_lists(names, write):
+    assert item_table.clean_categories(write(names)) == (names or None)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[Beauty, Hair Care]", ["Beauty", "Hair Care"]),
+        ("""['The "x" "y" z']""", ['The "x" "y" z']),
+        ("""["The 'x' 'y' z"]""", ["The 'x' 'y' z"]),
+        ("['Beauty', 'Hair", ["Beauty", "Hair"]),
+        ("[['Beauty', 'Hair'], ['Beauty', 'Skin']]", ["Beauty", "Hair", "Skin"]),
+        ("Beauty|Men's", ["Beauty", "Men's"]),
+        ("Beauty, Hair", ["Beauty, Hair"]),
+        ("[" * 100_000, None),
+        ("[__import__('os')]", ["__import__('os')"]),
+    ],
+)
+def test_categories_in_other_forms(text, names):
+    assert item_table.clean_categories(text) == names
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import html
 import io
-import json
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,13 +22,16 @@ NAMES = {
     "price": ("price",),
     "description": ("description",),
 }
+NUMPY_NAME = r"""'[^']*'|"[^"]*\""""
+NUMPY_LIST = rf"\[(?:{NUMPY_NAME})(?:\s+(?:{NUMPY_NAME}))+\]"
 
 
 def read(path: artefacts.PathLike, *, columns: dict[str, str] | None = None) -> pl.DataFrame:
     """Reads a table of items.
 
-    HTML entities (`&amp;`) are turned back into characters. Categories may be a JSON list, a JSON
-    list of lists (Amazon's paths; flattened, doubles dropped) or names separated by `|`.
+    HTML entities (`&amp;`) are turned back into characters. Categories may be a list as JSON, Python or
+    NumPy write it, a list of lists (Amazon's paths; flattened, doubles dropped) or names separated by
+    `|`.
 
     Args:
         path: `.tsv` and `.txt` (tabs, no quoting: `"` is a letter), `.csv`, `.jsonl`/`.json`,
@@ -95,16 +98,21 @@ def clean_text(value: Any) -> str | None:
 
 
 def clean_categories(value: Any) -> list[str] | None:
-    """Category names in order, each once; see `read` for the forms understood."""
+    """Category names in order, each once; see `read` for the forms understood.
+
+    For example `"['Beauty', 'Hair Care']"`, as pandas writes a list, becomes `["Beauty", "Hair Care"]`.
+    """
     if value is None or value == "":
         return None
     if isinstance(value, str):
         text = value.strip()
         if text.startswith("["):
             try:
-                value = json.loads(text)
-            except json.JSONDecodeError:
-                value = text.strip("[]").split(",")
+                if re.fullmatch(NUMPY_LIST, text):  # Python would read its names as one
+                    text = "[" + ", ".join(re.findall(NUMPY_NAME, text)) + "]"
+                value = jsonlines.parse_value(text)
+            except ValueError:
+                value = [part.strip().strip("'\"") for part in text.strip("[]").split(",")]
         else:
             value = text.split("|")
     flat: dict[str, None] = {}

@@ -95,20 +95,29 @@ def parse_object(line: str) -> dict[str, Any]:
     Raises:
         ValueError: neither, or not a dict.
     """
+    value = parse_value(line)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def parse_value(text: str) -> Any:
+    """JSON, or a Python literal (never evaluated).
+
+    Raises:
+        ValueError: neither.
+    """
     try:
-        value = json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as "invalid escape sequence" in old titles
             try:
-                value = ast.literal_eval(line.strip())
+                return ast.literal_eval(text.strip())
             except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
                 raise ValueError("neither JSON nor a Python literal") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
 
 
 def _parse_block(text: str, lines: list[str], fields: Fields) -> pl.DataFrame:
