@@ -10,7 +10,7 @@ import tomllib
 from typing import Any
 
 from genrec_jax.data import artefacts, dataset, prepare, prepare_run
-from genrec_jax.data.readers import inputs
+from genrec_jax.data.readers import inputs, sequences
 from genrec_jax.errors import UserError
 
 FILE = pathlib.Path(__file__).with_name("recipes.toml")
@@ -118,10 +118,17 @@ def prepare_recipe(
 
 
 def _choose_reader(recipe: Recipe, source: artefacts.PathLike) -> str:
-    """`sequences` for a text file of sequences, else the original source's reader."""
+    """`sequences` for sequences under a usual name, or a text where the original's files are not there."""
+    original = next(reader for reader in recipe.readers if reader != "sequences")
+    if "sequences" not in recipe.readers:
+        return original
     found = inputs.Inputs(source, reader=recipe.readers[0])
-    texts = found.matching("*.txt" if found.is_one_file else "*sequen*.txt")
-    if texts and "sequences" in recipe.readers:
+
+    def holds(*patterns: str) -> bool:
+        return any(found.matching(pattern) for pattern in patterns)
+
+    if holds("*.txt" if found.is_one_file else "*sequen*.txt"):
         return "sequences"
-    others = [reader for reader in recipe.readers if reader != "sequences"]
-    return others[0]
+    if holds(*prepare_run.load_reader(original).FILE_NAMES):
+        return original
+    return "sequences" if holds(*sequences.FILE_NAMES) else original

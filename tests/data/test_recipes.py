@@ -62,6 +62,35 @@ def test_real_data_make_the_published_counts(shared, tmp_path, recipe, folder):
     assert made.name == recipe.replace("-", "").replace("toys", "Toys")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "files", "reader"),
+    [
+        ("LastFM", ["LastFM.txt"], "sequences"),
+        ("LastFM", ["readme.txt", "user_taggedartists-timestamps.dat", "artists.dat"], "lastfm"),
+        ("LastFM", ["artists.dat"], "lastfm"),
+        ("Beauty", ["Beauty.txt", "items.tsv"], "sequences"),
+        ("Beauty", ["notes.txt", "reviews_Beauty_5.json.gz"], "amazon"),
+        ("Beauty", ["user_sequence.txt", "reviews_Beauty_5.json.gz"], "sequences"),
+        ("ML1M", ["ratings.dat", "readme.txt"], "movielens"),
+        ("Yelp", ["yelp_academic_dataset_review.json", "licence.txt"], "yelp"),
+        ("Taobao", ["UserBehavior.csv", "md5.txt"], "taobao"),
+    ],
+)
+def test_the_reader_goes_by_the_files(monkeypatch, tmp_path, recipe, files, reader):
+    for name in files:
+        (tmp_path / name).touch()
+
+    class Chosen(Exception):
+        pass
+
+    def prepare_from(chosen, *_, **__):
+        raise Chosen(chosen)
+
+    monkeypatch.setattr(prepare_run, "prepare_from", prepare_from)
+    with pytest.raises(Chosen, match=f"^{reader}$"):
+        recipes.prepare_recipe(recipe, tmp_path, tmp_path / "out")
+
+
 def test_other_counts_fail_loudly_and_leave_nothing(shared, tmp_path):
     with pytest.raises(UserError) as caught:
         recipes.prepare_recipe("Toys", shared / "data" / "amazon_beauty", tmp_path / "out")

@@ -53,6 +53,7 @@ RATINGS_2023 = delimited.Layout(
     rating_range=(1.0, 5.0),
     time_unit=1000,
 )
+FILE_NAMES = ("*.json", "*.jsonl", "*.csv")
 METADATA_NAMES = {
     "title": ("title",),
     "brand": ("brand", "store"),
@@ -102,9 +103,9 @@ def read(
 def _reviews(found: inputs.Inputs) -> inputs.Member:
     candidates = [
         member
-        for member in found.members
-        if re.search(r"\.(jsonl?|csv)$", member.base_name.lower())
-        and not member.base_name.startswith("meta_")
+        for pattern in FILE_NAMES
+        for member in found.matching(pattern)
+        if not member.base_name.startswith("meta_")
     ]
     if len(candidates) != 1:
         names = ", ".join(member.base_name for member in candidates or found.members[:8])

@@ -13,6 +13,7 @@ import polars as pl
 from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, item_table, staging
 
+FILE_NAMES = ("user_taggedartists-timestamps.dat",)
 LAYOUT = delimited.Layout(
     separator="\t",
     columns=("user", "item", "tag", "timestamp"),
@@ -34,9 +35,7 @@ def read(path: artefacts.PathLike, options: staging.ReadOptions) -> rawlog.RawLo
         UserError: no `user_taggedartists-timestamps.dat` there, or a bad line.
     """
     found = inputs.Inputs(path, reader="lastfm")
-    member = found.require(
-        "user_taggedartists-timestamps.dat", what="the tags with their times, for the order"
-    )
+    member = found.require(*FILE_NAMES, what="the tags with their times, for the order")
     stage = staging.Stage(options)
     delimited.read(member, LAYOUT, stage)
     artists = found.beside("artists.dat")

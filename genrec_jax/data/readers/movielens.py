@@ -10,6 +10,7 @@ from genrec_jax.data.readers import delimited, inputs, item_table, staging
 from genrec_jax.errors import UserError
 
 UNLISTED_USER = "user not listed in u.user"
+FILE_NAMES = ("u.data", "ratings.dat", "ratings.csv")
 NO_GENRES = "(no genres listed)"
 
 LAYOUT_100K = delimited.Layout(
@@ -42,7 +43,7 @@ def read(path: artefacts.PathLike, options: staging.ReadOptions) -> rawlog.RawLo
     found = inputs.Inputs(path, reader="movielens")
     member = found.members[0] if found.is_one_file else None
     if member is None:
-        member = found.require("u.data", "ratings.dat", "ratings.csv", what="MovieLens ratings")
+        member = found.require(*FILE_NAMES, what="MovieLens ratings")
     kind = member.base_name.lower()
     if kind == "u.data":
         return _read_100k(found, member, options)

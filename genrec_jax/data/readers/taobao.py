@@ -8,6 +8,7 @@ import polars as pl
 from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, staging
 
+FILE_NAMES = ("UserBehavior.csv", "*.csv")
 LAYOUT = delimited.Layout(
     separator=",", columns=("user", "item", "category", "behaviour", "timestamp")
 )
@@ -26,7 +27,7 @@ def read(path: artefacts.PathLike, options: staging.ReadOptions) -> rawlog.RawLo
     found = inputs.Inputs(path, reader="taobao")
     member = found.members[0] if found.is_one_file else None
     if member is None:
-        member = found.require("UserBehavior.csv", "*.csv", what="Taobao's behaviours")
+        member = found.require(*FILE_NAMES, what="Taobao's behaviours")
     stage = staging.Stage(options)
     delimited.read(member, LAYOUT, stage, keep=pl.col("behaviour") == "buy")
     return stage.finish(sources=found.sources(member))

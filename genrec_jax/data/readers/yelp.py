@@ -14,6 +14,7 @@ from genrec_jax.data import artefacts, rawlog
 from genrec_jax.data.readers import delimited, inputs, item_table, jsonlines, staging
 from genrec_jax.errors import UserError
 
+FILE_NAMES = ("*review*.json",)
 FIELDS = jsonlines.Fields(
     {
         "user": "user_id",
@@ -54,7 +55,7 @@ def read(
     found = inputs.Inputs(path, reader="yelp")
     member = found.members[0] if found.is_one_file else None
     if member is None:
-        member = found.require("*review*.json", what="Yelp's reviews")
+        member = found.require(*FILE_NAMES, what="Yelp's reviews")
     stage = staging.Stage(options)
     jsonlines.read(member, FIELDS, stage, keep=keep)
     businesses = found.beside(
