@@ -20,7 +20,7 @@ from genrec_jax.pipeline.run_book import EOS_RUN, RunBook
 from genrec_jax.pipeline.token_runs import RunPlan, TokenRuns
 from genrec_jax.prompts import compiling
 from genrec_jax.prompts.compiling import Tokenizer
-from genrec_jax.prompts.templates import LISTING_TASKS, Template
+from genrec_jax.prompts.templates import LISTING_TASKS, Template, find
 
 Cut = Literal["items", "tokens"]
 
@@ -109,11 +109,7 @@ class PromptTables:
         Raises:
             UserError: there is no such template.
         """
-        for number, template in enumerate(self.templates):
-            if template.id == template_id:
-                return number
-        known = ", ".join(template.id for template in self.templates)
-        raise UserError(f"there is no template {template_id!r}; wanted one of {known}")
+        return self.templates.index(find(self.templates, template_id))
 
     def target_runs(self) -> TokenRuns:
         """Every item's target tokens, dataset's name and end-of-sequence included: a trie's input."""

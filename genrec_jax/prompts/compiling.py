@@ -109,28 +109,6 @@ def compile_template(template: Template, dataset: str, vocabulary: Tokenizer) ->
     return compiled
 
 
-def fill(text: CompiledText, values: dict[str, list[str]], vocabulary: Tokenizer) -> list[int]:
-    """Fills a compiled text one word at a time: slow, and the definition of what is assembled.
-
-    Args:
-        text: a compiled input or target.
-        values: for each slot its values; a history has several, the other slots one.
-        vocabulary: the run's vocabulary.
-
-    Returns:
-        Token ids, ending in end-of-sequence.
-    """
-    tokens: list[int] = []
-    for part in text:
-        if isinstance(part, Slot):
-            value = rendering.HISTORY_SEPARATOR.join(values[part.name])
-            for word in (part.prefix + value + part.suffix).split():
-                tokens += vocabulary.encode(word)
-        else:
-            tokens += part
-    return tokens
-
-
 def _compile_text(text: str, template_id: str, dataset: str, vocabulary: Tokenizer) -> CompiledText:
     """Consecutive words without slots become one run; the last run holds end-of-sequence."""
     parts: list[tuple[int, ...] | Slot] = []

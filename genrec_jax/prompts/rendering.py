@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from genrec_jax.prompts.templates import ItemTexts
 
-HISTORY_SEPARATOR = ItemTexts.between_items
 UNKNOWN_USER = -1
 
 

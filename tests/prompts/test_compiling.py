@@ -1,10 +1,13 @@
 """Compiled templates against a vocabulary that can be read by eye, and against SentencePiece."""
 
+import dataclasses
+
 import pytest
 
 from genrec_jax.errors import UserError
-from genrec_jax.prompts import compiling, templates
+from genrec_jax.prompts import compiling, rendering, templates
 from genrec_jax.prompts.compiling import Slot
+from tests.prompts import rendered
 
 
 class LetterVocabulary:
@@ -59,13 +62,29 @@ def test_runs_and_slots():
     assert compiled.target == (_tokens("▁Toys"), Slot("target"), (1,))
 
 
-def test_fill_is_the_whole_text():
+@pytest.mark.parametrize("texts", [templates.ItemTexts(), templates.ItemTexts(between_items="; ")])
+def test_filled_word_by_word_it_is_the_whole_text(texts):
     vocabulary = LetterVocabulary()
-    compiled = compiling.compile_template(_template("{user_id}: {history}!"), "Toys", vocabulary)
-    filled = compiling.fill(
-        compiled.input, {"user_id": ["7"], "history": ["item_1", "item_2"]}, vocabulary
+    template = dataclasses.replace(_template("{user_id}: ({history}) of {dataset}!"), texts=texts)
+    compiled = compiling.compile_template(template, "Toys", vocabulary)
+    history = ["item_1", "item_2"]
+    values = {"user_id": "7", "history": rendering.list_text(texts, history)}
+    filled = []
+    for part in compiled.input:
+        if isinstance(part, Slot):
+            for word in (part.prefix + values[part.name] + part.suffix).split():
+                filled += vocabulary.encode(word)
+        else:
+            filled += part
+    whole, _ = rendered.render(template, dataset="Toys", user_id="7", history=history)
+    assert filled == [*vocabulary.encode(whole), 1]
+    assert (
+        whole
+        == {
+            " , ": "7: (item_1 , item_2) of Toys!",
+            "; ": "7: (item_1; item_2) of Toys!",
+        }[texts.between_items]
     )
-    assert filled == [*_tokens("▁7:▁item_1▁,▁item_2!"), 1]
 
 
 def test_two_slots_in_a_word():
