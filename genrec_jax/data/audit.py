@@ -89,11 +89,8 @@ def audit_ties(dataset: Dataset, splits: Splits) -> AuditResult:
 
 def tied_share(dataset: Dataset, splits: Splits, split: SplitName) -> float:
     """The share of a split's targets that have their user's timestamp before or after them too."""
-    if dataset.timestamps_X is None:
-        return 0.0
-    tied_X = np.zeros(dataset.num_interactions, bool)
-    tied_X[1:] = (np.diff(dataset.timestamps_X) == 0) & (np.diff(dataset.users_X) == 0)
-    tied_X[:-1] |= tied_X[1:]
+    tied_X = dataset.tied_X.copy()
+    tied_X[:-1] |= dataset.tied_X[1:]
     targets_U = splits.targets_U(split)
     tied_U = tied_X[targets_U[targets_U != NO_TARGET]]
     return float(tied_U.mean()) if len(tied_U) else 0.0
@@ -185,16 +182,19 @@ def audit_duplicates(dataset: Dataset, splits: Splits) -> AuditResult:
     check = "no_duplicates_across_splits"
     if dataset.timestamps_X is None:
         return AuditResult(check, "pass", "without timestamps a repeated item is a new interaction")
-    # Only rows within the second of a held-out row can be its copy: few, even of 50 million.
-    tied_X = np.zeros(dataset.num_interactions, bool)
-    same = (np.diff(dataset.users_X) == 0) & (np.diff(dataset.timestamps_X) == 0)
-    tied_X[1:] |= same
-    tied_X[:-1] |= same
+    # Only rows that tie with a held-out row can be its copy: few, even of 50 million.
+    tied_X = dataset.tied_X.copy()
+    tied_X[:-1] |= dataset.tied_X[1:]
     training_X = splits.in_training_X(dataset)
 
-    def rows(chosen_X: Bool[np.ndarray, " X"]) -> list[tuple[int, int, int]]:
-        assert dataset.timestamps_X is not None
-        columns = (dataset.users_X, dataset.items_X, dataset.timestamps_X)
+    times = (dataset.timestamps_X, dataset.within_second_X)
+    columns = (
+        dataset.users_X,
+        dataset.items_X,
+        *(times_X for times_X in times if times_X is not None),
+    )
+
+    def rows(chosen_X: Bool[np.ndarray, " X"]) -> list[tuple[int, ...]]:
         return list(zip(*(column[chosen_X].tolist() for column in columns), strict=True))
 
     trained = set(rows(tied_X & training_X))

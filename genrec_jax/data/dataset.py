@@ -1,7 +1,8 @@
 """The dataset dir: Parquet tables and a manifest, the artefact between `prepare` and `index`.
 
     interactions.parquet  user int32, item int32, timestamp int64?, rating float32?, review?, summary?
-                          sorted by user, then time, file order breaking ties
+                          sorted by user, then time, file order breaking ties; within_second int32
+                          (what follows the second) where times are finer than seconds, else no such column
     items.parquet         item int32 (dense, in the order of source ids, so that a number tells
                           nothing about time), source_id, title?, brand?, categories?, price?, description?
     users.parquet         user int32 (dense, in an order that tells nothing), source_id
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 
 from genrec_jax import storage
 from genrec_jax.data import artefacts
@@ -42,6 +43,7 @@ INTERACTION_SCHEMA = pa.schema(
         ("summary", pa.string()),
     ]
 )
+WITHIN_SECOND = pa.field("within_second", pa.int32())
 ITEM_SCHEMA = pa.schema(
     [
         ("item", pa.int32()),
@@ -70,6 +72,8 @@ class Dataset:
         timestamps_X: seconds since 1970, or None where the source has no times.
         ratings_X: ratings on the source's own scale, or None where it has none.
         url: of the remote dataset dir, where `path` is a copy of one.
+        within_second_X: what follows each second, which orders what shares it; None where times are whole
+            seconds.
     """
 
     path: pathlib.Path
@@ -79,6 +83,7 @@ class Dataset:
     timestamps_X: Int64[np.ndarray, " X"] | None
     ratings_X: Float32[np.ndarray, " X"] | None
     url: str | None = None
+    within_second_X: Int32[np.ndarray, " X"] | None = None
 
     @property
     def location(self) -> str:
@@ -119,6 +124,17 @@ class Dataset:
     def users_X(self) -> Int32[np.ndarray, " X"]:
         """User number of each interaction."""
         return np.repeat(np.arange(self.num_users, dtype=np.int32), self.lengths_U)
+
+    @functools.cached_property
+    def tied_X(self) -> Bool[np.ndarray, " X"]:
+        """Whether each interaction has the time of the one before it, to the fraction of a second."""
+        tied_X = np.zeros(self.num_interactions, bool)
+        if self.timestamps_X is not None:
+            tied_X[1:] = True
+            for values_X in (self.users_X, self.timestamps_X, self.within_second_X):
+                if values_X is not None:
+                    tied_X[1:] &= values_X[1:] == values_X[:-1]
+        return tied_X
 
     def sequence(self, user: int) -> Int32[np.ndarray, " length"]:
         """One user's items in time order (a view)."""
@@ -195,8 +211,11 @@ def load(path: artefacts.PathLike, *, verify: bool = True) -> Dataset:
                 f"its checksum is not the manifest's: the file changed after it was written. {remedy}",
                 file=str(storage.join(path, name)),
             )
+    interactions = folder / "interactions.parquet"
+    finer = WITHIN_SECOND.name in pq.read_schema(interactions).names
     columns = pq.read_table(
-        folder / "interactions.parquet", columns=["user", "item", "timestamp", "rating"]
+        interactions,
+        columns=["user", "item", "timestamp", "rating", *([WITHIN_SECOND.name] if finer else [])],
     )
     users_X = columns["user"].to_numpy()
     counts_U = np.bincount(users_X, minlength=manifest["counts"]["users"])
@@ -209,6 +228,7 @@ def load(path: artefacts.PathLike, *, verify: bool = True) -> Dataset:
         timestamps_X=_optional(columns["timestamp"], np.int64),
         ratings_X=_optional(columns["rating"], np.float32),
         url=os.fspath(path) if storage.is_remote(path) else None,
+        within_second_X=_optional(columns[WITHIN_SECOND.name], np.int32) if finer else None,
     )
 
 
@@ -228,8 +248,8 @@ def write(
     Args:
         path: the folder to make, or its URL.
         name: the dataset's name in prompts; letters, digits, `_` and `-`.
-        interactions: columns of INTERACTION_SCHEMA (absent ones become null), already sorted by
-            user, then time.
+        interactions: columns of INTERACTION_SCHEMA (absent ones become null) and perhaps
+            WITHIN_SECOND, without nulls, already sorted by user, then time.
         items: columns of ITEM_SCHEMA (absent ones become null); row i is item i.
         users: columns of USER_SCHEMA; row u is user u.
         manifest: further entries for `dataset.json` (filters, sources, ties, rejected rows).
@@ -241,7 +261,9 @@ def write(
         UserError: the folder exists, or the tables are empty.
         ValueError: the tables break the format (numbers not dense, rows not sorted by user).
     """
-    interactions = _conform(interactions, INTERACTION_SCHEMA)
+    finer = WITHIN_SECOND.name in interactions.column_names
+    schema = INTERACTION_SCHEMA.append(WITHIN_SECOND) if finer else INTERACTION_SCHEMA
+    interactions = _conform(interactions, schema)
     items = _conform(items, ITEM_SCHEMA)
     users = _conform(users, USER_SCHEMA)
     if not interactions.num_rows:

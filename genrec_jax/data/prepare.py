@@ -396,6 +396,8 @@ def _interaction_table(kept: pl.DataFrame, tables: _Numbered, log: pl.LazyFrame)
     for column in ("timestamp", "rating"):
         if column in kept.columns:
             columns[column] = kept[column].to_arrow()
+    if "within_second" in kept.columns and (kept["within_second"] != 0).any():
+        columns["within_second"] = kept["within_second"].fill_null(0).to_arrow()
     texts = [name for name in ("review", "summary") if name in log.collect_schema().names()]
     if texts:
         places = kept.select("row").with_row_index("place")

@@ -54,7 +54,7 @@ class RawLog:
     Attributes:
         interactions: columns `user` and `item` (strings); where the source has them `timestamp`
             (int64, seconds since 1970), `within_second` (int32, what follows, in any unit: it orders
-            what shares a second, and is not kept), `rating` (float32), `review` and `summary`; and
+            what shares a second), `rating` (float32), `review` and `summary`; and
             `row` (int64, increasing in file order), which is added from the order of rows when absent.
         items: columns `item` (the source's id) and any of title, brand, categories (list of
             strings), price, description; or None. Items without interactions are ignored.

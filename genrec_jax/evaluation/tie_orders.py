@@ -1,6 +1,6 @@
 """How far figures move when ties in time are broken differently: on some data ties decide the targets.
 
-Where interactions of a user share a second, the source's file order stands (DESIGN, "Ties in time").
+Where interactions of a user share their time, the source's file order stands (DESIGN, "Ties in time").
 The reference systems are cheap to rank again under random orders, and their spread is the size of that
 accident; a model's own would need training anew on each order.
 """
@@ -20,10 +20,11 @@ ORDERS = 5
 
 
 def shuffle_ties(dataset: Dataset, seed: int) -> Dataset:
-    """The same log with each user's interactions of one second in a random order."""
+    """The same log with each user's interactions of one time in a random order."""
     assert dataset.timestamps_X is not None
     draws_X = np.random.default_rng(seed).random(dataset.num_interactions)
-    order_X = np.lexsort((draws_X, dataset.timestamps_X, dataset.users_X))
+    runs_X = np.cumsum(~dataset.tied_X)  # interactions of one user and one time
+    order_X = np.lexsort((draws_X, runs_X))
     ratings_X = dataset.ratings_X
     return dataclasses.replace(
         dataset,

@@ -221,6 +221,34 @@ def test_tied_targets_by_hand(tmp_path):
     assert audit.tied_share(made, splits.leave_one_out(made), "test") == pytest.approx(2 / 3)
 
 
+def test_fractions_of_a_second_untie(tmp_path):
+    """As by hand above, the times of one second apart: user 0's by a fraction, user 1's not."""
+    made = write(
+        tmp_path / "d",
+        [["a", "b", "c"], ["a", "c", "c"], ["a", "c", "c"]],
+        [[1, 9, 9], [1, 9, 9], [1, 9, 9]],
+    )
+    part = splits.leave_one_out(made)
+    assert audit.tied_share(made, part, "test") == 1
+    # Where all but the last item is for training, copies within the second are those that tie.
+    part = dataclasses.replace(part, train_end_U=part.test_U)
+    assert audit.audit_duplicates(made, part).detail.startswith("2 held-out interactions copy")
+    within_X = np.asarray([0, 1, 2, 0, 5, 5, 0, 1, 2], np.int32)
+    finer = dataclasses.replace(made, within_second_X=within_X)
+    assert finer.tied_X.tolist() == [False] * 5 + [True] + [False] * 3
+    assert audit.tied_share(finer, part, "test") == pytest.approx(1 / 3)
+    assert audit.audit_duplicates(finer, part).detail.startswith("1 held-out interactions copy")
+
+
+def test_copies_are_of_one_fraction_of_a_second(tmp_path):
+    """Items b and c are taken within one tenth, b and d within the next: no b copies the other."""
+    made = write(tmp_path / "d", [["a", "b", "c", "b", "d"]], [[1, 9, 9, 9, 9]])
+    part = dataclasses.replace(splits.leave_one_out(made), train_end_U=np.asarray([3]))
+    assert audit.audit_duplicates(made, part).status == "warn"
+    finer = dataclasses.replace(made, within_second_X=np.asarray([0, 1, 1, 2, 2], np.int32))
+    assert audit.audit_duplicates(finer, part).status == "pass"
+
+
 def test_exact_copies_across_splits_are_flagged_and_repeated_items_are_not(tmp_path):
     copied = write(tmp_path / "copied", [["a", "b", "b", "c"]], [[1, 2, 2, 3]])
     assert audit.audit_duplicates(copied, splits.leave_one_out(copied)).status == "warn"

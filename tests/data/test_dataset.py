@@ -53,6 +53,25 @@ def test_absent_columns_are_none(tmp_path):
     made = dataset.write(tmp_path / "out", name="Toy", **tables())
     assert made.timestamps_X is None
     assert made.ratings_X is None
+    assert made.within_second_X is None
+    assert not made.tied_X.any()
+    # As in datasets that were written before there was `within_second`, so fingerprints stay.
+    names = ["user", "item", "timestamp", "rating", "review", "summary"]
+    assert pq.read_schema(tmp_path / "out" / "interactions.parquet").names == names
+
+
+def test_fractions_of_a_second_come_back_and_are_part_of_the_data(tmp_path):
+    times = {"timestamp": [7, 7, 7, 7, 7, 8]}
+    whole = dataset.write(tmp_path / "whole", name="Toy", **tables(**times))
+    assert whole.tied_X.tolist() == [False, True, True, False, True, False]
+    dataset.write(
+        tmp_path / "finer", name="Toy", **tables(**times, within_second=[1, 1, 2, 2, 3, 3])
+    )
+    finer = dataset.load(tmp_path / "finer")
+    assert finer.within_second_X is not None
+    assert finer.within_second_X.tolist() == [1, 1, 2, 2, 3, 3]
+    assert finer.tied_X.tolist() == [False, True, False, False, False, False]
+    assert finer.fingerprint != whole.fingerprint
 
 
 def test_the_fingerprint_is_of_the_contents(tmp_path):

@@ -231,6 +231,10 @@ def test_what_shares_a_second_keeps_its_order(tmp_path, kind):
     assert made.timestamps_X.tolist() == [1_700_000_000, *[1_700_000_050] * 3] * 2
     assert made.manifest["ties"]["rows"] == 0
     assert made.manifest["ties"]["rule"] == "fractions of the second, then file order"
+    assert made.within_second_X.tolist() == [0, 100_000, 800_000, 900_000] * 2
+    (ties,) = [check for check in made.manifest["audit"] if check["check"] == "ties_in_time"]
+    assert ties["status"] == "pass"
+    assert ties["detail"].startswith("0.0% of test targets share a timestamp")
 
 
 @pytest.mark.parametrize(

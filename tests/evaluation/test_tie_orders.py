@@ -29,6 +29,19 @@ def test_shuffling_moves_ties_only(tied):
     assert not np.array_equal(shuffled.items_X, tie_orders.shuffle_ties(tied, seed=1).items_X)
 
 
+def test_fractions_of_a_second_stay_in_order(tied, splits):
+    """Of the three within the second the first two tie: the last never moves, and no target is tied."""
+    within_X = np.zeros(tied.num_interactions, np.int32)
+    within_X[tied.offsets_U1[1:] - 1] = 1
+    finer = dataclasses.replace(tied, within_second_X=within_X)
+    shuffled = tie_orders.shuffle_ties(finer, seed=0)
+    moved = np.flatnonzero(shuffled.items_X != tied.items_X)
+    assert len(moved)
+    ends = tied.offsets_U1[tied.users_X[moved] + 1]
+    assert set(ends - moved) == {2, 3}
+    assert tie_orders.reference_spread(finer, splits, "test", item_7_first, max_rank=10) is None
+
+
 def test_every_order_of_a_tie_is_as_likely(tied):
     lasts = [tie_orders.shuffle_ties(tied, seed).sequence(0)[-1] for seed in range(300)]
     _, counts = np.unique(lasts, return_counts=True)
