@@ -19,7 +19,10 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%
 _LOOP = re.compile(r"\b(body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_INTEGER = re.compile(r"[su]\d+\[\]")
+_NUMBER = re.compile(r"(\d+)\)")
+_OPERAND = re.compile(r"(?:^|, |\*/)%?([\w.\-]+)")
+_INDEX = re.compile(r"\bindex=(\d+)")
 _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _GROUPS = re.compile(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -53,14 +56,47 @@ class _Computation:
         calls: what it calls.
         fusion: the name of the fusion that it is the inside of; None where it is none's.
         loops: body and condition of its loops, and the number of rounds where XLA notes it.
-        constant: the largest integer among its constants.
+        parameter: the name of its last parameter; a loop's body and condition have one, the loop's state.
+        integers: its integers that are no arrays: name -> operation, the rest of the line.
+        returned: names of the elements of the tuple that it returns.
     """
 
     lines: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     calls: list[str] = dataclasses.field(default_factory=list)
     fusion: str | None = None
     loops: list[tuple[str, str, int | None]] = dataclasses.field(default_factory=list)
-    constant: int = 0
+    parameter: str = ""
+    integers: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    returned: list[str] = dataclasses.field(default_factory=list)
+
+    def constant(self, name: str) -> int | None:
+        """The value of an integer that is a constant; None for any other."""
+        operation, rest = self.integers.get(name, ("", ""))
+        number = _NUMBER.match(rest) if operation == "constant" else None
+        return int(number[1]) if number else None
+
+    def element(self, name: str) -> int | None:
+        """Which element of the parameter an integer is; None for any other."""
+        operation, rest = self.integers.get(name, ("", ""))
+        if operation != "get-tuple-element" or _operands(rest) != [self.parameter]:
+            return None
+        index = _INDEX.search(rest)
+        return int(index[1]) if index else None
+
+    def added(self, name: str, index: int) -> int | None:
+        """By how much an integer is more than element `index` of the parameter; None: no constant."""
+        if self.element(name) == index:
+            return 0
+        operation, rest = self.integers.get(name, ("", ""))
+        operands = _operands(rest)
+        if operation == "copy":
+            return self.added(operands[0], index)
+        if operation == "add" and len(operands) == 2:
+            for one, other in (operands, operands[::-1]):
+                constant, before = self.constant(other), self.added(one, index)
+                if constant is not None and before is not None:
+                    return before + constant
+        return None
 
 
 def of_program(text: str, mesh: Mesh) -> tuple[Collective, ...]:
@@ -80,7 +116,7 @@ def of_program(text: str, mesh: Mesh) -> tuple[Collective, ...]:
         for called in computations[name].calls:
             visit(called, times)
         for body, condition, rounds in computations[name].loops:
-            visit(body, times * (rounds or _bound(computations, condition) or 1))
+            visit(body, times * (rounds or _rounds(computations, body, condition)))
 
     visit(entry, 1)
     counts: dict[tuple[str, tuple[str, ...]], int] = collections.Counter()
@@ -115,12 +151,31 @@ def of_program(text: str, mesh: Mesh) -> tuple[Collective, ...]:
     return tuple(sorted(found, key=lambda one: (-one.bytes, one.kind, one.axes)))
 
 
+def _rounds(computations: dict[str, _Computation], body: str, condition: str) -> int:
+    """How often a loop may go round that counts from 0; 1 where its condition has no constant.
+
+    The products that a TPU gathers or scatters for, piece by piece, count two pieces a round.
+    """
+    if body not in computations or condition not in computations:
+        return 1
+    inside, tested = computations[body], computations[condition]
+    read = {tested.element(name) for name in tested.integers} - {None}
+    steps = [
+        inside.added(inside.returned[index], index)
+        for index in read
+        if index is not None and index < len(inside.returned)
+    ]
+    step = min((step for step in steps if step), default=1)
+    return max(1, math.ceil(_bound(computations, condition) / step))
+
+
 def _bound(computations: dict[str, _Computation], condition: str) -> int:
     """The number that a loop's counter is compared with: the largest constant of its condition."""
     if condition not in computations:
         return 0
     own = computations[condition]
-    return max([own.constant, *(_bound(computations, called) for called in own.calls)])
+    constants = [own.constant(name) or 0 for name in own.integers]
+    return max([0, *constants, *(_bound(computations, called) for called in own.calls)])
 
 
 def _read(text: str) -> tuple[dict[str, _Computation], str]:
@@ -137,9 +192,12 @@ def _read(text: str) -> tuple[dict[str, _Computation], str]:
         if instruction is None:
             continue
         name, shapes, operation, rest = instruction.groups()
-        constant = _CONSTANT.search(line)
-        if constant:
-            current.constant = max(current.constant, int(constant[1]))
+        if _INTEGER.match(shapes):
+            current.integers[name] = (operation, rest)
+        if operation == "parameter":
+            current.parameter = name
+        if operation == "tuple" and line.lstrip().startswith("ROOT "):
+            current.returned = _operands(rest)
         if operation.removesuffix("-start") in KINDS:
             current.lines.append((operation, shapes, rest))
         elif operation == "while":
@@ -159,6 +217,11 @@ def _read(text: str) -> tuple[dict[str, _Computation], str]:
         if called in computations:
             computations[called].fusion = name
     return computations, entry
+
+
+def _operands(rest: str) -> list[str]:
+    """Names of what an operation works on, from its line after the first bracket."""
+    return _OPERAND.findall(rest.partition(")")[0])
 
 
 def _groups(line: str, devices: int) -> list[tuple[int, ...]]:

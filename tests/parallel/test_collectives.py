@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from genrec_jax.parallel import collectives
+from genrec_jax.parallel import collectives, topology
 from genrec_jax.parallel import mesh as meshes
 from genrec_jax.parallel.collectives import Collective
 
@@ -97,6 +98,91 @@ def test_collectives_that_share_a_channel_all_count_and_steps_of_one_do_not():
         Collective("all-gather", ("tensor",), 1, 32),
         Collective("all-reduce", ("tensor",), 1, 8),
     )
+
+
+# A product that gathers eight pieces by moving them in both directions, as TPUs do: the counter is the
+# second element, unsigned, and grows by two a round. The other integers are none of the loop's business.
+PIECES = """
+HloModule pieces
+
+%body (s: (f32[4], u32[], s32[], u32[])) -> (f32[4], u32[], s32[], u32[]) {
+  %s = (f32[4]{0:T(128)}, u32[]{:T(128)}, s32[]{:T(128)}, u32[]{:T(128)}) parameter(0)
+  %one = u32[]{:T(128)} constant(1)
+  %four = s32[]{:T(128)} constant(4)
+  %i = u32[]{:T(128)} get-tuple-element(%s), index=1
+  %j = s32[]{:T(128)} get-tuple-element(%s), index=2
+  %seven = u32[]{:T(128)} get-tuple-element(%s), index=3
+  %i.1 = u32[]{:T(128)} add(%i, %one), metadata={op_name="dot_general"}
+  %i.2 = u32[]{:T(128)S(6)} add(%one, %i.1)
+  %i.3 = u32[]{:T(128)} copy(%i.2)
+  %j.1 = s32[]{:T(128)} add(%j, %four)
+  %up = f32[4]{0} collective-permute(%a), channel_id=1, source_target_pairs={{0,2},{2,0}}
+  %down = f32[4]{0} collective-permute(%up), channel_id=2, source_target_pairs={{0,2},{2,0}}
+  ROOT %t = (f32[4]{0}, u32[], s32[], u32[]) tuple(%down, %i.3, %j.1, /*index=3*/%seven)
+}
+
+%condition (s.1: (f32[4], u32[], s32[], u32[])) -> pred[] {
+  %s.1 = (f32[4]{0}, u32[], s32[], u32[]) parameter(0)
+  %bound = u32[]{:T(128)} constant(BOUND)
+  %i.4 = u32[]{:T(128)} get-tuple-element(%s.1), index=1
+  ROOT %less = pred[]{:T(512)} compare(%i.4, %bound), direction=LT
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %loop = (f32[4]{0}, u32[], s32[], u32[]) while(%start), condition=%condition, body=%body
+}
+"""
+
+
+@pytest.mark.parametrize(("bound", "rounds"), [(8, 4), (7, 4), (2, 1)])
+def test_a_loop_that_counts_two_pieces_a_round(bound, rounds):
+    text = PIECES.replace("BOUND", str(bound))
+    found = collectives.of_program(text, meshes.make_mesh(2, 2, 2))
+    assert found == (Collective("collective-permute", ("fsdp",), 2 * rounds, 2 * rounds * 16),)
+    # By a number that is none of the program's constants, or that is not known: as often as it may.
+    text = text.replace("add(%i, %one)", "add(%i, %seven)")
+    found = collectives.of_program(text, meshes.make_mesh(2, 2, 2))
+    assert found == (Collective("collective-permute", ("fsdp",), 2 * bound, 2 * bound * 16),)
+
+
+def test_compiled_for_a_tpu_each_parameter_is_gathered_twice_and_its_gradient_scattered():
+    """Products with rows enough that libtpu makes loops of permutations of gathers and scatters.
+
+    Whatever the algorithm, n - 1 of n pieces are moved three times; in two directions they are n + 1.
+    """
+    if not topology.has_libtpu():
+        pytest.skip("needs libtpu, which compiles for TPUs: pip install 'genrec-jax[tpu-plan]'")
+    devices = topology.devices_of(topology.parse("v5e-8"))
+    mesh = meshes.make_mesh(1, 8, 1, devices)
+    layers, width, hidden = 3, 512, 1024
+
+    def place(*axes):
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    def loss(weights, x_BD):
+        def layer(x_BD, matrices):
+            into_DF, back_FD = (matrix.astype(x_BD.dtype) for matrix in matrices)
+            return x_BD + jax.nn.relu(x_BD @ into_DF) @ back_FD, None
+
+        kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        x_BD, _ = jax.lax.scan(jax.checkpoint(layer, policy=kept), x_BD, weights)
+        return jnp.sum(x_BD.astype(jnp.float32) ** 2)
+
+    shapes = [
+        jax.ShapeDtypeStruct(
+            (layers, width, hidden), jnp.float32, sharding=place(None, "fsdp", None)
+        ),
+        jax.ShapeDtypeStruct(
+            (layers, hidden, width), jnp.float32, sharding=place(None, None, "fsdp")
+        ),
+    ]
+    x_BD = jax.ShapeDtypeStruct((16384, width), jnp.bfloat16, sharding=place("fsdp"))
+    out = [shape.sharding for shape in shapes]
+    text = jax.jit(jax.grad(loss), out_shardings=out).lower(shapes, x_BD).compile().as_text()
+    assert text is not None and "windowed_dot_general" in text
+    moved = collectives.sent_bytes(collectives.of_program(text, mesh), mesh.shape)
+    in_bfloat16 = layers * 2 * width * hidden * 2
+    assert 3 * 7 / 8 <= moved / in_bfloat16 <= 3 * 9 / 8
 
 
 def test_compiled_sums_over_two_axes_in_a_shard_map():

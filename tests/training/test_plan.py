@@ -277,6 +277,26 @@ def test_what_crosses_a_chips_links_takes_at_least_its_bytes():
         assert plan.wire_seconds(chip, sizes, found) is None
 
 
+@pytest.mark.parametrize("name", ["cpu-8", pytest.param("v5e-8", marks=pytest.mark.long)])
+def test_fsdp_brings_parameters_together_twice_and_their_gradients_once(name):
+    """Each device gets 7 of 8 parts three times, of every parameter, in the type it is used in."""
+    cluster = topology.parse(name)
+    config, shapes, width = CONFIG, SHAPES, 4  # a CPU's products of bfloat16 are float32's
+    if name == "cpu-8":
+        mesh = meshes.make_mesh(1, 8, 1, jax.devices()[:8])
+    else:  # rows and layers large enough for what libtpu does with a real model's
+        model = T5Config(512, 512, 8, 64, 2048, 2, 2, dtype="bfloat16")
+        config, width = dataclasses.replace(CONFIG, model=model), 2
+        shapes = dataclasses.replace(SHAPES, rows=128, input_length=512, target_length=32)
+        mesh = tpu_mesh(cluster, (1, 8, 1))
+    lowered = plan_programs.lower_train_step(config, shapes, mesh)
+    compiled = plan_programs.compile_program(lowered, mesh)
+    assert isinstance(compiled, Compiled) and compiled.collectives is not None
+    state = plan_programs.state_lib.state_shapes(config.model, config.optimizer)
+    least = 3 * 7 / 8 * width * plan_programs.state_lib.number_of_parameters(state.params)
+    assert least <= collectives.total_bytes(compiled.collectives) < 1.5 * least
+
+
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [
