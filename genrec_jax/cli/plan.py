@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.suggest:
         planned = plans.best_suggestion(config, topology, shapes, devices)
         if planned is None:
-            raise UserError(_nothing_fits(topology.name, shapes.rows))
+            raise UserError(_nothing_fits(topology.name, shapes.rows, plans.rows_are_fixed(config)))
         if planned.fits is False:
             raise UserError(_refused(planned))
     else:
@@ -143,7 +143,8 @@ def run(arguments: argparse.Namespace) -> None:
         better = next(plans.suggestions(config, topology, shapes), None)
         print()
         if better is None:
-            print(f"suggestion: {_nothing_fits(topology.name, shapes.rows)}")
+            fixed = plans.rows_are_fixed(config)
+            print(f"suggestion: {_nothing_fits(topology.name, shapes.rows, fixed)}")
         elif better == planned.choice:
             print("suggestion: stay with it")
         else:
@@ -152,11 +153,17 @@ def run(arguments: argparse.Namespace) -> None:
         artefacts.write_json(arguments.json, plans.to_json(planned))
 
 
-def _nothing_fits(name: str, rows: int) -> str:
-    return (
+def _nothing_fits(name: str, rows: int, fixed: bool) -> str:
+    told = (
         f"no mesh, remat policy and number of microbatches fit {rows} rows on {name}; take more or larger"
         " devices, fewer --rows, or shorter ones"
     )
+    if fixed:
+        told += (
+            ". Rows that `genrec train` does not pack must divide among devices: take a BATCH_SIZE that is"
+            " a multiple of their number"
+        )
+    return told
 
 
 def _refused(planned: "Plan") -> str:

@@ -81,13 +81,8 @@ class TrainBatches:
             )
         if rows_multiple % num_hosts:
             rows_multiple *= num_hosts
-        if not packing and batch_size % rows_multiple:
-            raise UserError(
-                f"batch_size is {batch_size}; without packing it must be a multiple of {rows_multiple}"
-                " (devices along the batch, hosts, microbatches). The nearest that fits is"
-                f" {max(1, round(batch_size / rows_multiple)) * rows_multiple}: change BATCH_SIZE, or"
-                " turn packing on"
-            )
+        if not packing:
+            check_batch_size(batch_size, rows_multiple)
         if max_target_length is not None and mixture.max_target_length > max_target_length:
             raise UserError(
                 f"a target has {mixture.max_target_length} tokens; the limit is {max_target_length}."
@@ -210,6 +205,21 @@ class TrainBatches:
         # Counted before rounding up, so that examples lie in the same rows whatever the mesh.
         used = int(needed.sum())
         return used * (input_length + target_length), _Ladder(rows, (input_length,), target_length)
+
+
+def check_batch_size(batch_size: int, rows_multiple: int) -> None:
+    """Checks that rows of one example each can be shared out.
+
+    Raises:
+        UserError: they cannot; it says the nearest batch size that can.
+    """
+    if batch_size % rows_multiple:
+        raise UserError(
+            f"batch_size is {batch_size}; without packing it must be a multiple of {rows_multiple}"
+            " (devices along the batch, hosts, microbatches). The nearest that fits is"
+            f" {max(1, round(batch_size / rows_multiple)) * rows_multiple}: change BATCH_SIZE, or"
+            " turn packing on"
+        )
 
 
 def write_batch(

@@ -83,11 +83,7 @@ class SeqIOBatches:
                     else ", or turn validation off with --gin.EVAL_PERIOD=None"
                 )
             )
-        if batch_size % packing_lib.round_up(rows_multiple, num_hosts) or batch_size < 1:
-            raise UserError(
-                f"batch_size is {batch_size}; it must be a multiple of {rows_multiple} (devices along the"
-                f" batch) and of the {num_hosts} hosts"
-            )
+        check_batch_size(batch_size, rows_multiple, num_hosts)
         if set(feature_lengths) != set(SEQUENCES) or None in feature_lengths.values():
             raise UserError(
                 f"TASK_FEATURE_LENGTHS is {dict(feature_lengths)}; a SeqIO mixture needs a length for"
@@ -172,6 +168,19 @@ class SeqIOBatches:
             encoder_whole_word_ids_BL=whole_words(
                 self.vocabulary, inputs_BL, encoder_segments_BL > 0, encoder_positions_BL
             ),
+        )
+
+
+def check_batch_size(batch_size: int, rows_multiple: int, num_hosts: int = 1) -> None:
+    """Checks that a batch's rows can be shared out; SeqIO makes `batch_size` of them, packed or not.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if batch_size % packing_lib.round_up(rows_multiple, num_hosts) or batch_size < 1:
+        raise UserError(
+            f"batch_size is {batch_size}; it must be a multiple of {rows_multiple} (devices along the"
+            f" batch) and of the {num_hosts} hosts"
         )
 
 

@@ -13,6 +13,7 @@ from genrec_jax.parallel import collectives, rules
 from genrec_jax.parallel import mesh as meshes
 from genrec_jax.parallel.mesh import Sizes
 from genrec_jax.parallel.topology import Chip, Topology
+from genrec_jax.pipeline import batches, seqio_reader
 from genrec_jax.training import plan_memory, plan_programs
 from genrec_jax.training import state as state_lib
 from genrec_jax.training.config import MeshConfig, TrainConfig
@@ -119,7 +120,8 @@ def configured(config: TrainConfig, topology: Topology) -> Choice:
     """What a configuration asks for on a cluster.
 
     Raises:
-        UserError: its mesh does not multiply to the cluster's devices, or does not divide the model.
+        UserError: its mesh does not multiply to the cluster's devices, or does not divide the model, or
+            the batch does not divide among its devices and microbatches where `genrec train` needs that.
     """
     count = topology.num_devices
     data, fsdp, tensor = dataclasses.astuple(config.mesh)
@@ -137,14 +139,30 @@ def configured(config: TrainConfig, topology: Topology) -> Choice:
             f"the mesh {sizes} {why}; {topology.name} has {count} devices. The nearest mesh that fits is"
             f" {meshes.nearest(sizes, count, divisions)}"
         )
+    if config.data.mixture_module is not None:
+        seqio_reader.check_batch_size(config.data.batch_size, ways(sizes, config.microbatches))
+    elif not config.data.packing:
+        batches.check_batch_size(config.data.batch_size, ways(sizes, config.microbatches))
     return Choice(sizes, config.model.remat, config.microbatches)
+
+
+def ways(sizes: Sizes, microbatches: int = 1) -> int:
+    """Into how many equal parts a batch's rows are divided."""
+    return sizes.data * sizes.fsdp * microbatches
+
+
+def rows_are_fixed(config: TrainConfig) -> bool:
+    """Whether a batch has BATCH_SIZE rows, which must divide; packed ones are filled up with empty rows."""
+    return config.data.mixture_module is not None or not config.data.packing
 
 
 def suggestions(config: TrainConfig, topology: Topology, shapes: Shapes) -> Iterator[Choice]:
     """Choices that fit by count, the cheapest first: few recomputations, little communication.
 
-    A batch that does not fill `data` x `fsdp` is padded with empty rows, which is paid for too.
+    A packed batch that does not fill `data` x `fsdp` is padded with empty rows, which is paid for too;
+    where rows are not packed, only what divides BATCH_SIZE is suggested.
     """
+    fixed = config.data.batch_size if rows_are_fixed(config) else 0
     _, params = t5.abstract_graph_and_params(config.model)
     divisions = rules.divisions(params)
     choices = [
@@ -153,12 +171,12 @@ def suggestions(config: TrainConfig, topology: Topology, shapes: Shapes) -> Iter
         if not meshes.does_not_fit(sizes, divisions)
         for remat in _REMAT_COST
         for parts in MICROBATCHES
-        if parts == 1 or shapes.rows % (sizes.data * sizes.fsdp * parts) == 0
+        if parts == 1 or shapes.rows % ways(sizes, parts) == 0
+        if fixed % ways(sizes, parts) == 0
     ]
 
     def cost(choice: Choice) -> tuple[float, Sizes]:
-        ways = choice.mesh.data * choice.mesh.fsdp * choice.microbatches
-        padded = -(-shapes.rows // ways) * ways / shapes.rows
+        padded = _round_up(shapes.rows, ways(choice.mesh, choice.microbatches)) / shapes.rows
         price = _REMAT_COST[choice.remat] * padded
         price *= 1 + _FSDP_COST * math.log2(choice.mesh.fsdp)
         price *= 1 + _TENSOR_COST * math.log2(choice.mesh.tensor)
@@ -202,11 +220,10 @@ def plan(
         devices: what to compile for (`topology.devices_of`); None counts only.
     """
     config = with_choice(config, choice)
-    ways = choice.mesh.data * choice.mesh.fsdp
     shapes = dataclasses.replace(
         shapes,
-        rows=_round_up(shapes.rows, ways * choice.microbatches),
-        prompts=_round_up(shapes.prompts, ways),
+        rows=_round_up(shapes.rows, ways(choice.mesh, choice.microbatches)),
+        prompts=_round_up(shapes.prompts, ways(choice.mesh)),
     )
     trained = searched = None
     if devices is not None:
@@ -279,13 +296,12 @@ def _smaller(config: TrainConfig, choice: Choice, shapes: Shapes, refused: Plan)
 
 def count_training(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memory:
     """Memory of a training step on a device, counted."""
-    ways = choice.mesh.data * choice.mesh.fsdp * choice.microbatches
     return plan_memory.of_training(
         config.model,
         config.optimizer,
         config.loss,
         choice.mesh,
-        rows=_round_up(shapes.rows, ways),
+        rows=_round_up(shapes.rows, ways(choice.mesh, choice.microbatches)),
         input_length=shapes.input_length,
         target_length=shapes.target_length,
         microbatches=choice.microbatches,
@@ -294,13 +310,12 @@ def count_training(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memor
 
 def count_recommending(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memory:
     """Memory of a recommend step on a device, counted."""
-    ways = choice.mesh.data * choice.mesh.fsdp
     slots = plan_programs.PREFIX_TOKENS + 1 + shapes.beams * (plan_programs.ID_TOKENS - 1)
     return plan_memory.of_recommending(
         config.model,
         BeamConfig(num_beams=shapes.beams, num_results=shapes.beams),
         choice.mesh,
-        rows=_round_up(shapes.prompts, ways),
+        rows=_round_up(shapes.prompts, ways(choice.mesh)),
         input_length=shapes.input_length,
         slots=slots,
         kept_logits=network.MAX_LOGITS_BYTES,

@@ -211,6 +211,60 @@ def test_a_configured_mesh_that_does_not_fit_gets_the_nearest():
         plan.configured(config, cluster)
 
 
+def unpacked(batch_size: int, **changes) -> config_lib.TrainConfig:
+    data = dataclasses.replace(CONFIG.data, batch_size=batch_size, packing=False, **changes)
+    return dataclasses.replace(CONFIG, data=data)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            unpacked(100),
+            r"batch_size is 100; without packing it must be a multiple of 8 .*fits is 96",
+        ),
+        (
+            dataclasses.replace(unpacked(104), microbatches=2),
+            "batch_size is 104; without packing it must be a multiple of 16 ",
+        ),
+        (unpacked(100, mixture_module="theirs"), "batch_size is 100; it must be a multiple of 8 "),
+    ],
+)
+@pytest.mark.parametrize("name", ["cpu-8", "h100-8"])
+def test_a_batch_that_training_would_refuse_is_refused_as_there(name, config, message):
+    with pytest.raises(UserError, match=message):
+        plan.configured(config, topology.parse(name))
+    if config.data.mixture_module is None:  # packed rows are filled up
+        packed = dataclasses.replace(config, data=dataclasses.replace(config.data, packing=True))
+        assert plan.configured(packed, topology.parse(name)).mesh == Sizes(8, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["cpu-8", "h100-8"])
+def test_suggestions_divide_a_batch_that_is_not_packed(name):
+    shapes = dataclasses.replace(SHAPES, rows=100)
+    found = list(plan.suggestions(unpacked(100), topology.parse(name), shapes))
+    assert found[0].mesh == Sizes(4, 1, 2)
+    for choice in found:
+        assert 100 % (choice.mesh.data * choice.mesh.fsdp * choice.microbatches) == 0
+        config = plan.with_choice(unpacked(100), choice)
+        assert plan.configured(config, topology.parse(name)) == choice
+    # Packed, eight ways are the cheapest all the same: four of 104 rows are empty.
+    packed = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, batch_size=100))
+    assert next(plan.suggestions(packed, topology.parse(name), shapes)) == on((8, 1, 1))
+
+
+def test_the_command_refuses_what_training_would(capsys, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    words = ["plan", "--topology", "h100-8", "--gin_file=gin_configs/models/t5_tiny.gin"]
+    words += ["--gin_file=gin_configs/runs/train.gin", "--gin.PACKING=False", "--input-length=64"]
+    assert main.main([*words, "--gin.BATCH_SIZE=100"]) == 2
+    assert "without packing it must be a multiple of 8" in capsys.readouterr().err
+    assert main.main([*words, "--gin.BATCH_SIZE=100", "--suggest"]) == 0
+    assert "mesh data=4, fsdp=1, tensor=2; remat 'none'; microbatches 1" in capsys.readouterr().out
+    assert main.main([*words, "--gin.BATCH_SIZE=7", "--suggest"]) == 2
+    assert "a BATCH_SIZE that is a multiple of their number" in capsys.readouterr().err
+
+
 # What XLA makes of it, on fake devices and for TPUs
 
 EXPECTED = {
