@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target-length",
         type=numeric_flags.COUNT,
         metavar="N",
-        help=f"tokens of a target row ({TARGET_LENGTH} where the configuration sets no limit)",
+        help=f"tokens of a target row ({TARGET_LENGTH} where the configuration sets no limit; packed rows"
+        " may have room for more: `genrec train` says how much)",
     )
     parser.add_argument(
         "--prompts",
@@ -139,6 +140,9 @@ def run(arguments: argparse.Namespace) -> None:
         planned = plans.plan(config, topology, shapes, choice, devices)
     for line in plan_text.lines(planned):
         print(line)
+    if arguments.target_length is None and config.data.max_target_length is None:
+        print()
+        print(_assumed(config.data.packing))
     if not arguments.suggest:
         better = next(plans.suggestions(config, topology, shapes), None)
         print()
@@ -151,6 +155,15 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"suggestion, by count: {better} (--suggest plans it)")
     if arguments.json is not None:
         artefacts.write_json(arguments.json, plans.to_json(planned))
+
+
+def _assumed(packing: bool) -> str:
+    more = "; packed rows may have room for more" if packing else ""
+    return (
+        f"assumed: targets of {TARGET_LENGTH} tokens, since TASK_FEATURE_LENGTHS sets them no limit{more}."
+        " `genrec train` says the shapes of its batches when it starts; give one as --rows,"
+        " --input-length and --target-length"
+    )
 
 
 def _nothing_fits(name: str, rows: int, fixed: bool) -> str:

@@ -24,6 +24,9 @@ class Shape:
     input_length: int
     target_length: int
 
+    def __str__(self) -> str:
+        return f"{self.rows} x ({self.input_length} + {self.target_length})"
+
     @property
     def cells(self) -> int:
         """Input and target positions."""

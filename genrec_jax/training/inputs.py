@@ -24,6 +24,7 @@ from genrec_jax.pipeline import mixtures, seqio_reader, token_runs
 from genrec_jax.pipeline.batch import Batch
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.pipeline.mixtures import Mixture
+from genrec_jax.pipeline.packing import Shape
 from genrec_jax.pipeline.prompt_tables import PromptTables
 from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.training.config import DataConfig
@@ -35,6 +36,11 @@ class HostBatches(Protocol):
     """Rows of one host, by step; `pipeline.batches.TrainBatches`, or the SeqIO reader."""
 
     examples_per_step: int
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Every shape that a batch may have, over all hosts."""
+        ...
 
     def batch(self, step: int) -> Batch:
         """Rows of a step that are this host's."""
@@ -57,6 +63,7 @@ class Inputs:
         mixture: where examples come from; with a SeqIO mixture, it only says how items are written.
         tasks: what it trains.
         steps_per_epoch: steps until the largest source has been through once; 0: SeqIO does not say.
+        shapes: every shape that a batch may have, over all hosts; each is one compilation of the step.
         batches: batches by step, on the device.
     """
 
@@ -71,6 +78,7 @@ class Inputs:
     mixture: Mixture
     tasks: tuple[str, ...]
     steps_per_epoch: int
+    shapes: tuple[Shape, ...]
     batches: Batches
 
     def write_trie(self, number: int, path: pathlib.Path) -> None:
@@ -206,6 +214,7 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
         mixture=mixture,
         tasks=mixtures.MIXTURE_TASKS[mixture_name],
         steps_per_epoch=steps_per_epoch,
+        shapes=batches.shapes,
         batches=PlacedBatches(batches, mesh),
     )
 

@@ -153,6 +153,12 @@ def train(
                 if steps
                 else f"{num_params:,} parameters, taken as they are"
             )
+            if steps:
+                listed = ", ".join(map(str, inputs.shapes))
+                display.say(
+                    "batches have one of these shapes, in `genrec plan`'s words --rows x (--input-length +"
+                    f" --target-length): {listed}"
+                )
             if cut := {name: s for name, s in run_dir.mixture.get("cut_shares", {}).items() if s}:
                 shares = ", ".join(f"{name} {share:.1%}" for name, share in cut.items())
                 display.say(

@@ -508,6 +508,27 @@ def test_the_command_counts_for_gpus_and_says_so(tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(written["train"]["seconds"], seconds)
 
 
+@pytest.mark.parametrize(
+    ("flags", "assumed", "length"),
+    [
+        ([], True, 32),
+        (["--target-length=48"], False, 48),
+        (['--gin.TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 40}'], False, 40),
+    ],
+)
+def test_the_command_says_that_it_assumes_a_length_of_targets(
+    flags, assumed, length, capsys, monkeypatch
+):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    words = ["plan", "--topology", "h100-8", "--gin_file=gin_configs/models/t5_tiny.gin"]
+    words += ["--gin_file=gin_configs/runs/train.gin", "--gin.BATCH_SIZE=64", "--input-length=64"]
+    assert main.main([*words, *flags]) == 0
+    shown = capsys.readouterr().out
+    assert f"64 rows of 64 + {length} tokens" in shown
+    assert ("assumed: targets of 32 tokens" in shown) == assumed
+    assert ("--target-length" in shown) == assumed
+
+
 def test_the_commands_errors(capsys):
     assert main.main(["plan", "--topology", "v5e-3"]) == 2
     assert "wanted a number of chips" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 
 import jax
@@ -72,6 +73,21 @@ def test_a_run_leaves_everything_that_later_stages_need(make_config, toy_dataset
     assert summary.best_step in (3, 6)
     assert restore.choose_step(opened, "best") == summary.best_step
     assert "genrec evaluate" in summary.text()
+
+
+def test_a_run_says_the_shapes_that_its_batches_have(make_config, capsys):
+    settings = make_config(train_steps=1, data={"max_shapes": 3})
+    mesh = mesh_lib.single_device_mesh()
+    run.train(settings, mesh=mesh, show_progress=True)
+    told = " ".join(capsys.readouterr().err.split())
+    listed = re.findall(r"--rows x \(--input-length \+ --target-length\): ([\dx()+, ]+)", told)
+    shapes = {tuple(map(int, re.findall(r"\d+", one))) for one in listed[0].split(",")}
+    opened = inputs.open_inputs(settings.data, settings.seed, mesh)
+    for step in range(20):
+        batch = opened.batches.prepare(step).batch
+        rows, length = batch.encoder_input_tokens_BL.shape
+        assert (rows, length, batch.decoder_target_tokens_BT.shape[1]) in shapes
+    assert len(shapes) == 3
 
 
 def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(make_config, finished):
