@@ -7,6 +7,7 @@ the manifest is damaged. Neither is ever restored.
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -62,7 +63,8 @@ def write(
     Args:
         folder: the checkpoint dir.
         step: training steps done.
-        metrics: validation metrics of that step.
+        metrics: validation metrics of that step; those that do not exist (the AUC of ratings that are
+            all likes is NaN) are left out.
         progress: the loop's own state.
         elsewhere: files of this checkpoint that are not in `folder`, but where it counts.
     """
@@ -71,8 +73,9 @@ def write(
 
 
 def replace(folder: pathlib.Path, manifest: Manifest) -> None:
-    """Writes a manifest, atomically, in place of the one that is there."""
-    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
+    """Writes a manifest, atomically, in place of the one that is there; see `write`."""
+    metrics = {name: value for name, value in manifest.metrics.items() if math.isfinite(value)}
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest), "metrics": metrics}
     artefacts.write_json(folder / NAME, content)
 
 

@@ -171,15 +171,19 @@ def check_output(path: PathLike, *, overwrite: bool, ours: bool, kind: str) -> N
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; floats keep every digit."""
+    """Writes `value` as indented JSON, atomically; floats keep every digit.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+        ValueError: a number is not finite. JSON has no NaN: what does not exist is None.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_file(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: PathLike, *, wanted: str, remedy: str, shown: PathLike | None = None) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file; a NaN, which earlier versions wrote though JSON has none, is read as None.
 
     Args:
         path: the file.
@@ -192,7 +196,8 @@ def read_json(path: PathLike, *, wanted: str, remedy: str, shown: PathLike | Non
     """
     place = str(path if shown is None else shown)
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=lambda _: None)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"not found; wanted {wanted}. {remedy}", file=place) from error
     except OSError as error:

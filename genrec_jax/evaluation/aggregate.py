@@ -11,7 +11,8 @@
     }
 
 `low` and `high` are the smallest and the largest run; the standard deviation is the sample's, null
-for one run. It is the spread over training runs, which the interval over users does not contain.
+for one run. It is the spread over training runs, which the interval over users does not contain. A
+figure that a run lacks (`results` says which may be null) has null for all of these.
 """
 
 import statistics
@@ -79,12 +80,16 @@ def _ratings(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
     }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def _spread(values: list[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        nothing = dict.fromkeys(("mean", "standard_deviation", "low", "high"))
+        return nothing | {"values": values}
     return {
-        "mean": statistics.fmean(values),
-        "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
-        "low": min(values),
-        "high": max(values),
+        "mean": statistics.fmean(known),
+        "standard_deviation": statistics.stdev(known) if len(known) > 1 else None,
+        "low": min(known),
+        "high": max(known),
         "values": values,
     }
 

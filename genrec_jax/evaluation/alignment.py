@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, Int32
 
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits
-from genrec_jax.evaluation import auc, ranking
+from genrec_jax.evaluation import auc, ranking, results
 from genrec_jax.evaluation.evaluator import Evaluator, Params, Scored
 from genrec_jax.evaluation.exact import ExactComparison
 from genrec_jax.evaluation.ranking import OnLists, UserRanks
@@ -118,12 +118,12 @@ class Ratings:
             "users": len(self.users_E),
             "liked": float(self.labels_E.mean()),
             "systems": {
-                name: {"auc_roc": dataclasses.asdict(auc.estimate(given_E, self.labels_E, level))}
+                name: {"auc_roc": results.entry(auc.estimate(given_E, self.labels_E, level))}
                 for name, given_E in scores.items()
             },
             "paired": [
                 {"a": RATING_SYSTEM, "b": name, "metric": "auc_roc"}
-                | dataclasses.asdict(auc.compare(self.odds_E, given_E, self.labels_E, level))
+                | results.entry(auc.compare(self.odds_E, given_E, self.labels_E, level))
                 for name, given_E in others.items()
             ],
         }

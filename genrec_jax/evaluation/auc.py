@@ -44,7 +44,10 @@ def auc_roc(scores_E: Float[np.ndarray, " E"], labels_E: Bool[np.ndarray, " E"])
 def estimate(
     scores_E: Float[np.ndarray, " E"], labels_E: Bool[np.ndarray, " E"], level: float = 0.95
 ) -> Estimate:
-    """The area with its normal interval, cut at 0 and 1; NaN where all labels are alike."""
+    """The area with its normal interval, cut at 0 and 1.
+
+    All of it is NaN where all labels are alike, the interval where one example is of a kind.
+    """
     value = auc_roc(scores_E, labels_E)
     spread = _quantile(level) * _deviation(*_components(scores_E, labels_E))
     low, high = max(value - spread, 0.0), min(value + spread, 1.0)

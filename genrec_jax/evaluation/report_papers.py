@@ -137,8 +137,9 @@ def _areas(
     if not ratings or not found:
         return Markup("")
     ours = [
-        [element("b", system), "this run", f"{area['auc_roc']['value']:.4f}"]
+        [element("b", system), "this run", ABSENT if value is None else f"{value:.4f}"]
         for system, area in ratings["systems"].items()
+        for value in [area["auc_roc"]["value"]]
     ]
     classes = ["model" if name.startswith("model/") else None for name in ratings["systems"]]
     theirs = [

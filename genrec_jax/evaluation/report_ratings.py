@@ -1,6 +1,5 @@
 """The report's section on rating prediction: AUC-ROC beside the History baseline, and their test."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +33,7 @@ def headline(view: EvaluationView, *, salt: str) -> Markup:
     areas = {name: found["auc_roc"] for name, found in ratings["systems"].items()}
     model = areas[RATING_SYSTEM]
     users, liked = f"{ratings['users']:,} users", f"{ratings['liked']:.1%}"
-    if not math.isfinite(model["value"]):
+    if model["value"] is None:
         said = f"Of {users}, {liked} liked their held-out item: without both kinds there is no AUC-ROC."
         return element("p", said, class_="verdict")
     level = metrics.get("interval", {}).get("level", 0.95)
@@ -54,7 +53,7 @@ def headline(view: EvaluationView, *, salt: str) -> Markup:
     sentences += [
         stands_to("the user's history" if found["b"] == "history" else found["b"], found)
         for found in ratings["paired"]
-        if math.isfinite(found["low"])
+        if found["low"] is not None
     ]
     rows = [
         Interval(
@@ -103,7 +102,7 @@ def ratings_section(view: EvaluationView, *, level: int) -> Markup:
 
 def area_cell(area: Mapping[str, Any]) -> Markup:
     """An area with its interval below it."""
-    if not math.isfinite(area["value"]):
+    if area["value"] is None:
         return ABSENT
     small = element("small", interval(*_ends(area)))
     return join([f"{area['value']:.4f}", small])
@@ -111,6 +110,8 @@ def area_cell(area: Mapping[str, Any]) -> Markup:
 
 def area_text(area: Mapping[str, Any]) -> str:
     """An area with its interval in words."""
+    if area["value"] is None:
+        return "does not exist: all liked the item, or none"
     low, high = _ends(area)
     return f"{area['value']:.4f} ({low:.4f} to {high:.4f})"
 
@@ -118,11 +119,11 @@ def area_text(area: Mapping[str, Any]) -> str:
 def _ends(area: Mapping[str, Any]) -> tuple[float, float]:
     """Of the interval; the value itself where one example of a kind gives none."""
     low, high = area["low"], area["high"]
-    return (low, high) if math.isfinite(low) else (area["value"], area["value"])
+    return (area["value"], area["value"]) if low is None else (low, high)
 
 
 def _test(compared: Mapping[str, Any] | None) -> list[object]:
-    if compared is None or not math.isfinite(compared["low"]):
+    if compared is None or compared["low"] is None:
         return [ABSENT] * 3
     return [
         f"{compared['difference']:+.4f}",

@@ -41,7 +41,8 @@
       "ratings": null, or what a run that predicts ratings is worth {
         "users": 12000, "liked": .77,         share of the held-out items that were liked
         "systems": {"model/rating/rating": {"auc_roc": {"value": .7, "low": .68, "high": .72, ...}},
-                    "history": {...}},        intervals and tests by DeLong's components (`auc`)
+                    "history": {...}},        intervals and tests by DeLong's components (`auc`); null where
+                                              all users liked their items, or none: there is no area
         "paired": [{"a": "model/rating/rating", "b": "history", "metric": "auc_roc", ...}]},
       "exact_block": null, or prefixes scored at once,
       "tie_orders": null, or the baselines' spread over random orders of ties (`tie_orders`),
@@ -61,6 +62,7 @@ merged (`merging`): `created` and `conditions` are the last one's, `seconds` the
 import dataclasses
 import datetime
 import importlib.metadata
+import math
 import pathlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +98,14 @@ def pool_of(system: str, metrics: Mapping[str, Any]) -> Pool:
     """What a system of a metrics.json ranks: the `catalogue`, or each user's own `candidates`."""
     template = metrics.get("templates", {}).get(system.rpartition("/")[2], {})
     return "candidates" if template.get("task") == "ranking" else "catalogue"
+
+
+def entry(figures: Any) -> dict[str, Any]:
+    """A dataclass of figures as an entry of metrics.json; those that do not exist (NaN) are null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in dataclasses.asdict(figures).items()
+    }
 
 
 def is_by_date(metrics: Mapping[str, Any]) -> bool:

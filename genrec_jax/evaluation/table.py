@@ -11,6 +11,7 @@ from genrec_jax.evaluation.results import POOLS, Pool, is_by_date, pool_of
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr@10")
 BY_IMPORTANCE = ("hr@10", "ndcg@10", "hr@20", "hr@5", "hr@1", "mrr@10")
 INTERVAL_WIDTH = len("0.0000-0.0000")
+ABSENT = "-"
 FRAME_WIDTH = 3  # of a column: two spaces and a line
 TITLES = {
     "seen_kept": "items of the history kept in the lists",
@@ -130,11 +131,12 @@ def ratings_table(result: dict[str, Any]) -> rich.table.Table:
 
 
 def rating_lines(metrics: dict[str, Any]) -> list[str]:
-    """The paired comparisons of rating prediction as sentences; nothing where it was not asked."""
+    """The paired comparisons of rating prediction as sentences; nothing where there are none."""
     return [
         f"{c['a']} against {c['b']}: AUC-ROC {c['difference']:+.4f}"
         f" [{c['low']:+.4f}, {c['high']:+.4f}], p = {c['p_value']:.2g}"
         for c in (metrics.get("ratings") or {}).get("paired", [])
+        if c["low"] is not None
     ]
 
 
@@ -183,12 +185,18 @@ def aggregate_table(
 
 
 def _estimate(found: dict[str, Any]) -> str:
-    """A figure with its interval under it."""
+    """A figure with its interval under it, where these exist."""
+    if found["value"] is None:
+        return ABSENT
+    if found["low"] is None:
+        return f"{found['value']:.4f}"
     return f"{found['value']:.4f}\n[dim]{found['low']:.4f}-{found['high']:.4f}[/dim]"
 
 
 def _spread(found: dict[str, Any]) -> str:
-    """A mean with its standard deviation under it, where there is one."""
+    """A mean with its standard deviation under it, where these exist."""
+    if found["mean"] is None:
+        return ABSENT
     deviation = found["standard_deviation"]
     return f"{found['mean']:.4f}" + ("" if deviation is None else f"\n[dim]±{deviation:.4f}[/dim]")
 

@@ -1,6 +1,7 @@
 """The best validation so far, and whether there is any point in going on."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 Mode = Literal["max", "min"]
@@ -21,9 +22,9 @@ class BestSoFar:
     waited: int = 0
 
     def update(self, value: float, step: int, mode: Mode) -> "BestSoFar":
-        """The best after one more validation; an equal value is no improvement, nor is NaN."""
+        """The best after one more validation; an equal value is no improvement, nor is NaN or infinity."""
         better = self.value is None or (value > self.value if mode == "max" else value < self.value)
-        if better and value == value:
+        if better and math.isfinite(value):
             return BestSoFar(value=value, step=step, waited=0)
         return dataclasses.replace(self, waited=self.waited + 1)
 

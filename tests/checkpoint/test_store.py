@@ -194,6 +194,17 @@ def test_the_smallest_loss_is_best_in_min_mode(tmp_path):
     assert opened.best_step() == 2
 
 
+def test_a_metric_that_does_not_exist_is_left_out(tmp_path):
+    """Ratings that are all likes have no AUC; such a checkpoint is saved, and is never the best."""
+    opened = store.CheckpointStore(tmp_path, keep_latest=3, best_metric="auc")
+    for step, area in ((1, 0.6), (2, float("nan"))):
+        opened.save(step, make_state(step), metrics={"auc": area, "loss": 1.5})
+    opened.close()
+    assert opened.steps() == [1, 2]
+    assert opened.metrics(2) == {"loss": 1.5}
+    assert opened.best_step() == 1
+
+
 def test_a_checkpoint_of_another_model_names_the_differences(checkpoints):
     checkpoints.save(1, make_state(1))
     checkpoints.wait()

@@ -157,6 +157,18 @@ def test_json_round_trip_and_damage(tmp_path):
         artefacts.read_json(tmp_path, wanted="a manifest", remedy="")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_json_is_strict_and_what_was_not_is_read_as_none(tmp_path, number):
+    file = tmp_path / "value.json"
+    artefacts.write_json(file, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        artefacts.write_json(file, {"a": [number]})
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [file]
+    file.write_text(json.dumps({"a": [number, 2.5]}))
+    assert artefacts.read_json(file, wanted="x", remedy="y") == {"a": [None, 2.5]}
+
+
 def test_versions(tmp_path):
     artefacts.check_version(1, 1, path=tmp_path, remedy="")
     with pytest.raises(

@@ -1,5 +1,6 @@
 """A unified model of the alignment system (random parameters): three questions in one evaluation."""
 
+import json
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from genrec_jax.data import artefacts
 from genrec_jax.data import splits as splits_lib
 from genrec_jax.decoding import trie as tries
 from genrec_jax.evaluation import auc, checkpoints, from_run, report, results, table
-from genrec_jax.evaluation.alignment import AlignmentEvaluator
+from genrec_jax.evaluation.alignment import AlignmentEvaluator, Ratings
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.evaluation.in_training import ValidationEvaluator
 from genrec_jax.indexing import build
@@ -174,6 +175,18 @@ def test_ratings_beside_the_history(made, written):
     liked_E = history.liked_shares(dataset, part, users_E)
     found = ratings["systems"]["history"]["auc_roc"]["value"]
     assert found == pytest.approx(auc.auc_roc(liked_E, labels_E), nan_ok=True)
+
+
+def test_ratings_that_are_all_likes_have_null_for_an_area():
+    users_E, odds_E = np.arange(3), np.asarray([0.5, -1.0, 2.0])
+    summary = Ratings(users_E, np.ones(3, bool), odds_E).summary({"history": odds_E}, level=0.95)
+    json.dumps(summary, allow_nan=False)
+    assert summary["liked"] == 1.0
+    for found in summary["systems"].values():
+        assert found["auc_roc"] == {"value": None, "low": None, "high": None, "count": 3}
+    one_dislike = Ratings(users_E, odds_E > 0, odds_E).summary({}, level=0.95)
+    (found,) = one_dislike["systems"].values()
+    assert found["auc_roc"] == {"value": 1.0, "low": None, "high": None, "count": 3}
 
 
 def test_ratings_are_traced_and_stay_what_they_are(made, tmp_path):

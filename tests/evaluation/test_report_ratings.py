@@ -1,32 +1,35 @@
 """The report on runs that rank candidates and rate: every verdict, every table, several runs together."""
 
-import math
+import json
 import re
 import shutil
 
 import pytest
 
 from genrec_jax.data import artefacts
-from genrec_jax.evaluation import aggregate, report, results
+from genrec_jax.evaluation import aggregate, report, results, table
 from tests.evaluation import report_run, tiny_run
 from tests.evaluation.test_report import HEADER, Page
 
 MODEL = "model/rating/rating"
 RANKING = "model/ranking/ranking"
+NO_AREA = dict.fromkeys(("model", "history", "low", "high"))
 
 
 def area(value, half=0.02):
-    return {"auc_roc": {"value": value, "low": value - half, "high": value + half, "count": 900}}
+    low, high = (None, None) if value is None else (value - half, value + half)
+    return {"auc_roc": {"value": value, "low": low, "high": high, "count": 900}}
 
 
 def ratings(model=0.71, history=0.66, low=0.03, high=0.07):
+    difference = None if model is None else model - history
     return {
         "users": 900,
         "liked": 0.75,
         "systems": {MODEL: area(model), "history": area(history)},
         "paired": [
-            {"a": MODEL, "b": "history", "metric": "auc_roc", "difference": model - history}
-            | {"low": low, "high": high, "p_value": 0.001}
+            {"a": MODEL, "b": "history", "metric": "auc_roc", "difference": difference}
+            | {"low": low, "high": high, "p_value": None if low is None else 0.001}
         ],
     }
 
@@ -114,10 +117,43 @@ def test_a_model_that_rates_no_better_is_told_so(reported, tmp_path, low, high, 
 
 
 def test_without_likes_and_dislikes_there_is_no_area(reported, tmp_path):
-    nothing = {"model": math.nan, "history": math.nan, "low": math.nan, "high": math.nan}
-    page = page_of(tmp_path, [rated_only(reported, "rpat", **nothing)])
+    csv = tmp_path / "figures.csv"
+    csv.write_text(HEADER + "Alignment,3,rating-prediction,toystore,RpAT,auc-roc-percent,71.16,\n")
+    runs = [rated_only(reported, name, **NO_AREA) for name in ("rpat", "again")]
+    shutil.copytree(runs[0] / "eval/test-400", runs[0] / "eval/validation-400")
+    file = runs[0] / "eval/validation-400/metrics.json"
+    artefacts.write_json(file, results.load(file) | {"split": "validation"})
+    page = page_of(tmp_path, runs, paper_figures=csv)
     assert "without both kinds there is no AUC-ROC" in page.text
-    assert not re.search(r"\bnan\b", page.text)
+    assert "Model, rating AUC-ROC does not exist: all liked the item, or none" in page.text
+    assert not re.search(r"\b(nan|None|null)\b", page.text.partition("Every setting")[0])
+
+
+def test_one_example_of_a_kind_has_an_area_and_no_interval(reported, tmp_path):
+    folder = rated_only(reported, "rpat")
+    file = folder / "eval/test-400/metrics.json"
+    metrics = results.load(file)
+    for found in metrics["ratings"]["systems"].values():
+        found["auc_roc"] |= {"low": None, "high": None}
+    metrics["ratings"]["paired"][0] |= {"low": None, "high": None, "p_value": None}
+    artefacts.write_json(file, metrics)
+    text = page_of(tmp_path, [folder]).text
+    assert "in 71.0% of all pairs" in text
+    assert "It beats" not in text and "None" not in text.partition("Every setting")[0]
+    (_, printed) = next(table.tables(metrics))
+    assert list(printed.columns[1].cells) == ["0.7100", "0.6600"]
+    assert table.rating_lines(metrics) == []
+
+
+def test_the_nan_of_an_earlier_version_is_read_as_no_area(reported, tmp_path):
+    folder = rated_only(reported, "rpat", **NO_AREA)
+    file = folder / "eval/test-400/metrics.json"
+    before = file.read_text()
+    written = before.replace('"value": null', '"value": NaN').replace('"low": null', '"low": NaN')
+    assert written.count("NaN") == 5
+    file.write_text(written)
+    assert "there is no AUC-ROC" in page_of(tmp_path, [folder]).text
+    assert results.load(file) == json.loads(before)
 
 
 def test_a_unified_run_has_a_heading_for_each_question(reported, run, tmp_path):
@@ -194,6 +230,20 @@ def test_published_rankings_and_ratings_stand_beside_ours(reported, run, tmp_pat
     assert "model/rating/rating this run 0.7100" in published
     assert "RpAT Alignment, table 3 0.7116" in published
     assert "transition this run" not in published  # it ranks no candidates
+
+
+def test_areas_that_do_not_exist_have_no_mean(reported):
+    found = [
+        results.load(rated_only(reported, f"seed{n}", **NO_AREA) / "eval/test-400")
+        | {"run_dir": f"seed{n}"}
+        for n in range(2)
+    ]
+    combined = aggregate.aggregate(found)
+    spread = combined["ratings"]["systems"][MODEL]["auc_roc"]
+    assert spread["mean"] is spread["standard_deviation"] is None
+    assert spread["values"] == [None, None]
+    (_, printed) = next(table.tables(combined))
+    assert list(printed.columns[1].cells) == ["-", "-"]
 
 
 def test_areas_of_seeds_are_averaged(reported):

@@ -22,6 +22,12 @@ def test_nan_is_never_best():
     assert run([float("nan")]).value is None
 
 
+def test_infinity_is_never_best():
+    """A loss that overflowed must not be beaten by none; JSON could not say it either."""
+    assert run([float("inf")], "min").value is None
+    assert run([float("inf"), 0.5]) == BestSoFar(value=0.5, step=2, waited=0)
+
+
 @pytest.mark.parametrize(("patience", "stop"), [(None, False), (1, True), (2, True), (3, False)])
 def test_patience(patience, stop):
     assert run([0.5, 0.4, 0.3]).should_stop(patience) is stop
