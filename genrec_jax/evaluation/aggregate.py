@@ -15,6 +15,7 @@ for one run. It is the spread over training runs, which the interval over users 
 figure that a run lacks (`results` says which may be null) has null for all of these.
 """
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -111,6 +112,22 @@ def _check_comparable(results: Sequence[dict[str, Any]]) -> None:
                 f"the runs cannot be averaged: {'; '.join(differing)}. Evaluate them with the same"
                 " settings on the same dataset"
             )
-    runs = [(result["run_dir"], result["step"]) for result in results]
-    if len(set(runs)) < len(runs):
-        raise UserError("the same run was named twice; its spread would be too small")
+    for one, other in itertools.combinations(results, 2):
+        _check_two_runs(one, other)
+
+
+def _check_two_runs(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Refuses one run under two paths; a run is known by its parameters, wherever it lies."""
+    named = f"{one['run_dir']} and {other['run_dir']}"
+    small = "the spread would be too small"
+    checksums = (one.get("parameters"), other.get("parameters"))
+    if None not in checksums:
+        if checksums[0] == checksums[1]:
+            raise UserError(
+                f"{named} have the same parameters: one run twice, and {small}. Name each run once"
+            )
+    elif (one["run_dir"], one["step"]) == (other["run_dir"], other["step"]):
+        raise UserError(
+            f"{named} were evaluated at one path and step: one run twice, and {small}. If they are"
+            " two, evaluate them again: that notes a checksum of their parameters"
+        )

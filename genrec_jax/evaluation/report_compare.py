@@ -3,12 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+from genrec_jax.errors import UserError
 from genrec_jax.evaluation import aggregate, report_plots, report_ratings, results
 from genrec_jax.evaluation.alignment import RATING_SYSTEM
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.evaluation.report_data import EvaluationView, RunView
 from genrec_jax.evaluation.report_headline import best_possible, headline_metric
-from genrec_jax.evaluation.report_html import ABSENT, Markup, element, interval, section, table
+from genrec_jax.evaluation.report_html import (
+    ABSENT,
+    Markup,
+    element,
+    interval,
+    join,
+    section,
+    table,
+)
 from genrec_jax.evaluation.report_plots import Interval
 from genrec_jax.evaluation.report_sections import metric_title, system_title
 
@@ -159,8 +168,15 @@ def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
             metrics["systems"][main]["seen_kept"],
             "model",
         )
+    notes = []
     for group in seed_groups(ranked):
-        combined = aggregate.aggregate([view.metrics for _, view, _ in group])
+        named = [view.metrics | {"run_dir": run.name} for run, view, _ in group]
+        try:
+            combined = aggregate.aggregate(named)
+        except UserError as error:
+            said = f"No mean over these {len(group)} runs, whose settings differ in seeds only: {error}."
+            notes.append(element("p", said, class_="notes"))
+            continue
         _, first, main = group[0]
         add(
             f"{len(group)} seeds: mean ± std. dev.",
@@ -176,7 +192,7 @@ def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
             add(system_title(system, first.metrics), ABSENT, ABSENT, found, None)
     caption = f"{name}: each run's main row, seen items kept"
     header = ["run", "item IDs", "step", *map(metric_title, COLUMNS)]
-    return table(caption, header, rows, row_classes=classes, numbers_from=2)
+    return join([table(caption, header, rows, row_classes=classes, numbers_from=2), *notes])
 
 
 def _ratings(name: str, pairs: Sequence[tuple[RunView, EvaluationView]]) -> Markup:

@@ -15,6 +15,7 @@ def result(seed, value):
     return {
         "run_dir": f"runs/seed{seed}",
         "step": 100,
+        "parameters": f"checksum {seed}",
         "split": "test",
         "protocol": "leave_one_out",
         "num_beams": 20,
@@ -82,6 +83,29 @@ def test_different_settings_are_refused(key, value):
 def test_the_same_run_twice_is_refused():
     with pytest.raises(UserError, match="twice"):
         aggregate([result(0, 0.5), copy.deepcopy(result(0, 0.5))])
+
+
+def test_one_run_under_two_paths_is_refused():
+    absolute = result(0, 0.5) | {"run_dir": "/home/me/runs/seed0"}
+    with pytest.raises(UserError, match="runs/seed0 and /home/me/runs/seed0 have the same param"):
+        aggregate([result(1, 0.25), result(0, 0.5), absolute])
+
+
+def test_runs_of_one_name_on_three_machines_are_three():
+    runs = [result(seed, 0.25 * seed) | {"run_dir": "runs/quickstart"} for seed in range(3)]
+    combined = aggregate(runs)["systems"]["model/sequential/A1"]["seen_kept"]["hr@10"]
+    assert combined["mean"] == 0.25 and combined["standard_deviation"] == 0.25
+
+
+def test_without_checksums_path_and_step_tell_runs_apart():
+    """Evaluations of before checksums were noted, or one of them."""
+    old = result(0, 0.5)
+    del old["parameters"]
+    for other in (old, result(0, 0.5)):
+        with pytest.raises(UserError, match=r"at one path and step.* evaluate them again"):
+            aggregate([old, other])
+    assert len(aggregate([old, result(1, 0.5)])["runs"]) == 2
+    assert len(aggregate([old, old | {"step": 200}])["runs"]) == 2
 
 
 def test_nothing_is_refused():

@@ -1,10 +1,12 @@
 """Runs side by side in one report, and what it says of how they were trained."""
 
 import dataclasses
+import shutil
 
 import pytest
 
-from genrec_jax.evaluation import report_compare, report_data, report_training
+from genrec_jax.data import artefacts
+from genrec_jax.evaluation import report, report_compare, report_data, report_training, results
 from tests.evaluation import report_run, tiny_run
 
 
@@ -32,6 +34,21 @@ def test_runs_on_other_splits_stand_in_tables_of_their_own(run):
         assert word not in second
     assert "after_dates" in second
     assert "after_dates" not in first
+
+
+@pytest.mark.parametrize("checksums", [("a", "b", "c"), ("a", "b", "a")])
+def test_a_run_that_comes_twice_costs_the_mean_and_not_the_page(run, tmp_path, checksums):
+    """Copies all say the path that they were evaluated at; their parameters' checksums tell them apart."""
+    folders = [shutil.copytree(run.path, tmp_path / f"seed{n}") for n in range(len(checksums))]
+    for folder, checksum in zip(folders, checksums, strict=True):
+        file = folder / "eval/test-400/metrics.json"
+        artefacts.write_json(file, results.load(file) | {"parameters": checksum})
+    page = report.write_report(folders, tmp_path / "report.html", num_examples=0)
+    text = page.read_text(encoding="utf-8")
+    distinct = len(set(checksums)) == len(checksums)
+    assert ("3 seeds: mean" in text) == distinct
+    assert ("seed0 and seed2 have the same parameters: one run twice" in text) != distinct
+    assert ("No mean over these 3 runs" in text) != distinct
 
 
 def test_the_report_says_how_many_prompts_were_cut():
