@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import aggregate, report_plots, report_ratings, results
+from genrec_jax.evaluation import aggregate, report_plots, report_ratings, report_sections, results
 from genrec_jax.evaluation.alignment import RATING_SYSTEM
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.evaluation.report_data import EvaluationView, RunView
@@ -19,34 +19,70 @@ from genrec_jax.evaluation.report_html import (
     table,
 )
 from genrec_jax.evaluation.report_plots import Interval
-from genrec_jax.evaluation.report_sections import metric_title, system_title
+from genrec_jax.evaluation.report_sections import metric_title, system_title, unit
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr@10")
 MOST_OTHERS = 30
-POOLS: dict[results.Pool, str] = {"catalogue": "", "candidates": ", each user's candidates"}
 Ranked = tuple[RunView, EvaluationView, str]
 """A run, its evaluation, and the model's row to show."""
 
 
 def comparison(runs: Sequence[RunView]) -> Markup:
-    """Tables a dataset with a row a run, seeds averaged below, and their picture; ratings apart."""
-    by_dataset: dict[tuple[str, str], list[tuple[RunView, EvaluationView]]] = {}
-    for run in runs:
-        for view in run.evaluations:
-            dataset = view.metrics["dataset"]
-            name = dataset["name"] + (" by date" if results.is_by_date(view.metrics) else "")
-            by_dataset.setdefault((name, dataset["fingerprint"]), []).append((run, view))
+    """A row a run, seeds averaged below, and their picture; ratings apart.
+
+    Runs share a table where their figures can be compared: the same question about the same targets of
+    the same users, searched in the same way. The table's caption says all of this, and so is its key.
+    """
+    views = [(run, view) for run in runs for view in run.evaluations]
+    names = _dataset_names([view.metrics for _, view in views])
+    ranked: dict[str, list[Ranked]] = {}
+    rated: dict[str, list[tuple[RunView, EvaluationView]]] = {}
+    for run, view in views:
+        metrics = view.metrics
+        targets = f"{names[_dataset(metrics)]}, {metrics['split']} items{_of_sample(metrics)}"
+        for pool in results.POOLS:
+            main = view.main_of(pool)
+            if main is not None:
+                title = f"{targets}, {_of_row(metrics, main)}"
+                ranked.setdefault(title, []).append((run, view, main))
+        if metrics.get("ratings"):
+            title = f"{targets}, {metrics['ratings']['users']:,} users"
+            rated.setdefault(title, []).append((run, view))
     parts: list[object] = []
-    for number, ((name, _), pairs) in enumerate(by_dataset.items()):
-        for pool, title in POOLS.items():
-            ranked = [
-                (run, view, main) for run, view in pairs if (main := view.main_of(pool)) is not None
-            ]
-            if ranked:
-                picture = _picture(f"{name}{title}", ranked, salt=f"cmp{number}{pool[:3]}")
-                parts += [picture, _table(f"{name}{title}", ranked)]
-        parts.append(_ratings(name, pairs))
+    for number, (title, group) in enumerate(ranked.items()):
+        parts += [_picture(title, group, salt=f"cmp{number}"), _table(title, group)]
+    parts += [_ratings(title, group) for title, group in rated.items()]
     return section("All runs", *parts, id_="all-runs")
+
+
+def _dataset(metrics: dict[str, Any]) -> tuple[str, str]:
+    """A dataset's name, with that it is split by date, and its fingerprint."""
+    by_date = " by date" if results.is_by_date(metrics) else ""
+    return metrics["dataset"]["name"] + by_date, metrics["dataset"]["fingerprint"]
+
+
+def _dataset_names(every: Sequence[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    """What to call each `_dataset`: its name, and the fingerprint's start where two share a name."""
+    known = dict.fromkeys(map(_dataset, every))
+    taken = [name for name, _ in known]
+    return {
+        (name, mark): name if taken.count(name) == 1 else f"{name} ({mark[:8]})"
+        for name, mark in known
+    }
+
+
+def _of_row(metrics: dict[str, Any], main: str) -> str:
+    """What a row of the model was asked, on how many users, and how it was searched."""
+    count = next(iter(metrics["systems"][main]["seen_kept"].values()))["count"]
+    asked = [f"{count:,} {unit(metrics)}", f"{metrics['num_beams']} beams"]
+    if metrics["protocol"] == "seqio_tasks":  # each has targets of its own
+        asked.insert(0, f"SeqIO task {main.rpartition('/')[2]}")
+    elif metrics["protocol"] != "temporal":  # which the dataset's name says
+        asked.insert(0, metrics["protocol"].replace("_", " "))
+    if results.pool_of(main, metrics) == "candidates":
+        candidates = (metrics.get("exact") or {}).get(main, {}).get("items")
+        asked.append("each user's candidates" + (f" ({candidates})" if candidates else ""))
+    return ", ".join(asked) + _of_search(metrics, but_beams=True)
 
 
 def other_evaluations(run: RunView, *, level: int) -> Markup:
@@ -74,11 +110,12 @@ def _of_sample(metrics: dict[str, Any]) -> str:
     return "" if most is None else f", a sample of {most:,}"
 
 
-def _of_search(metrics: dict[str, Any]) -> str:
-    """What is unusual in a search, so that two evaluations of one checkpoint are told apart."""
+def _of_search(metrics: dict[str, Any], *, but_beams: bool = False) -> str:
+    """What is unusual in a search, so that two evaluations are told apart."""
     usual = EvaluateConfig()
+    beams = metrics["num_beams"]
     own = {
-        f"{metrics['num_beams']} beams": metrics["num_beams"] != usual.num_beams,
+        f"{beams} beams": beams != usual.num_beams and not but_beams,
         f"length penalty {metrics['length_penalty']:g}": metrics["length_penalty"] != 0,
         "lists finished within the beams": metrics["finish_within_beams"],
         "searched again without the history": metrics["exact_exclusion"],
@@ -125,30 +162,28 @@ def _picture(name: str, ranked: Sequence[Ranked], *, salt: str) -> Markup:
         estimate = view.metrics["systems"][main]["seen_kept"].get(metric)
         if estimate is not None:
             rows.append(Interval(run.name, estimate["value"], estimate["low"], estimate["high"]))
-    for system in _references(first, first_main):
-        estimate = first.metrics["systems"].get(system, {}).get("seen_kept", {}).get(metric)
+    for title, found in _references(ranked):
+        estimate = found.get(metric)
         if estimate is not None:
-            rows.append(
-                Interval(
-                    system_title(system, first.metrics),
-                    estimate["value"],
-                    estimate["low"],
-                    estimate["high"],
-                    report_plots.BASELINE,
-                )
-            )
+            ends = (estimate["low"], estimate["high"])
+            rows.append(Interval(title, estimate["value"], *ends, report_plots.BASELINE))
     if results.pool_of(first_main, first.metrics) == "catalogue":
         rows += best_possible(first.metrics, metric)
-    caption = f"{metric_title(metric)} on {name}, {first.metrics['split']} items, with intervals."
+    caption = f"{metric_title(metric)} on {name}; intervals, seen items kept."
     return report_plots.intervals(rows, salt=salt, caption=caption)
 
 
-def _references(view: EvaluationView, main: str) -> tuple[str, ...]:
-    """The systems that stand beside a row of the model."""
-    if results.pool_of(main, view.metrics) == "candidates":
-        return (f"popularity/{main.rpartition('/')[2]}",)
-    known = ("popularity", "transition", "transition_2")
-    return tuple(name for name in known if name in view.metrics["systems"])
+def _references(ranked: Sequence[Ranked]) -> list[tuple[str, dict[str, Any]]]:
+    """Title and figures of the systems beside the model's rows, each from the first run that has it."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for name in report_sections.SYSTEM_NAMES:
+        for _, view, main in ranked:
+            candidates = results.pool_of(main, view.metrics) == "candidates"
+            system = f"{name}/{main.rpartition('/')[2]}" if candidates else name
+            if system in view.metrics["systems"]:
+                title = system_title(system, view.metrics)
+                found.setdefault(name, (title, view.metrics["systems"][system]["seen_kept"]))
+    return list(found.values())
 
 
 def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
@@ -185,11 +220,8 @@ def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
             combined["systems"][main]["seen_kept"],
             "best",
         )
-    _, first, main = ranked[0]
-    for system in _references(first, main):
-        if system in first.metrics["systems"]:
-            found = first.metrics["systems"][system]["seen_kept"]
-            add(system_title(system, first.metrics), ABSENT, ABSENT, found, None)
+    for title, found in _references(ranked):
+        add(title, ABSENT, ABSENT, found, None)
     caption = f"{name}: each run's main row, seen items kept"
     header = ["run", "item IDs", "step", *map(metric_title, COLUMNS)]
     return join([table(caption, header, rows, row_classes=classes, numbers_from=2), *notes])

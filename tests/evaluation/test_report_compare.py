@@ -1,6 +1,8 @@
 """Runs side by side in one report, and what it says of how they were trained."""
 
+import copy
 import dataclasses
+import re
 import shutil
 
 import pytest
@@ -27,6 +29,7 @@ def test_runs_on_other_splits_stand_in_tables_of_their_own(run):
     by_date = dataclasses.replace(last_items, name="after_dates", evaluations=(dated,))
     text = str(report_compare.comparison([last_items, by_date]))
     name = view.metrics["dataset"]["name"]
+    assert f"on {name}, test items, leave one out, 40 users, 20 beams;" in text
     at = text.index(f"{name} by date")
     first, second = text[:at], text[at:]
     for word in ("last_items", "Best possible"):
@@ -34,6 +37,60 @@ def test_runs_on_other_splits_stand_in_tables_of_their_own(run):
         assert word not in second
     assert "after_dates" in second
     assert "after_dates" not in first
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"split": "validation"}, "toystore, validation items, leave one out, 40 users, 20 beams"),
+        ({"protocol": "seqio_tasks"}, "test items, SeqIO task A1, 40 users, 20 beams"),
+        ({"num_beams": 5}, "test items, leave one out, 40 users, 5 beams"),
+        ({"length_penalty": 1.0}, "40 users, 20 beams, length penalty 1"),
+        ({"finish_within_beams": True}, "20 beams, lists finished within the beams"),
+        ({"exact_exclusion": True}, "20 beams, searched again without the history"),
+        ({"max_users": 25}, "toystore, test items, a sample of 25, leave one out"),
+    ],
+)
+def test_what_was_measured_otherwise_stands_apart_with_its_own_baselines(run, entries, said):
+    """A figure of popularity is changed in the other run: its table shows that, the first's does not."""
+    one = report_data.read_run(run.path, name="one", data={}, num_examples=0)
+    (view,) = one.evaluations
+    systems = copy.deepcopy(view.metrics["systems"])
+    systems["popularity"]["seen_kept"]["hr@5"]["value"] = 0.4321
+    changed = view.metrics | entries | {"systems": systems}
+    other = dataclasses.replace(
+        one, name="other", evaluations=(dataclasses.replace(view, metrics=changed),)
+    )
+    text = str(report_compare.comparison([one, other]))
+    captions = re.findall("<caption>(.*?): each run&#x27;s main row", text)
+    assert len(captions) == 2 and captions[0] != captions[1]
+    assert said in captions[1] and said not in captions[0]
+    first, second = text.split("</table>")[:2]
+    assert "0.4321" in second and "0.4321" not in first
+    assert "other" not in first
+
+
+def test_a_run_without_baselines_stands_beside_those_of_its_group(run):
+    one = report_data.read_run(run.path, name="one", data={}, num_examples=0)
+    (view,) = one.evaluations
+    systems = {n: s for n, s in view.metrics["systems"].items() if n.startswith("model/")}
+    bare = dataclasses.replace(view, metrics=view.metrics | {"systems": systems})
+    alone = dataclasses.replace(one, name="bare", evaluations=(bare,))
+    text = str(report_compare.comparison([alone, one]))
+    assert text.count("<caption>") == 1
+    for title in ("Popularity", "Last-item transition"):
+        assert f'<th scope="row">{title}</th>' in text
+
+
+def test_two_datasets_of_one_name_are_told_apart(run):
+    one = report_data.read_run(run.path, name="one", data={}, num_examples=0)
+    (view,) = one.evaluations
+    dataset = view.metrics["dataset"] | {"fingerprint": "0123456789abcdef"}
+    changed = dataclasses.replace(view, metrics=view.metrics | {"dataset": dataset})
+    other = dataclasses.replace(one, name="other", evaluations=(changed,))
+    text = str(report_compare.comparison([one, other]))
+    assert "toystore (01234567), test items" in text
+    assert f"toystore ({view.metrics['dataset']['fingerprint'][:8]}), test items" in text
 
 
 @pytest.mark.parametrize("checksums", [("a", "b", "c"), ("a", "b", "a")])

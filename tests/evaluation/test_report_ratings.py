@@ -196,12 +196,12 @@ def test_several_runs_are_compared_question_by_question(reported, run, tmp_path)
     unified = reported("unified", ratings=ratings(model=0.6), **with_ranking(metrics))
     page = page_of(tmp_path, [unified, rated_only(reported, "rpat")])
     for words in (
-        "toystore, each user's candidates: each run's main row",
-        "toystore: each run's main row",
-        "toystore: rating prediction",
+        "toystore, test items, leave one out, 80 users, 20 beams, each user's candidates (100): each run's",
+        "toystore, test items, leave one out, 80 users, 20 beams: each run's main row",
+        "toystore, test items, 900 users: rating prediction",
     ):
         assert words in page.text, words
-    table = page.text.partition("toystore: rating prediction")[2]
+    table = page.text.partition("900 users: rating prediction")[2]
     assert (
         table.index("unified 400 0.6000") < table.index("rpat 400 0.7100") < table.index("0.6600")
     )
