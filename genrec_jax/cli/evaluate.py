@@ -14,6 +14,7 @@ from genrec_jax.cli import gin_flags, multihost, numeric_flags, run_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so that --help is quick
+    from genrec_jax.checkpoint.run_dir import RunDir
     from genrec_jax.evaluation.checkpoints import Evaluation
     from genrec_jax.evaluation.evaluator import EvaluateConfig
 
@@ -192,9 +193,11 @@ def run(arguments: argparse.Namespace) -> None:
         ):
             _show(written, console)
         return
-    evaluations = []
-    for run_dir in run_dirs:
-        evaluation = RunEvaluation(RunDir.load(run_dir), config, **options)
+    evaluations, loaded = [], [RunDir.load(run_dir) for run_dir in run_dirs]
+    if arguments.aggregate is not None:
+        _check_same_datasets(loaded)
+    for one in loaded:
+        evaluation = RunEvaluation(one, config, **options)
         written = evaluation.evaluate(arguments.checkpoint)
         _show(written, console)
         evaluations.append(written)
@@ -308,10 +311,22 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
             )
 
 
+def _check_same_datasets(runs: "Sequence[RunDir]") -> None:
+    """Refuses, before any is evaluated, runs that cannot be averaged dataset by dataset."""
+    names = [sorted(dataset.name for dataset in one.datasets) for one in runs]
+    for one, known in zip(runs, names, strict=True):
+        if known != names[0]:
+            raise UserError(
+                f"the runs cannot be averaged: {one.location} was trained on {', '.join(known)} and"
+                f" {runs[0].location} on {', '.join(names[0])}; --aggregate wants runs on the same"
+                " datasets. Name seeds of one configuration"
+            )
+
+
 def _aggregate(
     evaluations: "Sequence[Sequence[Evaluation]]", file: pathlib.Path, console: rich.console.Console
 ) -> None:
-    """One aggregate a dataset; with several datasets the file holds them by name."""
+    """One aggregate a dataset, which every run has; of several datasets the file holds them by name."""
     from genrec_jax.data import artefacts
     from genrec_jax.evaluation import aggregate, table
 

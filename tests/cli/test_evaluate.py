@@ -105,6 +105,20 @@ def test_aggregates_seeds(runs, tmp_path, capsys):
     assert "mean and standard deviation of 2 runs" in capsys.readouterr().out
 
 
+def test_runs_on_different_datasets_are_not_averaged(runs, toy, tmp_path, capsys):
+    """They used to make an aggregate of one run for each; nothing is evaluated before they are refused."""
+    other = tiny_run.make_dataset(tmp_path, name="other", num_users=20)
+    file = tmp_path / "seeds.json"
+    for name, dataset_dirs in (("one", [other.path]), ("two", [toy.path, other.path])):
+        folder = tiny_run.make_run(tmp_path / name, dataset_dirs, steps=()).path
+        assert run(runs[0], folder, "--aggregate", file) == 2
+        named = "other" if name == "one" else "other, toystore"
+        said = f"{folder} was trained on {named} and {runs[0]} on toystore; --aggregate wants"
+        assert said in capsys.readouterr().err
+        assert not (folder / "eval").exists()
+    assert not file.exists()
+
+
 def test_gin_says_what_flags_may_override(runs, capsys):
     words = ["--gin_file=gin_configs/runs/evaluate.gin", f'--gin.MODEL_DIR="{runs[0]}"']
     words += ['--gin.SPLIT="validation"', '--gin.TEMPLATES=["A1"]', "--gin.NUM_BEAMS=9"]
