@@ -10,7 +10,10 @@
 | rank_seen_excluded | int32 | the same once items of the history are struck out; null if unknown |
 | items | list of int32 | item numbers, best first |
 | item_ids | list of string | the same as the ID texts that the model generated |
-| scores | list of float32 | log-probabilities of those |
+| scores | list of float32 | log-probabilities of those, under a length penalty divided (below) |
+
+With `--length-penalty P` a score is the log-probability over the power P of the ID's number of tokens,
+end-of-sequence included: what the list is ordered by, and for a P of 1 the mean of the tokens'.
 
 Rows stand in the order they were computed: by template, then by prompt length; rows that an earlier
 evaluation left in the same file come last.

@@ -31,7 +31,7 @@ class Recommended:
     Attributes:
         title: the item's title, or its source id.
         item_id: the text that the model generated.
-        score: its log-probability.
+        score: its log-probability, under a length penalty divided by its number of tokens to that power.
         is_target: whether it is the held-out item.
         is_seen: whether the user had taken it before.
     """

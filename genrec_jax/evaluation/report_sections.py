@@ -223,19 +223,28 @@ def audit_warning(view: EvaluationView) -> Markup | None:
 
 def examples_section(view: EvaluationView, *, level: int) -> Markup:
     """A few users with their history, the held-out item and the model's list."""
-    cards = element("div", *(_card(user, level + 1) for user in view.examples), class_="cards")
+    penalty = view.metrics["length_penalty"]
+    cards = [_card(user, level + 1, penalised=penalty != 0) for user in view.examples]
     if view.main_system is None and view.notice is None:
         return Markup("")
+    number = (
+        "its score, by which the list is ordered: the log-probability that the model gives it, divided"
+        f" by its number of tokens to the power of {penalty:g}, the length penalty"
+        if penalty
+        else "the probability the model gives it"
+    )
     said = (
         f"{unit(view.metrics).capitalize()} spread evenly over hits in first place, hits below it, and"
-        " misses. The number behind an item is the probability the model gives it."
+        f" misses. The number behind an item is {number}."
     )
     if not view.examples:
         return section("Examples", element("p", view.notice) if view.notice else None, level=level)
-    return section("Examples", element("p", said), cards, level=level)
+    return section(
+        "Examples", element("p", said), element("div", *cards, class_="cards"), level=level
+    )
 
 
-def _card(user: ExampleUser, level: int) -> Markup:
+def _card(user: ExampleUser, level: int, *, penalised: bool) -> Markup:
     earlier = f"{user.earlier} earlier items, then " if user.earlier else ""
     found = f"in place {user.rank}" if user.rank else "not in the list"
     return element(
@@ -245,7 +254,7 @@ def _card(user: ExampleUser, level: int) -> Markup:
         if user.known
         else None,
         element("p", element("b", "Took next: "), user.target, element("em", f" ({found})")),
-        element("ol", *(_place(item) for item in user.recommended)),
+        element("ol", *(_place(item, penalised) for item in user.recommended)),
         class_="card",
     )
 
@@ -254,15 +263,17 @@ def _titles(titles: Sequence[str]) -> Markup:
     return join((element("span", title, class_="taken") for title in titles), " → ")
 
 
-def _place(item: Recommended) -> Markup:
+def _place(item: Recommended, penalised: bool) -> Markup:
     css = "target" if item.is_target else "seen" if item.is_seen else None
     note = " ← taken next" if item.is_target else " (taken before)" if item.is_seen else ""
+    # A score under a length penalty is no log-probability: nothing is gained by its exponential.
+    figure = item.score if penalised else math.exp(min(item.score, 0.0))
     return element(
         "li",
         element(
             "div",
             element("span", element("span", item.title, title=item.item_id), note),
-            element("small", f"{math.exp(min(item.score, 0.0)):.3f}"),
+            element("small", f"{figure:.3f}"),
         ),
         class_=css,
     )

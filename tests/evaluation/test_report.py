@@ -163,6 +163,20 @@ def test_examples_show_titles_target_and_scores(run, dataset, tmp_path):
     assert "0.500" in text
 
 
+def test_scores_under_a_length_penalty_are_not_called_probabilities(run, tmp_path):
+    """The fixture's first place has log(.5) for a score: a probability of .5 without a penalty only."""
+    copied = shutil.copytree(run.path, tmp_path / "copied")
+    file = copied / "eval/test-400/metrics.json"
+    artefacts.write_json(file, json.loads(file.read_text()) | {"length_penalty": 0.5})
+    plain, text = (written(tmp_path, [path]).text for path in (run.path, copied))
+    for page, said, other in ((plain, " 0.500", " -0.693"), (text, " -0.693", " 0.500")):
+        examples = page.partition("spread evenly over hits")[2].partition("Leakage audit")[0]
+        assert said in examples and other not in examples
+    assert "is the probability the model gives it." in plain
+    assert "is the probability" not in text
+    assert "divided by its number of tokens to the power of 0.5, the length penalty." in text
+
+
 def test_the_audit_is_made_anew(run, tmp_path):
     (view,) = report_data.read_run(run.path, name="r", data={}, num_examples=1).evaluations
     assert view.audit_repeated
