@@ -8,9 +8,9 @@ from genrec_jax.cli import numeric_flags, run_flags
 
 HELP = """\
 Turns one or more run dirs into one self-contained HTML page: the result beside popularity, last-item
-transition and (for generated data) the best possible one, tables with intervals, learning curves,
-example users with titles, the leakage audit made anew, and every setting. Several runs are compared,
-and runs that differ in their seed alone are averaged."""
+and second-last-item transition and (for generated data) the best possible one, tables with intervals,
+learning curves, example users with titles, the leakage audit made anew, and every setting. Several runs
+are compared, and runs that differ in their seed alone are averaged."""
 
 EPILOG = """\
 examples:

@@ -111,7 +111,7 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
         return section("Beside published figures", element("p", said), level=level)
     said = (
         "Published figures as printed, under each paper's own protocol; ours with seen items kept. The"
-        " transition row is what counting alone reaches, with no learning."
+        " transition rows are what counting alone reaches, with no learning."
     )
     return section("Beside published figures", element("p", said), *parts, level=level)
 

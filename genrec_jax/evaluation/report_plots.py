@@ -165,7 +165,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _svg(figure: Figure, *, salt: str, caption: str) -> Markup:
-    """The figure as an accessible element; ids differ between figures through the salt."""
+    """The figure as an accessible element that scrolls where it is too wide; the salt makes ids differ."""
     buffer = io.StringIO()
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": salt}
     with mpl.rc_context(style):
@@ -185,4 +185,7 @@ def _svg(figure: Figure, *, salt: str, caption: str) -> Markup:
         fresh = f"{salt}-{number}"
         drawing = drawing.replace(f'id="{name}"', f'id="{fresh}"')
         drawing = drawing.replace(f'"#{name}"', f'"#{fresh}"').replace(f"(#{name})", f"(#{fresh})")
-    return element("figure", Markup(drawing), element("figcaption", caption))
+    frame = {"class_": "scroll", "tabindex": 0, "role": "group", "aria_label": "Picture"}
+    return element(
+        "figure", element("div", Markup(drawing), **frame), element("figcaption", caption)
+    )

@@ -20,7 +20,7 @@
                                               SeqIO task does not say whose history
         },
         "model/sequential/A11": {...},        one a template, or a task: "model/seqio/my_task"
-        "popularity": {...}, "transition": {...}
+        "popularity": {...}, "transition": {...}, "transition_2": {...}  (no third in earlier versions)
       },
       "templates": {"A1": {"task": "sequential", "seen": true}, ...},
       "paired": [{"a": "model/sequential/A1", "b": "transition", "footing": "seen_kept",

@@ -1,5 +1,6 @@
 """A run dir with evaluations made from known lists: what reporting needs, minus model and search."""
 
+import functools
 import json
 import math
 import pathlib
@@ -69,13 +70,18 @@ def evaluate(
             "A1", users_E, targets_E, kept_E, excluded_E, items_ER, scores_ER.astype(np.float32)
         )
     ranks = {"model/sequential/A1": {"seen_kept": kept_E, "seen_excluded": excluded_E}}
-    for name, module in (("popularity", popularity), ("transition", transition)):
+    rankings = {
+        "popularity": popularity.rank_targets,
+        "transition": transition.rank_targets,
+        "transition_2": functools.partial(transition.rank_targets, lag=2),
+    }
+    for name, rank_targets in rankings.items():
         ranks[name] = {
-            footing: module.rank_targets(dataset, part, split, exclude_seen=exclude)
+            footing: rank_targets(dataset, part, split, exclude_seen=exclude)
             for footing, exclude in (("seen_kept", False), ("seen_excluded", True))
         }
     config = intervals.BootstrapConfig(resamples=500)
-    pairs = [("model/sequential/A1", name) for name in ("popularity", "transition")]
+    pairs = [("model/sequential/A1", name) for name in rankings]
     content = {
         "format_version": results.FORMAT_VERSION,
         "run_dir": str(run.path),

@@ -86,7 +86,7 @@ def metrics_of(run, split="test-400") -> dict:
 def test_the_page_has_every_figure_and_interval(run, tmp_path):
     page = written(tmp_path, [run.path])
     systems = metrics_of(run)["systems"]
-    assert len(systems) == 3
+    assert len(systems) == 4
     for footings in systems.values():
         for footing in ("seen_kept", "seen_excluded"):
             for metric in ("hr@1", "hr@20", "ndcg@10", "mrr@20"):
@@ -106,6 +106,42 @@ def test_the_verdict_says_how_the_model_stands_to_the_baselines(run, tmp_path):
     assert "It beats popularity beyond the interval" in page.text
     assert "It beats last-item transition beyond the interval" in page.text
     assert f"whoever knows the rules expects {best:.1%}" in page.text
+
+
+BASELINES = ("Popularity", "Last-item transition", "Second-last-item transition")
+
+
+def test_the_baselines_stand_in_one_order_everywhere(run, second, tmp_path):
+    text = written(tmp_path, [run.path, second.path]).text
+    parts = text.partition("Paired comparisons")[0].split("HR@10 on")
+    verdict, rest = parts[1].partition("The held-out item")[2], parts[2]
+    together = (parts[0], parts[1].partition("The held-out item")[0], verdict, rest)
+    for (
+        part
+    ) in together:  # the runs' picture and table; one run's sentences and picture, and tables
+        places = [re.search(rf"(?<!-){name}", part, re.I) for name in BASELINES]
+        starts = [place.start() for place in places if place is not None]
+        assert len(starts) == 3 and starts == sorted(starts), part
+    low = {found["b"]: found["low"] for found in metrics_of(run)["paired"]}
+    assert low["transition_2"] < 0  # the toy shop is made of it: drawn lists are no better
+    stands = r"(is behind|cannot be told from) second-last-item transition"
+    assert re.search(stands, verdict)
+
+
+def test_evaluations_of_before_the_second_transition_are_reported(run, second, tmp_path):
+    """What is missing in one run stands in the table of all by the other's figures."""
+    old = shutil.copytree(run.path, tmp_path / "old")
+    for file in old.glob("eval/*/metrics.json"):
+        metrics = json.loads(file.read_text())
+        del metrics["systems"]["transition_2"]
+        metrics["paired"] = [pair for pair in metrics["paired"] if pair["b"] != "transition_2"]
+        artefacts.write_json(file, metrics)
+    text = written(tmp_path, [old]).text
+    assert "It beats last-item transition beyond the interval" in text
+    assert "econd-last" not in text
+    both = written(tmp_path, [old, second.path]).text.partition("The held-out item")[0]
+    found = metrics_of(second)["systems"]["transition_2"]["seen_kept"]["hr@10"]
+    assert f"{found['value']:.4f} {found['low']:.4f}{DASH}{found['high']:.4f}" in both
 
 
 @pytest.mark.parametrize(
@@ -226,7 +262,14 @@ def test_curves_and_cost_come_from_the_records(run, tmp_path):
     assert "Training time 3 min 20 s" in text
     assert "Examples seen 25,600" in text
     assert "Padding in batches 11.3%" in text
-    assert "last-item transition" in text
+    floors = {
+        name: metrics_of(run, "validation-200")["systems"][name]["seen_kept"]["hr@10"]["value"]
+        for name in ("transition", "transition_2")
+    }
+    assert floors["transition_2"] > floors["transition"]
+    curves = text.partition("Validation hit ratio")[2].partition("Learning curves")[0]
+    assert "second-last-item transition" in curves  # the higher floor, and no other
+    assert curves.count("last-item transition") == 1
 
 
 def test_a_broken_line_in_the_records_is_named(run, tmp_path):

@@ -59,6 +59,7 @@ def test_the_rendered_page_has_the_results_and_no_complaint(page):
         assert f"<h2>{heading}</h2>" in dom
     assert dom.count("<svg") == 2
     assert "It beats last-item transition beyond the interval" in dom
+    assert "It cannot be told from second-last-item transition (" in dom
     assert "CONSOLE" not in shown.stderr.decode()
 
 
