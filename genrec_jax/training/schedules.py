@@ -43,8 +43,8 @@ class LearningRate:
                 f"the learning rate (decay={self.decay!r}, warmup_share={self.warmup_share}) needs"
                 " total_steps; set it to the number of training steps"
             )
-        if not self.peak > 0:
-            raise UserError(f"the learning rate's peak is {self.peak}; wanted more than 0")
+        if not self.peak >= 0:
+            raise UserError(f"the learning rate's peak is {self.peak}; wanted 0 or more")
         if self.warmup_steps < 0:
             raise UserError(f"warmup_steps is {self.warmup_steps}; wanted 0 or more")
         for field in ("warmup_share", "final_share"):

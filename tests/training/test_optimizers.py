@@ -94,7 +94,7 @@ def test_learning_rate_needs_the_length_of_the_run():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"peak": 0.0}, "peak is 0.0; wanted more than 0"),
+        ({"peak": -1e-3}, "peak is -0.001; wanted 0 or more"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"warmup_share": 5.0, "total_steps": 100}, "warmup_share is 5.0; wanted a share"),
         ({"decay": "linear", "total_steps": 9, "final_share": 2.0}, "final_share is 2.0"),
