@@ -17,8 +17,9 @@ if TYPE_CHECKING:  # imported once there is work to do, so that --help is quick
 
 HELP = """Prints what a trained run recommends next, for a user of its dataset or for any history you type.
 
-A history is given oldest first, each item as the source's id or as its title in quotes; one that the
-run does not know is taken for the nearest it knows, and the answer says so. This needs the run dir
+A history is given oldest first, each item as the source's id or as its title in quotes; a title that the
+run does not know is taken for the nearest it knows, if one is like it, and what is like none is left out;
+the answer says so. This needs the run dir
 alone. A user is looked up in the dataset dir that the run was trained on, and everything the user had
 counts as history, the test item too: this recommends what comes next, it is no evaluation."""
 
@@ -48,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="ITEM",
         help="source ids or titles, oldest first; none at all asks for a new user without history",
+    )
+    parser.add_argument(
+        "--unknown",
+        choices=("nearest", "skip", "error"),
+        default="nearest",
+        help="what an item of --history that the run does not know becomes (default: nearest, the nearest"
+        " title)",
     )
     parser.add_argument(
         "-k", type=numeric_flags.COUNT, default=10, metavar="K", help="items wanted (10)"
@@ -93,6 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.checkpoint,
         dataset=arguments.dataset,
         num_beams=arguments.num_beams,
+        unknown=arguments.unknown,
     )
     history, user = arguments.history, None
     if arguments.user is not None:
@@ -106,6 +115,9 @@ def run(arguments: argparse.Namespace) -> None:
         exclude=_items("--exclude", arguments.exclude, recommender),
         allow=_items("--only", arguments.only, recommender),
     )[0]
+    if found.skipped and not found.matches:
+        # An error, since nothing that was typed is known.
+        recommender.catalogue.find(found.skipped[0], nearest=arguments.unknown == "nearest")
     if arguments.json:
         print(json.dumps(_as_json(found, recommender), indent=2, ensure_ascii=False))
     else:
@@ -187,6 +199,7 @@ def _as_json(found: "Recommendations", recommender: "Recommender") -> dict[str, 
         "dataset": recommender.dataset,
         "template": found.template,
         "history": [dataclasses.asdict(match) for match in found.matches],
+        "skipped": list(found.skipped),
         "recommendations": [
             {"rank": rank, **dataclasses.asdict(one), "probability": one.probability}
             for rank, one in enumerate(found, start=1)
@@ -207,6 +220,11 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
                 f"[yellow]{rich.markup.escape(match.query)!r} is not in the catalogue; taken for"
                 f" {rich.markup.escape(name)} (similarity {match.similarity:.2f})[/]"
             )
+    for entry in found.skipped:
+        console.print(
+            f"[yellow]{rich.markup.escape(repr(entry))} is not in the catalogue, nor like a title of it;"
+            " left out[/]"
+        )
     shown = found.matches[-recommender.history :]
     if shown:
         whose = "history" if user is None else f"history of {rich.markup.escape(user)}"

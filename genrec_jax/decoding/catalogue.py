@@ -5,7 +5,7 @@ import dataclasses
 import html
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,8 +14,13 @@ from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
 GRAM = 3
-TEXTS = 2
-"""Texts of an item in the index of trigrams: its source id and its title."""
+LEAST_SIMILARITY = 0.5
+"""What an unknown title is at least like the one it is taken for. Of the titles of ML-100K and
+MovieTweetings, 97% with one letter wrong and 90% with two are that like themselves, and 10% of those that
+are not in the catalogue are that like another."""
+
+Unknown = Literal["nearest", "skip", "error"]
+"""What becomes of an entry that is not in the catalogue: the nearest title, nothing, or an error."""
 
 T = TypeVar("T")
 
@@ -62,7 +67,7 @@ class Match:
         item: number of the item it was taken for.
         source_id: of that item.
         title: of that item, None where it has none.
-        similarity: 1 for the very source id or title, less for the nearest known one.
+        similarity: 1 for the very source id or title, less for the nearest known title.
     """
 
     query: str
@@ -81,8 +86,10 @@ class Catalogue:
     """Source ids and titles by item number, and the search among them. Immutable.
 
     A query is looked up as a source id, then as a title (capitals, white space and HTML entities
-    aside; of items with one source id the last, of items with one title the first). Otherwise it gets
-    the source id or title nearest to it: cosine of character trigrams, the rarer the weightier.
+    aside; of items with one source id the last, of items with one title the first). Otherwise the title
+    nearest to it may be meant: cosine of character trigrams, the rarer the weightier, `LEAST_SIMILARITY`
+    or more. What looks like a source id (one word with a digit) is never taken for another item, nor is
+    anything taken for the source id that it resembles: such likeness means nothing.
 
     Attributes:
         source_ids: the source's own id of each item.
@@ -127,29 +134,57 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self.source_ids)
 
-    def find(self, query: str | int) -> Match:
-        """The item that a source id or a title means, or the nearest one.
+    def find(self, query: Any, *, nearest: bool = True) -> Match:
+        """The item that a source id or a title means, or that of the nearest title.
 
         Args:
-            query: a number is a source id written as a number.
+            query: text, or a whole number, which is a source id written as a number.
+            nearest: whether the nearest title may be meant.
 
         Raises:
-            UserError: nothing in the catalogue is anything like it.
+            UserError: it is not in the catalogue, and no title is near enough; or neither text nor
+                whole number.
         """
-        text = str(query).strip()
-        item = self._exact(text)
-        if item is not None:
-            return self._match(text, item, 1.0)
-        place, similarity = self._grams_now().nearest(text)
-        if similarity <= 0:
+        text = _text_of(query)
+        match = self._find(text, nearest)
+        if match is None:
+            like = ", nor like a title of it" if nearest else ""
             raise UserError(
-                f"{text!r} is neither a source id nor a title of the catalogue, nor like any; wanted"
-                f" something such as {self._example()}"
+                f"{text!r} is neither a source id nor a title of the catalogue{like}; wanted something"
+                f" such as {self._example()}"
             )
-        # Texts may be alike to the last trigram without being equal.
-        return self._match(text, place // TEXTS, min(similarity, 0.999))
+        return match
 
-    def items_of(self, queries: Iterable[str | int]) -> list[int]:
+    def read(self, history: Iterable[Any], unknown: Unknown) -> tuple[list[Match], list[str]]:
+        """What the entries of a history mean, and those that mean nothing.
+
+        Args:
+            history: source ids (text or whole numbers) or titles.
+            unknown: what becomes of one that is not in the catalogue; with `nearest`, one like no
+                title is skipped.
+
+        Returns:
+            the matches in the history's order, and the entries skipped.
+
+        Raises:
+            UserError: an unknown entry where `unknown` is `error`, or one that is neither text nor
+                whole number.
+        """
+        matches, skipped = [], []
+        for entry in history:
+            if unknown == "error":
+                matches.append(self.find(entry, nearest=False))
+                continue
+            text = _text_of(entry)
+            match = self._find(text, unknown == "nearest")
+            skipped.append(text) if match is None else matches.append(match)
+        return matches, skipped
+
+    def index_titles(self) -> None:
+        """Makes the index that finds nearest titles, which the first unknown entry otherwise waits for."""
+        self._grams_now()
+
+    def items_of(self, queries: Iterable[Any]) -> list[int]:
         """The item numbers of source ids or titles, each the very one; none is taken for another.
 
         Raises:
@@ -157,7 +192,7 @@ class Catalogue:
         """
         items, unknown = [], []
         for query in queries:
-            text = str(query).strip()
+            text = _text_of(query)
             item = self._exact(text)
             unknown.append(text) if item is None else items.append(item)
         if unknown:
@@ -173,6 +208,18 @@ class Catalogue:
         first, more = self._by_source_id
         return more.get(source_id, first.get(source_id))
 
+    def _find(self, text: str, nearest: bool) -> Match | None:
+        item = self._exact(text)
+        if item is not None:
+            return self._match(text, item, 1.0)
+        if not nearest or _looks_like_a_source_id(text):
+            return None
+        item, similarity = self._grams_now().nearest(text)
+        if similarity < LEAST_SIMILARITY:
+            return None
+        # Texts may be alike to the last trigram without being equal.
+        return self._match(text, item, min(similarity, 0.999))
+
     def _exact(self, text: str) -> int | None:
         item = self.number_of(text)
         if item is not None:
@@ -182,13 +229,11 @@ class Catalogue:
         return first.get(title, more.get(title))
 
     def _grams_now(self) -> "_GramIndex":
-        """The index of trigrams, made or brought up to date by the first who needs it."""
+        """The index of titles' trigrams, made or brought up to date by the first who needs it."""
         with self._lock:
-            known = len(self._grams) // TEXTS
+            known = len(self._grams)
             if known < len(self):
-                new = zip(self.source_ids[known:], self.titles[known:], strict=True)
-                texts = [text for names in new for text in names]
-                self._grams = _GramIndex(texts, self._grams)
+                self._grams = _GramIndex(self.titles[known:], self._grams)
             return self._grams
 
     def _match(self, query: str, item: int, similarity: float) -> Match:
@@ -250,6 +295,20 @@ class _GramIndex:
         scores /= self._norms * np.sqrt(square)
         best = int(np.argmax(scores))
         return best, float(scores[best])
+
+
+def _text_of(query: Any) -> str:
+    whole = isinstance(query, (int, np.integer)) and not isinstance(query, bool)
+    if not whole and not isinstance(query, str):
+        raise UserError(
+            f"an item is given as {query!r}; wanted a source id as text or as a whole number, or a title"
+            " (a table's whole numbers become floats where some are missing; leave those out)"
+        )
+    return str(query).strip()
+
+
+def _looks_like_a_source_id(text: str) -> bool:
+    return len(text.split()) == 1 and any(map(str.isdigit, text))
 
 
 def _unescaped(title: str | None) -> str | None:

@@ -36,14 +36,23 @@ class Recommendations(list[Recommendation]):
     """A list of recommendations, best first, that also says what its history was taken for.
 
     Attributes:
-        matches: one for each entry of the history; those with `exact` false were replaced by the
-            nearest known item.
-        template: id of the prompt's template.
+        matches: one for each entry of the history that was read; those with `exact` false were
+            replaced by the item of the nearest title.
+        skipped: the entries that are not in the catalogue and were left out.
+        template: id of the prompt's template; None where nothing of the history was known and the run
+            has no prompt without one, so that nothing was asked and the list is empty.
     """
 
-    def __init__(self, items: Sequence[Recommendation], matches: Sequence[Match], template: str):
+    def __init__(
+        self,
+        items: Sequence[Recommendation],
+        matches: Sequence[Match],
+        skipped: Sequence[str],
+        template: str | None,
+    ):
         super().__init__(items)
         self.matches = tuple(matches)
+        self.skipped = tuple(skipped)
         self.template = template
 
 

@@ -16,10 +16,11 @@ from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import VOCABULARY, RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.decoding import constraints, export, request_checks
-from genrec_jax.decoding.catalogue import Catalogue, Match
+from genrec_jax.decoding.catalogue import Catalogue, Unknown
 from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
 from genrec_jax.decoding.recommendations import Recommendations, found_items
+from genrec_jax.decoding.request_checks import History
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.decoding.stock import Stock
 from genrec_jax.errors import UserError
@@ -44,6 +45,7 @@ def load(
     dataset: str | None = None,
     num_beams: int = 20,
     room: int = 0,
+    unknown: Unknown = "skip",
 ) -> "Recommender":
     """Opens a run dir for recommending; compiled programs are kept (`parallel.compilation_cache`).
 
@@ -53,6 +55,9 @@ def load(
         dataset: which of the run's datasets to recommend from; not needed if it has one.
         num_beams: beams of the search, more where more results are asked for.
         room: items that `Recommender.update` may add before anything is compiled again.
+        unknown: what becomes of entries of a history that are not in the catalogue: `skip` leaves them
+            out, `nearest` takes those that are no source ids for the nearest title, if one is like them
+            (`catalogue.LEAST_SIMILARITY`), and leaves out the others, and `error` refuses the call.
 
     Raises:
         UserError: no run dir, no such checkpoint or dataset, or a damaged file.
@@ -60,7 +65,7 @@ def load(
     compilation_cache.use()
     opened = RunDir.load(run_dir)
     step = restore.choose_step(opened, checkpoint)
-    return Recommender(opened, step, dataset, num_beams, room)
+    return Recommender(opened, step, dataset, num_beams, room, unknown)
 
 
 class Recommender:
@@ -72,11 +77,20 @@ class Recommender:
         dataset: name of the dataset recommended from.
         num_beams: beams of the search.
         history: items that a prompt shows at most, the newest.
+        unknown: what becomes of entries that are not in the catalogue, where a call does not say.
     """
 
     def __init__(
-        self, run_dir: RunDir, step: int, dataset: str | None, num_beams: int, room: int = 0
+        self,
+        run_dir: RunDir,
+        step: int,
+        dataset: str | None,
+        num_beams: int,
+        room: int = 0,
+        unknown: Unknown = "skip",
     ):
+        request_checks.check_unknown(unknown)
+        self.unknown: Unknown = unknown
         self._stock = Stock.load(run_dir, dataset, room)
         self.run_dir = run_dir
         self.step = step
@@ -121,25 +135,29 @@ class Recommender:
                 the catalogue, one added that is, or none left. Nothing is changed then.
         """
         with self._updating:
-            self._stock = self._stock.updated(add or {}, retire, titles or {})
+            stock = self._stock.updated(add or {}, retire, titles or {})
+            if self.unknown == "nearest":
+                stock.catalogue.index_titles()
+            self._stock = stock
 
     def recommend(
         self,
-        histories: Sequence[Sequence[str | int]],
+        histories: Sequence[Sequence[str | int | np.integer]],
         k: int = 10,
         users: Sequence[int | None] | None = None,
         exclude_seen: bool = False,
         template: str | None = None,
         exclude: Sequence[ItemList] | None = None,
         allow: Sequence[ItemList | None] | None = None,
+        unknown: Unknown | None = None,
     ) -> list[Recommendations]:
         """The items most likely to come next.
 
         Args:
             histories: for each request what its user had, oldest first: source ids (text, or numbers
-                for sources that number their items) or titles. An unknown one is taken for the
-                nearest known one; the result's `matches` say so. The prompt shows the newest items
-                only, as many as in training. An empty history asks by user alone.
+                for sources that number their items) or titles. What is not in the catalogue is
+                treated as `unknown` says; the result's `matches` and `skipped` tell. The prompt shows
+                the newest items only, as many as in training. An empty history asks by user alone.
             k: items wanted.
             users: for each request the user's number in the dataset trained on, None for a new user;
                 all new by default. A new user is written as one that training never saw.
@@ -152,36 +170,33 @@ class Recommender:
             allow: for each request the only item numbers it may get, None for all. With either, and
                 with `exclude_seen`, the search is exactly that of a catalogue of what is left; all
                 three share one compiled search for lists of like lengths.
+            unknown: what becomes of unknown entries, as in `load`; by default what that was told.
 
         Returns:
             for each request at most k items, all different, best first; fewer only where the search
-            finds no more (a catalogue, or what constraints leave of it, of fewer than k items).
+            finds no more (a catalogue, or what constraints leave of it, of fewer than k items). None
+            where nothing of a history is known and the model knows only prompts that show one.
 
         Raises:
-            UserError: an entry like nothing in the catalogue, a text in place of a history, an unknown
-                template, an empty history where the model knows only prompts that show one, k
-                below 1, as many lists as requests not given, a number beyond the catalogue, or a user
-                number that the dataset trained on does not have.
+            UserError: an entry that is neither text nor whole number, an unknown one where `unknown`
+                is `error`, a text in place of a history, an unknown template, an empty history where the
+                model knows only prompts that show one, k below 1, as many lists as requests not given,
+                a number beyond the catalogue, or a user number that the dataset trained on does not have.
         """
-        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
-            raise UserError(
-                "a history is one text; wanted a list of source ids or titles for each request, such"
-                " as [['first', 'second']]"
-            )
         stock = self._stock
-        matches = [[stock.catalogue.find(entry) for entry in history] for history in histories]
+        read = request_checks.read_histories(stock.catalogue, histories, unknown or self.unknown)
         known = len(stock.catalogue)
-        left_out = request_checks.item_lists("exclude", exclude, len(matches), known)
-        allowed = request_checks.item_lists("allow", allow, len(matches), known)
+        left_out = request_checks.item_lists("exclude", exclude, len(read), known)
+        allowed = request_checks.item_lists("allow", allow, len(read), known)
         if exclude_seen:
-            seen = [[match.item for match in found] for found in matches]
+            seen = [[match.item for match in one.matches] for one in read]
             left_out = [
                 [*more, *own] for more, own in zip(left_out or [[]] * len(seen), seen, strict=True)
             ]
         constrained = None
         if left_out is not None or allowed is not None:
-            constrained = left_out or [[]] * len(matches), allowed or [None] * len(matches)
-        return self._recommend(stock, matches, k, users, template, constrained)
+            constrained = left_out or [[]] * len(read), allowed or [None] * len(read)
+        return self._recommend(stock, read, k, users, template, constrained)
 
     def warm_up(
         self,
@@ -192,6 +207,8 @@ class Recommender:
         longest_list: int = 0,
     ) -> dict[tuple[int, int], float]:
         """Compiles for batches of these shapes ahead of the first request.
+
+        Where unknown entries are taken for the nearest title, the index of titles is made, too.
 
         Args:
             rows: requests a call; each is rounded up to one of `ROWS`, of which the last is for more, too.
@@ -208,6 +225,8 @@ class Recommender:
             seconds that each (rows, length) took, all widths together: compiling, or loading what an
             earlier process compiled (`parallel.compilation_cache`), and one run.
         """
+        if self.unknown == "nearest":
+            self.catalogue.index_titles()
         seconds = {}
         listed = exclude_seen or longest_list > 0
         widths = _widths(longest_list) if listed else [None]
@@ -277,15 +296,13 @@ class Recommender:
             UserError: there is no history, and the run has no template without one; or it was not
                 trained to find items in the whole catalogue.
         """
-        tasks = SEARCHED_TASKS if has_history else ("straightforward",)
-        trained = self.run_dir.mixture["tasks"]
-        for task in tasks:
-            for template in self.run_dir.templates:
-                if template.task == task and template.seen and (task in trained or not trained):
-                    return template.id
+        found = self._first_template(SEARCHED_TASKS if has_history else ("straightforward",))
+        if found is not None:
+            return found
         if has_history:
+            trained = ", ".join(self.run_dir.mixture["tasks"])
             raise UserError(
-                f"this run was trained on {', '.join(trained)}, none of which asks for an item of the whole"
+                f"this run was trained on {trained}, none of which asks for an item of the whole"
                 f" catalogue; wanted a run of one of {', '.join(SEARCHED_TASKS)}",
                 file=self.run_dir.location,
             )
@@ -294,10 +311,27 @@ class Recommender:
             " one item. (A run of the mixture `openp5` also knows prompts of the user alone)"
         )
 
+    def _first_template(self, tasks: Sequence[str]) -> str | None:
+        trained = self.run_dir.mixture["tasks"]
+        for task in tasks:
+            for template in self.run_dir.templates:
+                if template.task == task and template.seen and (task in trained or not trained):
+                    return template.id
+        return None
+
+    def _template_of(self, history: History, template: str | None) -> str | None:
+        """The template of one request; None where all of its history was skipped and none does without."""
+        if history.matches or not history.skipped:
+            return template or self.template_for(bool(history.matches))
+        if template is None:
+            return self._first_template(("straightforward",))
+        shows = [one.id for one in self.run_dir.templates if "{history}" in one.input]
+        return None if template in shows else template
+
     def _recommend(
         self,
         stock: Stock,
-        matches: Sequence[Sequence[Match]],
+        read: Sequence[History],
         k: int,
         users: Sequence[int | None] | None,
         template: str | None,
@@ -306,13 +340,13 @@ class Recommender:
         if k < 1:
             raise UserError(f"k is {k}; wanted at least 1")
         k = min(k, len(stock.catalogue))
-        users_E = request_checks.user_numbers(users, len(matches), self._num_users)
-        chosen = [template or self.template_for(bool(history)) for history in matches]
-        results: list[Recommendations | None] = [None] * len(matches)
-        for name in dict.fromkeys(chosen):
+        users_E = request_checks.user_numbers(users, len(read), self._num_users)
+        chosen = [self._template_of(history, template) for history in read]
+        results = [Recommendations([], one.matches, one.skipped, None) for one in read]
+        for name in dict.fromkeys(name for name in chosen if name is not None):
             asked_E = np.asarray([e for e, own in enumerate(chosen) if own == name])
             histories = [
-                np.asarray([match.item for match in matches[e]], np.int32) for e in asked_E
+                np.asarray([match.item for match in read[e].matches], np.int32) for e in asked_E
             ]
             with self._lock:
                 prompts = stock.assembler.assemble(name, users_E[asked_E], histories)
@@ -337,8 +371,8 @@ class Recommender:
                 items_BR, scores_BR = self._search(stock, batch, lists, k)
                 for row, e in enumerate(asked_E[part]):
                     found = found_items(stock.catalogue, items_BR[row, :k], scores_BR[row, :k])
-                    results[e] = Recommendations(found, matches[e], name)
-        return [result for result in results if result is not None]
+                    results[e] = Recommendations(found, read[e].matches, read[e].skipped, name)
+        return results
 
     def _search(
         self,

@@ -1,17 +1,75 @@
 """What a recommender is asked, looked at before any work is done."""
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Int32
 
+from genrec_jax.decoding.catalogue import Catalogue, Match, Unknown
 from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.errors import UserError
 from genrec_jax.prompts import rendering
 
+logger = logging.getLogger(__name__)
+
 LARGEST_USER = np.iinfo(np.int32).max - 1
 """Prompts number users from 1, in int32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """A request's history as it was read.
+
+    Attributes:
+        matches: what its entries mean.
+        skipped: those that are not in the catalogue and mean nothing.
+    """
+
+    matches: list[Match]
+    skipped: list[str]
+
+
+def read_histories(catalogue: Catalogue, histories: Iterable[Any], unknown: Any) -> list[History]:
+    """What the histories mean; a line of the log says what is not in the catalogue.
+
+    Args:
+        catalogue: the items there are.
+        histories: as `Recommender.recommend` got them.
+        unknown: what becomes of entries that are not in the catalogue.
+
+    Raises:
+        UserError: a text in place of a history or of all, or what `Catalogue.read` refuses.
+    """
+    check_unknown(unknown)
+    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+        raise UserError(
+            "a history is one text; wanted a list of source ids or titles for each request, such"
+            " as [['first', 'second']]"
+        )
+    read = [History(*catalogue.read(history, unknown)) for history in histories]
+    skipped = [text for one in read for text in one.skipped]
+    taken = [match for one in read for match in one.matches if not match.exact]
+    if skipped or taken:
+        logger.info(
+            "%d entries of %d histories are not in the catalogue: %d skipped (%s), %d taken for the"
+            " nearest title (%s)",
+            len(skipped) + len(taken),
+            len(read),
+            len(skipped),
+            ", ".join(map(repr, skipped[:3])),
+            len(taken),
+            ", ".join(f"{one.query!r} for {one.title!r}" for one in taken[:3]),
+        )
+    return read
+
+
+def check_unknown(unknown: str) -> None:
+    """Refuses what is no policy for unknown entries."""
+    if unknown not in get_args(Unknown):
+        raise UserError(f"unknown is {unknown!r}; wanted one of {', '.join(get_args(Unknown))}")
 
 
 def user_numbers(

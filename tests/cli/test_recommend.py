@@ -48,15 +48,29 @@ def test_user_with_json(made, capsys):
 def test_typed_history_with_table(made, capsys):
     run_dir, dataset = made
     titles = dataset.item_titles
-    code, out, _ = genrec(
-        capsys, run_dir.path, "--history", titles[2], titles[4] + "s", "-k", 3, "--exclude-seen"
-    )
+    words = ["--history", titles[2], titles[4] + "s", "T000000", "-k", 3, "--exclude-seen"]
+    code, out, _ = genrec(capsys, run_dir.path, *words)
     assert code == 0
     assert f"'{titles[4]}s' is not in the catalogue; taken for" in out.replace("\n", " ")
+    assert "'T000000' is not in the catalogue, nor like a title of it; left out" in out
     table = out[out.index("next, says step 10 (template A1)") :]
     shown = [title for title in titles if f" {title} " in table]
     assert len(shown) == 3
     assert titles[2] not in shown and titles[4] not in shown
+
+
+def test_unknown_ones_are_skipped_or_an_error_where_asked(made, capsys):
+    run_dir, dataset = made
+    titles = dataset.item_titles
+    words = [run_dir.path, "--history", titles[2], titles[4] + "s", "--json", "--unknown"]
+    code, out, _ = genrec(capsys, *words, "skip")
+    printed = json.loads(out)
+    assert code == 0 and [one["title"] for one in printed["history"]] == [titles[2]]
+    assert printed["skipped"] == [titles[4] + "s"]
+    code, _, err = genrec(capsys, *words, "error")
+    assert code == 2 and f"'{titles[4]}s' is neither a source id nor a title" in err
+    code, _, err = genrec(capsys, run_dir.path, "--history", titles[4] + "s", "--unknown", "skip")
+    assert code == 2 and f"'{titles[4]}s' is neither a source id nor a title" in err
 
 
 def test_only_and_exclude_take_items_and_files(made, capsys, tmp_path):

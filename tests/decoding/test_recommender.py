@@ -89,10 +89,34 @@ def test_titles_and_unknown_ones(recommender):
     catalogue = recommender.catalogue
     exact = recommender.recommend([[catalogue.source_ids[5], catalogue.source_ids[8]]])
     misspelt = catalogue.titles[5].replace(" ", "  ").lower() + "x"
-    near = recommender.recommend([[misspelt, catalogue.titles[8].upper()]])
+    history = [misspelt, catalogue.titles[8].upper(), "T000000", "zzzz"]
+    near = recommender.recommend([history], unknown="nearest")
     assert items_of(near) == items_of(exact)
     assert [match.exact for match in near[0].matches] == [False, True]
     assert near[0].matches[0].query == misspelt
+    assert near[0].skipped == ("T000000", "zzzz")
+    # Unless asked to, nothing is guessed: neither the prompt nor the exclusion knows of the entry.
+    (skipped,) = recommender.recommend([history], exclude_seen=True)
+    (without,) = recommender.recommend([[catalogue.source_ids[8]]], exclude_seen=True)
+    assert items_of([skipped]) == items_of([without])
+    assert skipped.skipped == (misspelt, "T000000", "zzzz") and without.skipped == ()
+    with pytest.raises(UserError, match="is neither a source id nor a title"):
+        recommender.recommend([history], unknown="error")
+    with pytest.raises(UserError, match="unknown is 'guess'; wanted one of nearest, skip, error"):
+        request_checks.read_histories(catalogue, [history], "guess")
+
+
+def test_the_log_says_what_was_replaced_and_skipped(recommender, caplog):
+    misspelt = recommender.catalogue.titles[5] + "x"
+    with caplog.at_level("INFO"):
+        recommender.recommend([[recommender.catalogue.titles[5]]])
+        assert not caplog.records
+        recommender.recommend([["zzzz"], [misspelt]], unknown="nearest")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "2 entries of 2 histories are not in the catalogue: 1 skipped ('zzzz'), 1 taken for the nearest"
+        f" title ({misspelt!r} for {recommender.catalogue.titles[5]!r})"
+    )
 
 
 def test_empty_history_asks_by_user_alone(run_dir, recommender):
@@ -108,6 +132,14 @@ def test_empty_history_where_no_prompt_does_without(run_dir, tmp_path):
     alone = recommenders.Recommender(sequential, 10, None, 20)
     with pytest.raises(UserError, match="history is empty"):
         alone.recommend([[]])
+    # One request of which nothing is known does not fail the others.
+    name = alone.catalogue.source_ids[3]
+    for template in (None, "A1"):
+        unknown, known = alone.recommend([["gone-1"], [name]], template=template)
+        assert unknown == [] and unknown.skipped == ("gone-1",) and unknown.template is None
+        assert items_of([known]) == items_of(alone.recommend([[name]]))
+    (only,) = alone.recommend([["gone-1"]])
+    assert only == []
 
 
 def test_seen_items_are_left_out_exactly(recommender):
@@ -286,10 +318,20 @@ def test_batches_are_at_least_half_full():
 
 def test_threads_get_what_one_thread_gets(run_dir):
     """Also the first calls, which compile and build the index of titles, may come at once."""
-    fresh = recommenders.load(run_dir.path)
+    fresh = recommenders.load(run_dir.path, unknown="nearest")
     catalogue = fresh.catalogue
     requests = [[catalogue.titles[i] + "y", catalogue.source_ids[i + 1]] for i in range(16)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda history: fresh.recommend([history], k=4)[0], requests))
     one_by_one = [fresh.recommend([history], k=4)[0] for history in requests]
     assert together == one_by_one
+    assert not any(match.exact for match in [found.matches[0] for found in together])
+
+
+def test_the_index_of_titles_is_made_ahead_where_it_is_needed(run_dir):
+    for unknown, made in (("nearest", True), ("skip", False)):
+        fresh = recommenders.load(run_dir.path, unknown=unknown)
+        fresh.warm_up(lengths=(32,))
+        assert bool(len(fresh.catalogue._grams)) == made
+        fresh.update(add={"new": "item_4711"}, titles={"new": "Quiet Wooden Train"})
+        assert len(fresh.catalogue._grams) == (len(fresh.catalogue) if made else 0)
