@@ -86,7 +86,8 @@ class Catalogue:
     """Source ids and titles by item number, and the search among them. Immutable.
 
     A query is looked up as a source id, then as a title (capitals, white space and HTML entities
-    aside; of items with one source id the last, of items with one title the first). Otherwise the title
+    aside; of items with one source id the last, of items with one title the first that may be
+    recommended). Otherwise the title
     nearest to it may be meant: cosine of character trigrams, the rarer the weightier, `LEAST_SIMILARITY`
     or more. What looks like a source id (one word with a digit) is never taken for another item, nor is
     anything taken for the source id that it resembles: such likeness means nothing.
@@ -101,7 +102,8 @@ class Catalogue:
         self.titles = Rows([_unescaped(title) for title in titles])
         # The items there were first, and beside them those added since.
         self._by_source_id = (_by_source_id(self.source_ids, 0), dict[str, int]())
-        self._by_title = (_by_title(self.titles, 0), dict[str, int]())
+        self._by_title = (_by_title(self.titles, 0), dict[str, int | list[int]]())
+        self._retired = frozenset[int]()
         self._lock = threading.Lock()
         self._grams = _GramIndex([])
 
@@ -121,9 +123,19 @@ class Catalogue:
         first, more = self._by_source_id
         extended._by_source_id = first, more | _by_source_id(source_ids, len(self))
         first, more = self._by_title
-        extended._by_title = first, _by_title(added, len(self)) | more
+        more = dict(more)
+        for title, items in _by_title(added, len(self)).items():
+            more[title] = [*_each(more[title]), *_each(items)] if title in more else items
+        extended._by_title = first, more
         extended._lock = threading.Lock()
         return extended
+
+    def retiring(self, items: Iterable[int]) -> "Catalogue":
+        """A catalogue in which a title means other items sooner than these; this one stays as it is."""
+        retiring = copy.copy(self)
+        retiring._retired = self._retired.union(items)
+        retiring._lock = threading.Lock()
+        return retiring
 
     @classmethod
     def load(cls, table: artefacts.PathLike) -> "Catalogue":
@@ -188,13 +200,29 @@ class Catalogue:
         """The item numbers of source ids or titles, each the very one; none is taken for another.
 
         Raises:
-            UserError: some are not in the catalogue.
+            UserError: one text in place of several, some that are not in the catalogue, or the title of
+                several items that may be recommended.
         """
+        if isinstance(queries, str):
+            raise UserError(
+                f"items are given as one text, {queries!r}; wanted a list of source ids or titles, such"
+                f" as [{queries!r}]"
+            )
         items, unknown = [], []
         for query in queries:
             text = _text_of(query)
-            item = self._exact(text)
-            unknown.append(text) if item is None else items.append(item)
+            item = self.number_of(text)
+            found = self._titled(text) if item is None else [item]
+            if len(found) > 1:
+                names = ", ".join(repr(self.source_ids[one]) for one in found[:5])
+                more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+                raise UserError(
+                    f"{text!r} is the title of {len(found)} items, {names}{more}; wanted the source ids"
+                    " of those that are meant"
+                )
+            items += found
+            if not found:
+                unknown.append(text)
         if unknown:
             more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
             raise UserError(
@@ -222,11 +250,13 @@ class Catalogue:
 
     def _exact(self, text: str) -> int | None:
         item = self.number_of(text)
-        if item is not None:
-            return item
-        first, more = self._by_title
+        return item if item is not None else next(iter(self._titled(text)), None)
+
+    def _titled(self, text: str) -> list[int]:
+        """The items of that title; where some of them are retired and others not, the others."""
         title = _plain(text)
-        return first.get(title, more.get(title))
+        found = [item for known in self._by_title for item in _each(known.get(title, []))]
+        return [item for item in found if item not in self._retired] or found
 
     def _grams_now(self) -> "_GramIndex":
         """The index of titles' trigrams, made or brought up to date by the first who needs it."""
@@ -319,12 +349,22 @@ def _by_source_id(source_ids: Iterable[str], begin: int) -> dict[str, int]:
     return {source_id: item for item, source_id in enumerate(source_ids, begin)}
 
 
-def _by_title(titles: Iterable[str | None], begin: int) -> dict[str, int]:
-    items: dict[str, int] = {}
+def _by_title(titles: Iterable[str | None], begin: int) -> dict[str, int | list[int]]:
+    """The item of each title; a list where there are several."""
+    items: dict[str, int | list[int]] = {}
     for item, title in enumerate(titles, begin):
-        if title is not None:
-            items.setdefault(_plain(title), item)
+        if title is None:
+            continue
+        earlier = items.setdefault(_plain(title), item)
+        if isinstance(earlier, list):
+            earlier.append(item)
+        elif earlier != item:
+            items[_plain(title)] = [earlier, item]
     return items
+
+
+def _each(items: int | list[int]) -> list[int]:
+    return items if isinstance(items, list) else [items]
 
 
 def _plain(text: str) -> str:

@@ -126,13 +126,15 @@ class Recommender:
         Args:
             add: from source id to id text of each new item, the text written as those of
                 `genrec index` are (column `item_id` of `item_ids.parquet`). New items get the next numbers.
-            retire: source ids or titles of items to be recommended no more. Histories may still hold
-                them, and their ids may be given to others.
+            retire: source ids or titles of items to be recommended no more; a title is that of an item
+                that is recommended now. Histories may still hold them, and their ids may be given to
+                others.
             titles: titles of new items, by source id.
 
         Raises:
-            UserError: an id that another item has (both are named), an item retired that is not in
-                the catalogue, one added that is, or none left. Nothing is changed then.
+            UserError: an id that another item has (both are named) or that the vocabulary cannot
+                write, an item retired that is not in the catalogue, a title of several, an item added
+                that is there, or none left. Nothing is changed then.
         """
         with self._updating:
             stock = self._stock.updated(add or {}, retire, titles or {})

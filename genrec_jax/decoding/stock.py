@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from genrec_jax.decoding.live import LiveIds
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids as item_ids_lib
+from genrec_jax.indexing.vocabulary import UNK_ID
 from genrec_jax.pipeline.prompt_batches import PromptAssembler
 from genrec_jax.pipeline.token_runs import TokenRuns
 
@@ -85,11 +87,12 @@ class Stock:
 
     def updated(
         self,
-        add: Mapping[str, str],
-        retire: Iterable[str | int],
+        add: Mapping[Any, Any],
+        retire: Iterable[Any],
         titles: Mapping[str, str],
     ) -> "Stock":
         """The stock after a change; this one stays as it is. See `Recommender.update`."""
+        self._check_added(add)
         ids = self.ids or self._live()
         if unknown := sorted(titles.keys() - add.keys()):
             raise UserError(
@@ -111,6 +114,8 @@ class Stock:
             catalogue = catalogue.extended(list(add), names)
             assembler = assembler.extended(list(add.values()), names)
             runs = assembler.target_runs(begin=len(self.catalogue))
+        if retired:
+            catalogue = catalogue.retiring(retired)
         ids = ids.updated(
             runs.values_P,
             runs.offsets_E1,
@@ -125,6 +130,22 @@ class Stock:
             ranks_I=ids.ranks_I,
             ids=ids,
         )
+
+    def _check_added(self, add: Mapping[Any, Any]) -> None:
+        """Refuses source ids and id texts that are no text, and ids that no token sequence says."""
+        for source_id, text in add.items():
+            if not isinstance(source_id, str) or not isinstance(text, str):
+                raise UserError(
+                    f"add has {source_id!r}: {text!r}; wanted the id text of each source id, both as text"
+                )
+        vocabulary = self.assembler.tables.vocabulary
+        texts = list(add.values())
+        for source_id, text, tokens in zip(add, texts, vocabulary.encode_batch(texts), strict=True):
+            if not tokens or UNK_ID in tokens:
+                raise UserError(
+                    f"the id {text!r} of {source_id!r} holds what the vocabulary has no token for; wanted"
+                    " one written as those in column `item_id` of the run dir's `item_ids.parquet` are"
+                )
 
     def _live(self) -> LiveIds:
         runs = self.assembler.target_runs()

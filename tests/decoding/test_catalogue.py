@@ -109,6 +109,27 @@ def test_items_of_takes_none_for_another():
         CATALOGUE.items_of(["m1", "Star Wras", "a", "b", "c"])
 
 
+def test_items_of_takes_a_list_and_no_title_of_several():
+    numbered = Catalogue(["1", "2", "3", "123"], [None] * 4)
+    with pytest.raises(UserError, match=r"as one text, '123'; wanted a list .* such as \['123'\]"):
+        numbered.items_of("123")
+    assert numbered.items_of(["123"]) == [3]
+    with pytest.raises(
+        UserError, match="is the title of 2 items, 'm2', '77'; wanted the source ids"
+    ):
+        CATALOGUE.items_of(["star wars  (1977)"])
+
+
+def test_a_title_means_an_item_that_is_not_retired():
+    after = CATALOGUE.extended(["new"], ["Toy Story (1995)"]).retiring([0, 1])
+    assert after.items_of(["Star Wars (1977)", "toy story (1995)", "m1"]) == [6, 7, 0]
+    assert after.find("Star Wars (1977)").item == 6 and CATALOGUE.find("Star Wars (1977)").item == 1
+    none_left = after.retiring([6])
+    assert none_left.find("Star Wars (1977)").item == 1
+    with pytest.raises(UserError, match="title of 2 items, 'm2', '77'"):
+        none_left.items_of(["Star Wars (1977)"])
+
+
 names = st.text("abc d", min_size=1, max_size=6).map(str.strip).filter(bool)
 rows = st.lists(st.tuples(names, st.none() | names), max_size=6)
 
@@ -119,6 +140,7 @@ def assert_same(found, wanted, queries):
     assert list(found.titles) == list(wanted.titles)
     for query in queries:
         assert found.number_of(query) == wanted.number_of(query)
+        assert found._titled(query) == wanted._titled(query)
         try:
             match = wanted.find(query)
         except UserError as error:

@@ -205,9 +205,29 @@ def test_a_refused_change_leaves_a_stock_that_can_be_changed(run_dir):
         ({}, ["a"], {}, "'a' cannot be retired"),
         ({}, ["x"], {}, "'x': neither source ids nor titles"),
         ({"d": "item_4"}, [], {"e": "E"}, "a title is given for 'e'"),
+        ({}, "b", {}, "items are given as one text, 'b'"),
+        ({4711: "item_4"}, [], {}, "add has 4711: 'item_4'; wanted the id text of each source id"),
+        ({"d": 4}, [], {}, "add has 'd': 4; wanted"),
+        (
+            {"d": "item_\u2603"},
+            [],
+            {},
+            "the id 'item_\u2603' of 'd' holds what the vocabulary has no",
+        ),
+        ({"d": ""}, [], {}, "the id '' of 'd' holds"),
     ):
         with pytest.raises(UserError, match=message):
             changed.updated(add, retire, titles)
+    twice = changed.updated({"d": "item_4", "e": "item_6"}, [], {"d": "b", "e": "New"})
+    with pytest.raises(
+        UserError, match="'B' is the title of 2 items, 'b', 'd'; wanted the source ids"
+    ):
+        twice.updated({}, ["B"], {})
+    # Once one of them is gone, the title means the other, and so it does where a retired one comes back.
+    last = (
+        twice.updated({}, ["b"], {}).updated({}, ["B"], {}).updated({"d": "item_4"}, [], {"d": "B"})
+    )
+    assert last.catalogue.items_of(["b", "B"]) == [1, 5]
     again = changed.updated({"a": "item_1"}, [], {})
     assert list(again.catalogue.source_ids) == ["a", "b", "c", "a"]
     assert again.ids is not None and again.ids.numbers_I.tolist() == [1, 2, 3]
