@@ -1,6 +1,6 @@
 """A trained run as a Python object that recommends; behind `genrec_jax.load` and `genrec recommend`.
 
-It needs the run dir alone. Requests are put into few shapes (`ROWS`, `LENGTHS`), each compiled once.
+It needs the run dir alone. Requests are put into few shapes (`request_shapes`), each compiled once.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import VOCABULARY, RunDir
 from genrec_jax.data import artefacts
-from genrec_jax.decoding import constraints, export, request_checks
+from genrec_jax.decoding import constraints, export, request_checks, request_shapes
 from genrec_jax.decoding.catalogue import Catalogue, Unknown
 from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
@@ -30,8 +30,6 @@ from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.pipeline.prompt_batches import NO_TARGET
 from genrec_jax.prompts.templates import SEARCHED_TASKS
 
-ROWS = (1, 8, 64)
-LENGTHS = (32, 64, 128, 256, 512)
 BEAMS_MULTIPLE = 10
 
 _Constrained = tuple[Sequence[ItemList], Sequence[ItemList | None]]
@@ -203,7 +201,7 @@ class Recommender:
     def warm_up(
         self,
         rows: Sequence[int] = (1,),
-        lengths: Sequence[int] = (LENGTHS[0], LENGTHS[1], LENGTHS[2]),
+        lengths: Sequence[int] | None = None,
         k: int = 10,
         exclude_seen: bool = False,
         longest_list: int = 0,
@@ -213,9 +211,13 @@ class Recommender:
         Where unknown entries are taken for the nearest title, the index of titles is made, too.
 
         Args:
-            rows: requests a call; each is rounded up to one of `ROWS`, of which the last is for more, too.
-            lengths: tokens of a prompt; each is rounded up to one of `LENGTHS`, beyond them to a power of
-                two.
+            rows: requests a call; each is rounded up to one of `request_shapes.ROWS`, of which the last is
+                for more, too.
+            lengths: tokens of a prompt; each is rounded up to one of `request_shapes.LENGTHS`, beyond them
+                to a power of two. By default every one up to the longest prompt of training: five for
+                512 tokens. Each is a program, for each of `rows` and each width of lists, which takes
+                seconds to compile on a CPU, with a large model tens of seconds; later processes read it
+                (`parallel.compilation_cache`). Name fewer where histories are known to be short.
             k: items that will be asked for.
             exclude_seen: whether seen items will be left out, or `exclude` or `allow` given (compiled
                 apart from requests without lists).
@@ -231,9 +233,11 @@ class Recommender:
             self.catalogue.index_titles()
         seconds = {}
         listed = exclude_seen or longest_list > 0
-        widths = _widths(longest_list) if listed else [None]
-        for count in sorted({_rung(ROWS, min(count, ROWS[-1])) for count in rows}):
-            for length in sorted({_rung(LENGTHS, length) for length in lengths}):
+        widths = request_shapes.widths_up_to(longest_list) if listed else [None]
+        if lengths is None:
+            lengths = request_shapes.lengths_up_to(self.run_dir.mixture["max_input_length"])
+        for count in sorted(set(map(request_shapes.rows_for, rows))):
+            for length in sorted(set(map(request_shapes.length_for, lengths))):
                 started = time.perf_counter()
                 tokens_BL = np.zeros((count, length), np.int32)
                 tokens_BL[:, 0] = self._stock.trie.eos_id
@@ -354,14 +358,14 @@ class Recommender:
                 prompts = stock.assembler.assemble(name, users_E[asked_E], histories)
             # Prompts of like lengths go together.
             order = np.argsort(prompts.inputs.lengths_E, kind="stable")
-            for part in np.split(order, np.cumsum(batch_sizes(len(order)))[:-1]):
+            for part in np.split(order, np.cumsum(request_shapes.batch_sizes(len(order)))[:-1]):
                 batch = dataclasses.replace(
                     prompts,
                     inputs=prompts.inputs.take(part),
                     whole_words=prompts.whole_words.take(part),
                 ).padded(
-                    _rung(ROWS, len(part)),
-                    _rung(LENGTHS, int(prompts.inputs.lengths_E[part].max())),
+                    request_shapes.rows_for(len(part)),
+                    request_shapes.length_for(int(prompts.inputs.lengths_E[part].max())),
                     users_E=users_E[asked_E[part]],
                     targets_E=np.full(len(part), NO_TARGET, np.int32),
                 )
@@ -404,31 +408,3 @@ class Recommender:
                 config = BeamConfig(num_beams=beams, num_results=beams)
                 self._steps[beams] = make_recommend_step(self._graphdef, config)
             return self._steps[beams]
-
-
-def batch_sizes(requests: int) -> list[int]:
-    """How many requests go into each batch.
-
-    A batch is padded to one of `ROWS`, of which its requests fill half or more: 16 are two batches of
-    8, not one of 64, since every row costs the same whether a request stands in it or not.
-    """
-    sizes = []
-    while requests:
-        rung = _rung(ROWS, min(requests, ROWS[-1]))
-        fills = 2 * requests >= rung
-        sizes.append(min(requests, rung if fills else max(r for r in ROWS if r <= requests)))
-        requests -= sizes[-1]
-    return sizes
-
-
-def _widths(longest: int) -> list[int]:
-    """Every padded length (`constraints.width_for`) that lists of up to `longest` items have."""
-    widths = [constraints.SMALLEST_WIDTH]
-    while widths[-1] < longest:
-        widths.append(2 * widths[-1])
-    return widths
-
-
-def _rung(ladder: Sequence[int], size: int) -> int:
-    """The smallest rung that holds `size`; the ladder goes on in powers of two."""
-    return next((rung for rung in ladder if rung >= size), 1 << (size - 1).bit_length())

@@ -11,9 +11,9 @@ import pytest
 
 import genrec_jax
 from genrec_jax.checkpoint import restore
-from genrec_jax.decoding import constraints, request_checks
 from genrec_jax.decoding import recommender as recommenders
 from genrec_jax.decoding import trie as tries
+from genrec_jax.decoding import request_checks, request_shapes
 from genrec_jax.decoding.recommend import make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
@@ -263,12 +263,6 @@ def test_many_requests_come_back_in_their_order(recommender):
         )
 
 
-def test_prompts_beyond_the_ladder_share_shapes_too():
-    """Alignment's prompts have up to 1,024 tokens and more."""
-    rungs = {recommenders._rung(recommenders.LENGTHS, length) for length in range(1, 1537)}
-    assert rungs == {*recommenders.LENGTHS, 1024, 2048}
-
-
 def test_one_compilation_per_bucket_and_warm_up_makes_it_ahead(run_dir):
     fresh = recommenders.load(run_dir.path)
     seconds = fresh.warm_up(rows=(1, 5, 8), lengths=(20, 32))
@@ -276,7 +270,7 @@ def test_one_compilation_per_bucket_and_warm_up_makes_it_ahead(run_dir):
     compiled = fresh._step_for(10)._cache_size()
     assert compiled == 2
     prompts = fresh._stock.assembler.assemble("A1", None, [np.asarray([1, 2])])
-    assert prompts.inputs.lengths_E[0] <= recommenders.LENGTHS[0]
+    assert prompts.inputs.lengths_E[0] <= request_shapes.LENGTHS[0]
     source_ids = fresh.catalogue.source_ids
     for count in (1, 2, 5, 8, 17):
         fresh.recommend([[source_ids[i], source_ids[i + 1]] for i in range(count)])
@@ -298,22 +292,6 @@ def test_warm_up_is_ready_for_every_list_up_to_the_longest(run_dir):
         fresh.recommend(history, exclude=[range(count)])
         fresh.recommend(history, exclude_seen=True, allow=[range(count)])
     assert steps._cache_size() == 2
-    assert recommenders._widths(0) == recommenders._widths(32) == [32]
-    assert recommenders._widths(200) == [32, 64, 128, 256]
-    for length in range(200):
-        assert constraints.width_for(length) in recommenders._widths(length)
-
-
-def test_batches_are_at_least_half_full():
-    assert recommenders.batch_sizes(0) == []
-    assert recommenders.batch_sizes(3) == [1, 1, 1] and recommenders.batch_sizes(5) == [5]
-    assert recommenders.batch_sizes(16) == [8, 8] and recommenders.batch_sizes(32) == [32]
-    assert recommenders.batch_sizes(149) == [64, 64, 8, 8, 5]
-    for requests in range(1, 200):
-        sizes = recommenders.batch_sizes(requests)
-        assert sum(sizes) == requests
-        for size in sizes:
-            assert 2 * size >= recommenders._rung(recommenders.ROWS, size)
 
 
 def test_threads_get_what_one_thread_gets(run_dir):
@@ -335,3 +313,11 @@ def test_the_index_of_titles_is_made_ahead_where_it_is_needed(run_dir):
         assert bool(len(fresh.catalogue._grams)) == made
         fresh.update(add={"new": "item_4711"}, titles={"new": "Quiet Wooden Train"})
         assert len(fresh.catalogue._grams) == (len(fresh.catalogue) if made else 0)
+def test_warm_up_is_ready_for_every_prompt_of_training(run_dir):
+    """The tiny run's prompts have 128 tokens at most."""
+    fresh = recommenders.load(run_dir.path, num_beams=10)
+    assert list(fresh.warm_up()) == [(1, 32), (1, 64), (1, 128)]
+    fresh.recommend([[fresh.catalogue.source_ids[0]] * tiny_run.HISTORY])
+    assert fresh._step_for(10)._cache_size() == 3
+
+
