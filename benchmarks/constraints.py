@@ -5,8 +5,9 @@
 
 The network is out of the way: random log-probabilities of every beam are given, so the
 ratio is of the trie's share alone and an upper bound on what a request notices. Each example has a list of
-its own. Times are the least of --repeats, the programs taking turns; `compilations` counts the compiled
-programs behind all lists of one width.
+its own. Rows are the search alone, on the device: what the host does with lists before it (checking and
+sorting them, once for each list object) is not in them. Times are the least of --repeats, the programs
+taking turns; `compilations` counts the compiled programs behind all lists of one width.
 """
 
 import argparse

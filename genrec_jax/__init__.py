@@ -5,7 +5,8 @@ subpackages, in the order data flows: data, indexing, prompts, pipeline, model, 
 decoding, evaluation, training.
 """
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Literal
 
 from genrec_jax.errors import UserError
 
@@ -16,8 +17,23 @@ __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "load"]
 
 
-def load(run_dir: str, **options: Any) -> "Recommender":
+def load(
+    run_dir: str | os.PathLike[str],
+    *,
+    checkpoint: Literal["best", "latest"] | int = "best",
+    dataset: str | None = None,
+    num_beams: int = 20,
+    room: int = 0,
+    unknown: Literal["nearest", "skip", "error"] = "skip",
+) -> "Recommender":
     """Opens a run dir for recommending; see `genrec_jax.decoding.recommender.load`."""
     from genrec_jax.decoding import recommender
 
-    return recommender.load(run_dir, **options)
+    return recommender.load(
+        run_dir,
+        checkpoint=checkpoint,
+        dataset=dataset,
+        num_beams=num_beams,
+        room=room,
+        unknown=unknown,
+    )

@@ -52,19 +52,29 @@ def constraints_of(
         width: the padded length (X), at least that of the longest list; by default a power of two
             that holds it, so that lists of like lengths share a compiled search.
     """
-    kept = [_known(listed, len(ranks_I)) for listed in exclude]
-    allows_B = np.zeros(len(kept), bool)
-    for row, listed in enumerate(allow or ()):
-        if listed is not None:
-            kept[row] = np.setdiff1d(_known(listed, len(ranks_I)), kept[row], assume_unique=True)
-            allows_B[row] = True
-    width = width or width_for(max(map(len, kept), default=0))
-    items_BX = np.full((len(kept), width), LAST_ITEM, np.int32)
-    ranks_BX = np.full((len(kept), width), LAST_ITEM, np.int32)
-    for row, items in enumerate(kept):
-        items_BX[row, : len(items)] = items
-        ranks_BX[row, : len(items)] = np.sort(ranks_I[items])
-    return Constraints(items_BX, ranks_BX, allows_B)
+    allow = [None] * len(exclude) if allow is None else allow
+    pairs = [*zip(exclude, allow, strict=True)]
+    keys = [(id(excluded), id(allowed)) for excluded, allowed in pairs]
+    # Examples may share long lists, which are then sorted once; `pairs` keeps their identities.
+    known: dict[int, np.ndarray] = {}
+    kept: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+    for key, pair in zip(keys, pairs, strict=True):
+        if key in kept:
+            continue
+        for listed in pair:
+            if listed is not None and id(listed) not in known:
+                known[id(listed)] = _known(listed, len(ranks_I))
+        items_X = known[key[0]]
+        if pair[1] is not None:
+            items_X = np.setdiff1d(known[key[1]], items_X, assume_unique=True)
+        kept[key] = items_X, np.sort(ranks_I[items_X])
+    width = width or width_for(max((len(items_X) for items_X, _ in kept.values()), default=0))
+    items_BX = np.full((len(pairs), width), LAST_ITEM, np.int32)
+    ranks_BX = np.full((len(pairs), width), LAST_ITEM, np.int32)
+    for row, key in enumerate(keys):
+        items_X, ranks_X = kept[key]
+        items_BX[row, : len(items_X)], ranks_BX[row, : len(items_X)] = items_X, ranks_X
+    return Constraints(items_BX, ranks_BX, np.array([a is not None for _, a in pairs], bool))
 
 
 def allowing_only(ranks_I: Int[np.ndarray, " I"], items_BC: Int[np.ndarray, "B C"]) -> Constraints:

@@ -142,12 +142,12 @@ class Recommender:
 
     def recommend(
         self,
-        histories: Sequence[Sequence[str | int | np.integer]],
+        histories: Iterable[Iterable[str | int | np.integer]],
         k: int = 10,
         users: Sequence[int | None] | None = None,
         exclude_seen: bool = False,
         template: str | None = None,
-        exclude: Sequence[ItemList] | None = None,
+        exclude: Sequence[ItemList | None] | None = None,
         allow: Sequence[ItemList | None] | None = None,
         unknown: Unknown | None = None,
     ) -> list[Recommendations]:
@@ -166,7 +166,7 @@ class Recommender:
             template: id of the prompt's template; by default the first that training saw, of the
                 sequential task, or the straightforward one for an empty history.
             exclude: for each request item numbers (`Recommendation.item`; `catalogue.items_of` finds
-                them) that it must not get, such as what is out of stock.
+                them) that it must not get, such as what is out of stock; None for none.
             allow: for each request the only item numbers it may get, None for all. With either, and
                 with `exclude_seen`, the search is exactly that of a catalogue of what is left; all
                 three share one compiled search for lists of like lengths.
@@ -189,10 +189,9 @@ class Recommender:
         left_out = request_checks.item_lists("exclude", exclude, len(read), known)
         allowed = request_checks.item_lists("allow", allow, len(read), known)
         if exclude_seen:
-            seen = [[match.item for match in one.matches] for one in read]
-            left_out = [
-                [*more, *own] for more, own in zip(left_out or [[]] * len(seen), seen, strict=True)
-            ]
+            seen = [np.asarray([match.item for match in one.matches], np.int64) for one in read]
+            more = seen if left_out is None else left_out
+            left_out = [np.union1d(*pair) for pair in zip(more, seen, strict=True)]
         constrained = None
         if left_out is not None or allowed is not None:
             constrained = left_out or [[]] * len(read), allowed or [None] * len(read)

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Int32
 
 from genrec_jax.decoding.catalogue import Catalogue, Match, Unknown
-from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.errors import UserError
 from genrec_jax.prompts import rendering
 
@@ -44,12 +43,14 @@ def read_histories(catalogue: Catalogue, histories: Iterable[Any], unknown: Any)
         UserError: a text in place of a history or of all, or what `Catalogue.read` refuses.
     """
     check_unknown(unknown)
-    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
-        raise UserError(
-            "a history is one text; wanted a list of source ids or titles for each request, such"
-            " as [['first', 'second']]"
-        )
-    read = [History(*catalogue.read(history, unknown)) for history in histories]
+    given = [histories] if isinstance(histories, str) else [*histories]  # may be a generator
+    for history in given:
+        if isinstance(history, str) or not isinstance(history, Iterable):
+            raise UserError(
+                f"a history is {history!r}; wanted a list of source ids or titles for each request, such"
+                " as [['first', 'second']]"
+            )
+    read = [History(*catalogue.read(history, unknown)) for history in given]
     skipped = [text for one in read for text in one.skipped]
     taken = [match for one in read for match in one.matches if not match.exact]
     if skipped or taken:
@@ -107,12 +108,12 @@ def user_numbers(
 
 
 def item_lists(
-    name: str, lists: Sequence[ItemList | None] | None, requests: int, known: int
-) -> Any:
+    name: str, lists: Iterable[Any] | None, requests: int, known: int
+) -> list[Any] | None:
     """`exclude` or `allow` as given, once it is one list of known items for each request.
 
     Args:
-        name: which of the two.
+        name: which of the two; None in place of a list excludes nothing, and allows everything.
         lists: as `Recommender.recommend` got them.
         requests: how many requests there are.
         known: items that there are.
@@ -122,17 +123,31 @@ def item_lists(
     """
     if lists is None:
         return None
-    if len(lists) != requests:
+    given = [*lists]
+    if len(given) != requests:
         raise UserError(
-            f"{name} has {len(lists)} lists for {requests} requests; wanted one for each"
+            f"{name} has {len(given)} lists for {requests} requests; wanted one for each"
         )
-    for listed in lists:
-        if listed is None and name == "allow":
-            continue
-        items = np.asarray(listed if isinstance(listed, np.ndarray) else list(listed or ()))
-        if items.size and (items.dtype.kind not in "iu" or items.min() < 0 or items.max() >= known):
-            raise UserError(
-                f"{name} has {str(listed)[:80]}; wanted item numbers from 0 to {known - 1}"
-                " (`catalogue.items_of` gives those of source ids and titles)"
-            )
-    return [None if listed is None else [int(item) for item in listed] for listed in lists]
+    nothing = None if name == "allow" else np.zeros(0, np.int64)
+    read: dict[int, np.ndarray] = {}  # by identity: requests may share a long list
+    for listed in given:
+        if listed is not None and id(listed) not in read:
+            read[id(listed)] = _item_numbers(name, listed, known)
+    return [nothing if listed is None else read[id(listed)] for listed in given]
+
+
+def _item_numbers(name: str, listed: Any, known: int) -> np.ndarray:
+    if not isinstance(listed, str) and isinstance(listed, Iterable):
+        try:
+            items = listed if isinstance(listed, np.ndarray) else np.asarray([*listed])
+        except ValueError:  # lists of several lengths
+            items = np.asarray([[]])
+        if not items.size and items.ndim == 1:
+            return np.zeros(0, np.int64)
+        whole = items.dtype.kind in "iu" and items.ndim == 1
+        if whole and items.min() >= 0 and items.max() < known:
+            return items
+    raise UserError(
+        f"{name} has {' '.join(str(listed).split())[:80]}; wanted for each request a list of item numbers"
+        f" from 0 to {known - 1} (`catalogue.items_of` gives those of source ids and titles), or None"
+    )

@@ -121,6 +121,22 @@ def test_allowed_in_bulk_is_allowed_one_by_one():
         assert np.array_equal(built, expected)
 
 
+def test_shared_lists_are_those_of_each_example():
+    ids = [(2 + i % 10, 2 + i // 10) for i in range(60)]
+    ranks_I = item_ranks(trie_of(ids))
+    shared, other, none = np.arange(50, 5, -1), [1, 9, 9, 20], []
+    exclude = [shared, other, none, shared, other, none]
+    allow = [None, shared, shared, other, shared, None]
+    together = constraints_lib.constraints_of(ranks_I, exclude, allow, width=64)
+    copies = [
+        [None if one is None else [*map(int, one)] for one in rows] for rows in (exclude, allow)
+    ]
+    apart = constraints_lib.constraints_of(ranks_I, *copies, width=64)
+    for built, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+        assert np.array_equal(built, wanted)
+    assert together.items_BX[3, :2].tolist() == [1, constraints_lib.LAST_ITEM]
+
+
 def test_numbers_beyond_the_catalogue_mean_nothing_and_repeats_count_once():
     ids = [(2, 3), (2, 4), (5, 3)]
     trie = trie_of(ids)

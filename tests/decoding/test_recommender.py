@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import inspect
 import math
 import shutil
 
@@ -12,8 +13,8 @@ import pytest
 import genrec_jax
 from genrec_jax.checkpoint import restore
 from genrec_jax.decoding import recommender as recommenders
-from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding import request_checks, request_shapes
+from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.recommend import make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
@@ -35,7 +36,14 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recommender(run_dir):
-    return genrec_jax.load(str(run_dir.path))
+    return genrec_jax.load(run_dir.path)
+
+
+def test_load_has_the_parameters_of_what_it_stands_for():
+    outer, inner = (inspect.signature(load) for load in (genrec_jax.load, recommenders.load))
+    assert [(p.name, p.kind, p.default) for p in outer.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in inner.parameters.values()
+    ]
 
 
 def by_hand(run_dir, template, users, histories, beams=20):
@@ -179,13 +187,46 @@ def test_exclude_and_allow_leave_exactly_the_rest_in_its_order(recommender):
     "options, message",
     [
         ({"exclude": [[0], [1]]}, "exclude has 2 lists for 1 requests"),
-        ({"allow": [[0, 10**6]]}, r"allow has \[0, 1000000\]; wanted item numbers"),
-        ({"exclude": [[-1]]}, "wanted item numbers"),
+        ({"allow": [[0, 10**6]]}, r"allow has \[0, 1000000\]; wanted for each request a list"),
+        ({"exclude": [[-1]]}, "wanted for each request a list of item numbers"),
     ],
 )
 def test_lists_that_cannot_be_meant(recommender, options, message):
     with pytest.raises(UserError, match=message):
         recommender.recommend([[recommender.catalogue.source_ids[0]]], **options)
+
+
+@pytest.mark.parametrize("wrong", [5, "5", [[5]], [[5], [6, 7]], [None], [1.5], [True], np.eye(2)])
+def test_what_is_no_list_of_items(wrong):
+    for name in ("exclude", "allow"):
+        with pytest.raises(
+            UserError, match=f"{name} has .*; wanted for each request a list of item"
+        ):
+            request_checks.item_lists(name, [[1], wrong], 2, 100)
+
+
+def test_lists_are_read_once_and_arrays_stay_as_they_are():
+    shared = np.asarray([3, 1])
+    excluded = request_checks.item_lists("exclude", [None, shared, (), shared], 4, 100)
+    assert [items.tolist() for items in excluded] == [[], [3, 1], [], [3, 1]]
+    assert excluded[1] is excluded[3] is shared
+    allowed = request_checks.item_lists("allow", [None, iter([2]), range(3)], 3, 100)
+    assert allowed[0] is None and [items.tolist() for items in allowed[1:]] == [[2], [0, 1, 2]]
+    # Rows of a table come and go as they are read; each is its own list.
+    table = request_checks.item_lists("allow", np.arange(6).reshape(3, 2), 3, 100)
+    assert [items.tolist() for items in table] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_histories_may_be_generators(recommender):
+    ids = recommender.catalogue.source_ids[:3]
+    found = recommender.recommend((name for name in [one]) for one in ids)
+    assert items_of(found) == items_of(recommender.recommend([[one] for one in ids]))
+    assert recommender.recommend(iter(ids[:0])) == []
+    for wrong in ([None], [["a"], 5], (one for one in ["a"])):
+        with pytest.raises(
+            UserError, match=r"a history is .*; wanted a list of source ids or titles"
+        ):
+            request_checks.read_histories(recommender.catalogue, wrong, "skip")
 
 
 def test_step_template_and_beams_can_be_chosen(run_dir):
@@ -277,6 +318,14 @@ def test_one_compilation_per_bucket_and_warm_up_makes_it_ahead(run_dir):
     assert fresh._step_for(10)._cache_size() == compiled
 
 
+def test_warm_up_is_ready_for_every_prompt_of_training(run_dir):
+    """The tiny run's prompts have 128 tokens at most."""
+    fresh = recommenders.load(run_dir.path, num_beams=10)
+    assert list(fresh.warm_up()) == [(1, 32), (1, 64), (1, 128)]
+    fresh.recommend([[fresh.catalogue.source_ids[0]] * tiny_run.HISTORY])
+    assert fresh._step_for(10)._cache_size() == 3
+
+
 def test_warm_up_is_ready_for_every_list_up_to_the_longest(run_dir):
     """One program for each width; 33 seen items need the second."""
     fresh = recommenders.load(run_dir.path)
@@ -313,11 +362,3 @@ def test_the_index_of_titles_is_made_ahead_where_it_is_needed(run_dir):
         assert bool(len(fresh.catalogue._grams)) == made
         fresh.update(add={"new": "item_4711"}, titles={"new": "Quiet Wooden Train"})
         assert len(fresh.catalogue._grams) == (len(fresh.catalogue) if made else 0)
-def test_warm_up_is_ready_for_every_prompt_of_training(run_dir):
-    """The tiny run's prompts have 128 tokens at most."""
-    fresh = recommenders.load(run_dir.path, num_beams=10)
-    assert list(fresh.warm_up()) == [(1, 32), (1, 64), (1, 128)]
-    fresh.recommend([[fresh.catalogue.source_ids[0]] * tiny_run.HISTORY])
-    assert fresh._step_for(10)._cache_size() == 3
-
-
