@@ -91,6 +91,18 @@ def allowing_only(ranks_I: Int[np.ndarray, " I"], items_BC: Int[np.ndarray, "B C
     return Constraints(sorted_items_BC, np.sort(ranks_BC.astype(np.int32), axis=1), allows_B)
 
 
+def leaves_any(constraints: Constraints, ranks_I: Int[np.ndarray, " I"]) -> Bool[np.ndarray, " B"]:
+    """Whether each example may get any item at all; for constraints in NumPy arrays.
+
+    Args:
+        constraints: of the trie whose `trie.item_ranks` these are.
+        ranks_I: the largest int32 for items that the trie does not have.
+    """
+    listed_B = (np.asarray(constraints.ranks_BX) < LAST_ITEM).sum(axis=1)
+    there = int((ranks_I < LAST_ITEM).sum())
+    return np.where(constraints.allows_B, listed_B > 0, listed_B < there)
+
+
 def width_for(length: int) -> int:
     """The power of two, 32 at least, that holds a list of `length` items."""
     return max(SMALLEST_WIDTH, 1 << max(length - 1, 0).bit_length())

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genrec_jax.decoding.catalogue import Catalogue, Match
+from genrec_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,14 @@ class Recommendations(list[Recommendation]):
         self.matches = tuple(matches)
         self.skipped = tuple(skipped)
         self.template = template
+
+
+def not_finite(model: str) -> UserError:
+    """What is to be said where a search found nothing, although there was something to find."""
+    return UserError(
+        f"{model} found no item although there are some to recommend: its scores are not finite (NaN). The"
+        " training diverged, or parameters are damaged; wanted another checkpoint, such as an earlier step"
+    )
 
 
 def found_items(

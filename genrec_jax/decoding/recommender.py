@@ -19,7 +19,7 @@ from genrec_jax.decoding import constraints, export, request_checks, request_sha
 from genrec_jax.decoding.catalogue import Catalogue, Unknown
 from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.decoding.recommend import RecommendStep, make_recommend_step
-from genrec_jax.decoding.recommendations import Recommendations, found_items
+from genrec_jax.decoding.recommendations import Recommendations, found_items, not_finite
 from genrec_jax.decoding.request_checks import History
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.decoding.stock import Stock
@@ -395,7 +395,13 @@ class Recommender:
             allow = [*constrained[1], *[None] * missing]
             which = constraints.constraints_of(stock.ranks_I, exclude, allow, width)
         result = self._step_for(k)(self._params, batch, stock.trie, which)
-        return np.asarray(result.items_BR), np.asarray(result.scores_BR)
+        items_BR = np.asarray(result.items_BR)
+        empty_B = (items_BR[:, 0] < 0) & (batch.encoder_input_tokens_BL > 0).any(axis=1)
+        if empty_B.any() and which is not None:
+            empty_B &= constraints.leaves_any(which, stock.ranks_I)
+        if empty_B.any():
+            raise not_finite(f"step {self.step} of {self.run_dir.location}")
+        return items_BR, np.asarray(result.scores_BR)
 
     def _beams_for(self, k: int) -> int:
         return max(self.num_beams, -(-k // BEAMS_MULTIPLE) * BEAMS_MULTIPLE)

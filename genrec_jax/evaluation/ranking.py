@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int, Int32, Int64
 
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
+from genrec_jax.decoding import recommendations
 from genrec_jax.evaluation import metrics
 from genrec_jax.evaluation.metrics import RankHistogram
 from genrec_jax.pipeline.batch import PromptBatch
@@ -95,6 +96,7 @@ def rank_users(
             from what `recommend` gave.
 
     Raises:
+        UserError: a list is empty: the model's scores are not finite.
         ValueError: a user comes twice, or a list names an item twice.
     """
     find_seen = functools.partial(seen_items, dataset, splits.targets_U(split))
@@ -121,6 +123,7 @@ def rank_rows(
         recommend_unseen: as for `rank_users`; not asked without `find_seen`.
 
     Raises:
+        UserError: a list is empty: the model's scores are not finite.
         ValueError: a user comes twice, or a list names an item twice.
     """
     kept_U = np.full(num_users, UNSCORED, np.int64)
@@ -136,6 +139,8 @@ def rank_rows(
         if (kept_U[users_E] != UNSCORED).any() or len(np.unique(users_E)) != len(users_E):
             raise ValueError("a user was scored twice; prompts must name distinct users")
         _check_distinct(items_ER)
+        if (items_ER[:, 0] < 0).any():
+            raise recommendations.not_finite("the checkpoint")
         ranks_E = metrics.ranks_in_lists(items_ER, targets_E)
         kept_U[users_E], targets_U[users_E] = ranks_E, targets_E
         filled, places = filled + int((items_ER >= 0).sum()), places + items_ER.size

@@ -137,6 +137,18 @@ def test_shared_lists_are_those_of_each_example():
     assert together.items_BX[3, :2].tolist() == [1, constraints_lib.LAST_ITEM]
 
 
+def test_what_leaves_any_item():
+    ids = [(2, 3), (2, 4), (5, 3)]
+    ranks_I = np.append(item_ranks(trie_of(ids)), constraints_lib.LAST_ITEM)  # one is retired
+    made = constraints_lib.constraints_of(
+        ranks_I,
+        [[], [0, 1], [0, 1, 2], [0, 1, 2, 3], [1, 3], [3], []],
+        [None, None, None, None, [1], [3, 2], [3]],
+    )
+    wanted = [True, True, False, False, False, True, False]
+    assert constraints_lib.leaves_any(made, ranks_I).tolist() == wanted
+
+
 def test_numbers_beyond_the_catalogue_mean_nothing_and_repeats_count_once():
     ids = [(2, 3), (2, 4), (5, 3)]
     trie = trie_of(ids)

@@ -229,6 +229,19 @@ def test_histories_may_be_generators(recommender):
             request_checks.read_histories(recommender.catalogue, wrong, "skip")
 
 
+def test_scores_that_are_not_finite_are_an_error(recommender, monkeypatch):
+    """Lists that exclusions leave nothing of stay empty."""
+    history, everything = [["Night Light"]] * 2, range(len(recommender.catalogue))
+    assert recommender.recommend(history, exclude=[everything, []])[0] == []
+    broken = jax.tree.map(lambda array: array * np.nan, recommender._params)
+    monkeypatch.setattr(recommender, "_params", broken)
+    assert recommender.recommend(history[:1], exclude=[everything]) == [[]]
+    assert recommender.recommend(history[:1], allow=[[]]) == [[]]
+    for lists in ({}, {"exclude": [everything, [2]]}, {"allow": [[], [2]]}):
+        with pytest.raises(UserError, match=r"step 10 of .* its scores are not finite"):
+            recommender.recommend(history, **lists)
+
+
 def test_step_template_and_beams_can_be_chosen(run_dir):
     latest = recommenders.load(run_dir.path, checkpoint="latest", num_beams=5)
     assert latest.step == 20 and recommenders.load(run_dir.path, checkpoint=10).step == 10

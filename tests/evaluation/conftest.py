@@ -84,6 +84,12 @@ def fakes(dataset, splits):
         shape = (len(batch.users_B), size)
         return np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32)
 
+    def wrong(batch):
+        """Lists one item, which is not the target, and then nothing."""
+        items, scores = nothing(batch)
+        items[:, 0] = (np.asarray(batch.targets_B) + 1) % dataset.num_items
+        return items, scores
+
     def oblivious(batch):
         """Lists the last history items first, then the target."""
         items = np.full((len(batch.users_B), size), -1, np.int32)
@@ -93,4 +99,10 @@ def fakes(dataset, splits):
                 items[row, :4] = [*dataset.sequence(int(user))[:end][-3:][::-1], target]
         return items, scores(batch)
 
-    return {"perfect": perfect, "random": random, "nothing": nothing, "oblivious": oblivious}
+    return {
+        "perfect": perfect,
+        "random": random,
+        "nothing": nothing,
+        "wrong": wrong,
+        "oblivious": oblivious,
+    }

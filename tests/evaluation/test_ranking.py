@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from genrec_jax.errors import UserError
 from genrec_jax.evaluation import intervals, ranking
 from genrec_jax.evaluation.metrics import RankHistogram
 from genrec_jax.pipeline.batch import PromptBatch
@@ -34,11 +35,17 @@ def test_random_recommender_scores_what_chance_gives(fakes, make_prompts, datase
     assert ranks.empty_share == 0
 
 
-def test_recommending_nothing_misses_everybody(fakes, make_prompts, dataset, splits):
-    ranks = run("nothing", fakes, make_prompts, dataset, splits)
+def test_recommending_something_else_misses_everybody(fakes, make_prompts, dataset, splits):
+    ranks = run("wrong", fakes, make_prompts, dataset, splits)
     assert not ranks.kept_U.any()
     assert not ranks.excluded_U.any()
-    assert (ranks.seen_share, ranks.empty_share) == (0, 1)
+    assert ranks.empty_share == pytest.approx(19 / 20)
+
+
+def test_recommending_nothing_is_an_error(fakes, make_prompts, dataset, splits):
+    """As a network whose logits are NaN does: no hit ratio of zero is reported for it."""
+    with pytest.raises(UserError, match="scores are not finite"):
+        run("nothing", fakes, make_prompts, dataset, splits)
 
 
 def test_striking_seen_items_moves_the_target_up(fakes, make_prompts, dataset, splits):
