@@ -159,8 +159,11 @@ class Recommender:
                 treated as `unknown` says; the result's `matches` and `skipped` tell. The prompt shows
                 the newest items only, as many as in training. An empty history asks by user alone.
             k: items wanted.
-            users: for each request the user's number in the dataset trained on, None for a new user;
-                all new by default. A new user is written as one that training never saw.
+            users: for each request the user's number in the dataset trained on (the place of the source
+                id in `Dataset.user_source_ids`), None for a new user; all new by default. A new user is
+                written as one that training never saw. Give None, too, for a user of whom training saw
+                nothing (`Splits.trained_U`; in a split by date there are some): the run dir knows how
+                many users there are, not which of them, and cannot refuse the number.
             exclude_seen: leave out the items of the whole history. The search is then exactly that
                 of a catalogue without them.
             template: id of the prompt's template; by default the first that training saw, of the
