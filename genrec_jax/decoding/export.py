@@ -81,9 +81,14 @@ def named_arrays(tree: Any) -> dict[str, Any]:
     return store.name_leaves(tree)
 
 
-def write_arrays(path: artefacts.PathLike, tree: Any) -> None:
-    """Writes the parameters or the trie that an exported program takes; atomically."""
-    arrays = {name: np.asarray(array) for name, array in named_arrays(tree).items()}
+def write_trie(path: artefacts.PathLike, trie: Trie) -> None:
+    """Writes a trie for exported programs to take, with what they must fit beside it; atomically."""
+    fixed = {name: np.asarray(getattr(trie, name)) for name in exported_program.FIXED}
+    _write_arrays(path, named_arrays(trie) | fixed)
+
+
+def _write_arrays(path: artefacts.PathLike, named: dict[str, Any]) -> None:
+    arrays = {name: np.asarray(array) for name, array in named.items()}
     with artefacts.atomic_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -142,8 +147,8 @@ def write(
         for rows, length in ordered:
             program = export_program(graphdef, params, trie, config, rows, length, platforms)
             (temporary / f"recommend_{rows}x{length}.jax").write_bytes(program)
-        write_arrays(temporary / PARAMS, params)
-        write_arrays(temporary / TRIE, trie)
+        _write_arrays(temporary / PARAMS, named_arrays(params))
+        write_trie(temporary / TRIE, trie)
         if vocabulary is not None:
             shutil.copyfile(vocabulary, temporary / "vocabulary.model")
         artefacts.write_json(temporary / "items.json", list(items))
@@ -154,6 +159,7 @@ def write(
             "whole_words": whole_words,
             "platforms": list(platforms or [jax.export.default_export_platform()]),
             "search": dataclasses.asdict(config),
+            "trie": {name: int(getattr(trie, name)) for name in exported_program.FIXED},
             "jax": jax.__version__,
             **(origin or {}),
         }

@@ -10,6 +10,8 @@ It needs Python, NumPy and JAX, nothing else:
 Tokens are prompts by the SentencePiece model `vocabulary.model`, one row each, ending in
 end-of-sequence and padded with 0; whole words number the words of a prompt from 1, 0 at padding.
 `items.json` names the items.
+
+The trie is an argument: `export.write_trie` of genrec_jax writes that of another catalogue.
 """
 
 import json
@@ -20,6 +22,8 @@ import jax.export
 import numpy as np
 
 FORMAT_VERSION = 1
+FIXED = ("max_steps", "eos_id")
+"""What a trie's file says of it beside the program's arguments."""
 
 
 class Recommender:
@@ -36,6 +40,9 @@ class Recommender:
         Args:
             folder: what was exported.
             trie: another catalogue's `trie.npz`, of the same padded sizes; by default the exported one.
+
+        Raises:
+            ValueError: another format, or a trie whose ids the programs could not finish.
         """
         self.folder = pathlib.Path(folder)
         self.manifest = json.loads((self.folder / "manifest.json").read_text())
@@ -53,7 +60,21 @@ class Recommender:
         }
         self._call = {shape: jax.jit(program.call) for shape, program in self._programs.items()}
         self._params = _arrays(self.folder / "params.npz")
-        self._trie = _arrays(pathlib.Path(trie) if trie else self.folder / "trie.npz")
+        path = pathlib.Path(trie) if trie else self.folder / "trie.npz"
+        self._trie = _arrays(path)
+        said = {name: self._trie.pop(name) for name in FIXED if name in self._trie}
+        if len(said) < len(FIXED):
+            raise ValueError(
+                f"{path} is no trie of an export (it lacks {', '.join(FIXED)}); wanted one that"
+                " genrec_jax.decoding.export.write_trie wrote, not a run dir's"
+            )
+        steps, ends = (int(said[name]) for name in FIXED)
+        most, end = (self.manifest["trie"][name] for name in FIXED)
+        if steps > most or ends != end:
+            raise ValueError(
+                f"{path} has ids of up to {steps} tokens that end with token {ends}; the programs make"
+                f" {most} steps at most and end with {end}. Export the recommender anew"
+            )
 
     def recommend(
         self, tokens: np.ndarray, whole_words: np.ndarray | None = None

@@ -8,6 +8,7 @@ import pathlib
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -293,9 +294,23 @@ class Recommender:
             platforms=platforms,
             items=[{"source_id": source_id, "title": title} for source_id, title in names],
             vocabulary=self.run_dir.path / VOCABULARY,
-            origin={"dataset": self.dataset, "step": self.step},
+            origin={"dataset": self.dataset, "step": self.step, "prompt": self._prompt()},
             overwrite=overwrite,
         )
+
+    def _prompt(self) -> dict[str, Any] | None:
+        """What whoever writes prompts without this library must know; None: no list was trained."""
+        name = self._first_template(SEARCHED_TASKS)
+        if name is None:
+            return None
+        (template,) = (one for one in self.run_dir.templates if one.id == name)
+        return {
+            "template": name,
+            "input": template.input,
+            "texts": dataclasses.asdict(template.texts),
+            "history": self.run_dir.mixture["history"],
+            "max_input_length": self.run_dir.mixture["max_input_length"],
+        }
 
     def template_for(self, has_history: bool) -> str:
         """The template a request gets by default: the first that training saw of a fitting task.

@@ -1,5 +1,6 @@
 """An exported recommender gives the lists of the run, in a process that has JAX and NumPy alone."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import pytest
 
 import genrec_jax
 from genrec_jax.cli import main
-from genrec_jax.decoding import export, trie
+from genrec_jax.decoding import export, exported_program, trie
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline.batch import PromptBatch
 from tests.evaluation import tiny_run
@@ -76,7 +77,7 @@ def test_a_clean_process_gets_the_lists_of_the_run(recommender, tmp_path):
     np.savez(
         tmp_path / "prompts.npz", tokens=tokens_BL, whole_words=batch.encoder_whole_word_ids_BL
     )
-    export.write_arrays(tmp_path / "other.npz", backwards(recommender))
+    export.write_trie(tmp_path / "other.npz", backwards(recommender))
     command = [sys.executable, "-c", CLEAN_PROCESS, folder, tmp_path / "prompts.npz"]
     command += [tmp_path / "other.npz", tmp_path / "found.npz"]
     done = subprocess.run(
@@ -103,8 +104,27 @@ def test_a_clean_process_gets_the_lists_of_the_run(recommender, tmp_path):
     assert [item["source_id"] for item in items] == source_ids
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["shapes"] == [[4, 64]] and manifest["step"] == 10
+    (template,) = (one for one in recommender.run_dir.templates if one.id == "A1")
+    assert manifest["prompt"]["input"] == template.input and manifest["prompt"]["history"] > 0
     vocabulary = (folder / "vocabulary.model").read_bytes()
     assert vocabulary == (recommender.run_dir.path / "vocabulary.model").read_bytes()
+
+
+def test_a_trie_that_the_programs_could_not_walk_is_refused(recommender, tmp_path):
+    folder = recommender.export(tmp_path / "exported", rows=(1,), lengths=(32,))
+    own = backwards(recommender)
+    deeper = dataclasses.replace(own, max_steps=own.max_steps + 4)
+    export.write_trie(tmp_path / "deeper.npz", deeper)
+    with pytest.raises(
+        ValueError, match=f"up to {deeper.max_steps} tokens.*make {own.max_steps} st"
+    ):
+        exported_program.Recommender(folder, trie=tmp_path / "deeper.npz")
+    export.write_trie(tmp_path / "other_end.npz", dataclasses.replace(own, eos_id=own.eos_id + 1))
+    with pytest.raises(ValueError, match=f"end with {own.eos_id}"):
+        exported_program.Recommender(folder, trie=tmp_path / "other_end.npz")
+    with pytest.raises(ValueError, match="not a run dir's"):
+        exported_program.Recommender(folder, trie=recommender.run_dir.path / "trie.npz")
+    exported_program.Recommender(folder, trie=folder / "trie.npz")
 
 
 @pytest.mark.parametrize(
