@@ -62,7 +62,8 @@ SCRIPT = textwrap.dedent(
 
     import genrec_jax
 
-    lists = genrec_jax.load("run").recommend([["Tiny Space Plush Friend"]], k=3)
+    recommender = genrec_jax.load("run")
+    lists = recommender.recommend([[recommender.catalogue.titles[0]]], k=3)
     assert len(lists[0]) == 3 and all(item.title for item in lists[0])
     assert not ABSENT & {name.split(".")[0] for name in sys.modules}
     print("recommended without TensorFlow")
