@@ -1,6 +1,7 @@
 """Imports run one way, and TensorFlow, SeqIO, gin and Polars stay where they belong."""
 
 import ast
+import collections
 import pathlib
 from collections.abc import Iterator
 
@@ -102,3 +103,11 @@ def test_files_stay_short_and_say_their_role(path):
     assert len(text.splitlines()) <= 450
     if path.name != "__init__.py":
         assert ast.get_docstring(ast.parse(text)), "a module says its place in the flow first"
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest collects only the first of them."""
+    names = collections.Counter(
+        path.name for path in pathlib.Path(__file__).parent.rglob("test_*.py")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
