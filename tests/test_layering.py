@@ -106,7 +106,7 @@ def test_files_stay_short_and_say_their_role(path):
 
 
 def test_no_two_test_files_have_one_name():
-    """pytest collects only the first of them."""
+    """Pytest collects only the first of them."""
     names = collections.Counter(
         path.name for path in pathlib.Path(__file__).parent.rglob("test_*.py")
     )

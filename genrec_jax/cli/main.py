@@ -13,7 +13,7 @@ import traceback
 from typing import NoReturn
 
 from genrec_jax import __version__
-from genrec_jax.cli import huge_pages
+from genrec_jax.cli import absent_tpu, huge_pages
 from genrec_jax.errors import UserError
 
 COMMANDS = {
@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if arguments is None and command in COMPUTING:
         huge_pages.start_again()
+    absent_tpu.leave_out()
     module = importlib.import_module(_module_of(command))
     parsed = build_parser(command).parse_args(words[1:])
     try:
