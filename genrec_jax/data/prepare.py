@@ -13,9 +13,18 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool
 
-from genrec_jax.data import artefacts, audit, dataset, kcore, prepare_progress, rawlog, splits
+from genrec_jax.data import (
+    artefacts,
+    audit,
+    dataset,
+    hashing,
+    kcore,
+    prepare_progress,
+    rawlog,
+    splits,
+)
 from genrec_jax.errors import UserError
 
 LEAVE_ONE_OUT_NEEDS = 3
@@ -240,7 +249,7 @@ def _encode(log: pl.LazyFrame, user_order: UserOrder) -> tuple[pl.DataFrame, pl.
     """Integer codes for users (see `UserOrder`) and items (by source id), and what they mean."""
     users = log.group_by("user").agg(pl.col("row").min().alias("first")).collect(engine="streaming")
     shuffled = user_order == "shuffled"
-    users = users.sort("user")[_shuffle(len(users))] if shuffled else users.sort("first")
+    users = users.sort("user")[hashing.draw_order(len(users))] if shuffled else users.sort("first")
     users = users.select("user", pl.int_range(pl.len(), dtype=pl.Int32).alias("user_code"))
     items = (
         log.select(pl.col("item").unique())
@@ -260,14 +269,6 @@ def _encode(log: pl.LazyFrame, user_order: UserOrder) -> tuple[pl.DataFrame, pl.
         .collect(engine="streaming")
     )
     return coded, users["user"], items["item"]
-
-
-def _shuffle(count: int) -> Int32[np.ndarray, " U"]:
-    """A fixed order of so many things: by SplitMix64's output (Steele, Lea and Flood 2014) for each."""
-    mixed_U = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed_U = (mixed_U ^ (mixed_U >> np.uint64(shift))) * np.uint64(factor)
-    return np.argsort(mixed_U ^ (mixed_U >> np.uint64(31))).astype(np.int32)
 
 
 def _check_short_users(

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int64
 
+from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import examples, hashing, list_prompts, windows
+from genrec_jax.pipeline import examples, list_prompts, windows
 from genrec_jax.pipeline.examples import Epochs, ExamplePlan, SingleTask
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
 from genrec_jax.pipeline.span_corruption import CorruptionConfig

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int64
 
+from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import vocabulary
-from genrec_jax.pipeline import hashing, list_prompts, span_corruption, windows
+from genrec_jax.pipeline import list_prompts, span_corruption, windows
 from genrec_jax.pipeline.alignment import MASK, SPANS, WINDOW, AlignmentSettings, AlignmentTask
 from genrec_jax.pipeline.examples import ExamplePlan
 from genrec_jax.pipeline.list_prompts import ItemLists

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
+from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
-from genrec_jax.pipeline import hashing
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
 from genrec_jax.pipeline.token_runs import RunPlan, TokenRuns
 

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
+from genrec_jax.data import hashing
 from genrec_jax.data import splits as splits_lib
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import hashing
 
 Avoid = Literal["training", "all"]
 _MARGIN = 4  # draws beyond the wanted: a quarter, and 8

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Int64
 
+from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import examples, hashing
+from genrec_jax.pipeline import examples
 from genrec_jax.pipeline.examples import Epochs, ExamplePlan, SingleTask
 from genrec_jax.pipeline.prompt_tables import BoundPrompts, Cut, PromptTables
 from genrec_jax.prompts import rendering

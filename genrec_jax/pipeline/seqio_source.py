@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from genrec_jax.data import artefacts
+from genrec_jax.data import artefacts, hashing
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
-from genrec_jax.pipeline import hashing, seqio_runtime
+from genrec_jax.pipeline import seqio_runtime
 from genrec_jax.pipeline.examples import ExampleTask
 from genrec_jax.pipeline.token_runs import TokenRuns
 

@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int, Int64
 
-from genrec_jax.pipeline import hashing
+from genrec_jax.data import hashing
 from genrec_jax.pipeline.token_runs import RunPlan
 
 MAX_SPANS = 100  # T5 has so many sentinels

@@ -79,19 +79,6 @@ def test_user_numbers_tell_nothing_of_the_log(tmp_path):
     assert again.user_source_ids == shuffled.user_source_ids
 
 
-def test_the_shuffle_is_splitmix64s():
-    def output(number):  # of a generator seeded with 0, in plain integers
-        mixed = number * 0x9E3779B97F4A7C15 % 2**64
-        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
-        return mixed ^ (mixed >> 31)
-
-    assert output(1) == 0xE220A8397B1DCDAF  # as published
-    for count in (0, 1, 8, 1000):
-        expected = sorted(range(count), key=lambda user: output(user + 1))
-        assert prepare._shuffle(count).tolist() == expected
-
-
 def test_trusted_order_is_the_order_of_rows(tmp_path):
     rows = [("u", "c"), ("v", "a"), ("u", "a"), ("v", "b"), ("u", "b"), ("v", "b")]
     made = make(

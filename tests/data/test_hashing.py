@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genrec_jax.pipeline import hashing
+from genrec_jax.data import hashing
 
 MASK = (1 << 64) - 1
 GOLDEN_HASHES = [9669442505924063346, 17281550289527850393, 12922162713514795594]
@@ -109,3 +109,16 @@ def test_golden_places():
     """They pin which items and spans every run masks."""
     drawn = hashing.draw_places(np.array([3, 2]), np.array([20, 10]), 1, np.array([4, 5]))
     assert drawn.tolist() == GOLDEN_PLACES
+
+
+def test_an_order_of_no_other_number_is_that_of_splitmix64s_outputs():
+    def output(number):  # of a generator seeded with 0, in plain integers
+        mixed = number * 0x9E3779B97F4A7C15 % 2**64
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+        return mixed ^ (mixed >> 31)
+
+    assert output(1) == 0xE220A8397B1DCDAF  # as published
+    for count in (0, 1, 8, 1000):
+        expected = sorted(range(count), key=lambda user: output(user + 1))
+        assert hashing.draw_order(count).tolist() == expected

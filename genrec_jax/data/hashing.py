@@ -1,4 +1,4 @@
-"""Every draw of the pipeline: a counter-based hash of (seed, epoch, number, ...), and a keyed order.
+"""Every draw, of users' numbers and of the pipeline: a counter-based hash of numbers, and a keyed order.
 
 There is no generator with a state. A draw depends on its numbers alone, so any example of any
 epoch can be made first, last, twice, or on another host. Golden values in the tests pin both
