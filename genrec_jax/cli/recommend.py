@@ -19,9 +19,9 @@ HELP = """Prints what a trained run recommends next, for a user of its dataset o
 
 A history is given oldest first, each item as the source's id or as its title in quotes; a title that the
 run does not know is taken for the nearest it knows, if one is like it, and what is like none is left out;
-the answer says so. This needs the run dir
-alone. A user is looked up in the dataset dir that the run was trained on, and everything the user had
-counts as history, the test item too: this recommends what comes next, it is no evaluation."""
+the answer says so. This needs the run dir alone. A user is looked up in the dataset dir that the run was
+trained on, and everything the user had counts as history, the test item too: this recommends what comes
+next, it is no evaluation."""
 
 EPILOG = """\
 examples:

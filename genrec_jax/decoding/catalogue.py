@@ -87,10 +87,10 @@ class Catalogue:
 
     A query is looked up as a source id, then as a title (capitals, white space and HTML entities
     aside; of items with one source id the last, of items with one title the first that may be
-    recommended). Otherwise the title
-    nearest to it may be meant: cosine of character trigrams, the rarer the weightier, `LEAST_SIMILARITY`
-    or more. What looks like a source id (one word with a digit) is never taken for another item, nor is
-    anything taken for the source id that it resembles: such likeness means nothing.
+    recommended). Otherwise the title nearest to it may be meant: cosine of character trigrams, the
+    rarer the weightier, `LEAST_SIMILARITY` or more. What looks like a source id (one word with a digit)
+    is never taken for another item, nor is anything taken for the source id that it resembles: such
+    likeness means nothing.
 
     Attributes:
         source_ids: the source's own id of each item.

@@ -54,15 +54,7 @@ class EncoderLayer(nnx.Module):
             bias_HLL = self.relative_bias(positions_L, positions_L)
         normed_BLD = self.self_attention_norm(x_BLD)
         x_BLD = x_BLD + dropout(
-            _self_attention(
-                self.self_attention,
-                normed_BLD,
-                mask_BQS=mask_BLL,
-                bias_HQS=bias_HLL,
-                dropout_rate=self.dropout_rate,
-                dropout_key=keys[0],
-                implementation=self.implementation,
-            ),
+            _self_attention(self, normed_BLD, mask_BLL, bias_HLL, keys[0]),
             self.dropout_rate,
             keys[1],
         )
@@ -103,15 +95,7 @@ class DecoderLayer(nnx.Module):
             bias_HTT = self.relative_bias(positions_T, positions_T)
         normed_BTD = self.self_attention_norm(x_BTD)
         x_BTD = x_BTD + dropout(
-            _self_attention(
-                self.self_attention,
-                normed_BTD,
-                mask_BQS=mask_BTT,
-                bias_HQS=bias_HTT,
-                dropout_rate=self.dropout_rate,
-                dropout_key=keys[0],
-                implementation=self.implementation,
-            ),
+            _self_attention(self, normed_BTD, mask_BTT, bias_HTT, keys[0]),
             self.dropout_rate,
             keys[1],
         )
@@ -133,12 +117,24 @@ class DecoderLayer(nnx.Module):
 
 
 def _self_attention(
-    attention: Attention, normed_BLD: Float[Array, "B L D"], **how: Any
+    layer: EncoderLayer | DecoderLayer,
+    normed_BLD: Float[Array, "B L D"],
+    mask_BLL: Bool[Array, "B L L"],
+    bias_HLL: Float[Array, "H L L"],
+    dropout_key: Key | None,
 ) -> Float[Array, "B L D"]:
-    """`dot_product_attention(..., **how)` of a sequence to itself."""
-    keys_BLHK, values_BLHK = attention.keys_values(normed_BLD)
-    queries_BLHK = attention.queries(normed_BLD)
-    return attention.output(dot_product_attention(queries_BLHK, keys_BLHK, values_BLHK, **how))
+    keys_BLHK, values_BLHK = layer.self_attention.keys_values(normed_BLD)
+    attended_BLHK = dot_product_attention(
+        layer.self_attention.queries(normed_BLD),
+        keys_BLHK,
+        values_BLHK,
+        mask_BQS=mask_BLL,
+        bias_HQS=bias_HLL,
+        dropout_rate=layer.dropout_rate,
+        dropout_key=dropout_key,
+        implementation=layer.implementation,
+    )
+    return layer.self_attention.output(attended_BLHK)
 
 
 class LayerTuple(tuple):

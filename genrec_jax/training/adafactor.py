@@ -42,9 +42,8 @@ class AdafactorConfig:
     epsilon2: float = 1e-3
 
     def __post_init__(self):
-        if (
-            self.step_offset
-        ):  # kept for the `config.gin` and the settings of earlier runs, which name it
+        # The field stays for the `config.gin` and the settings of earlier runs, which name it.
+        if self.step_offset:
             raise UserError(
                 f"AdafactorConfig.step_offset is {self.step_offset}; wanted 0. A run that starts from"
                 " INITIAL_CHECKPOINT_PATH counts its steps and its optimizer's from 0"

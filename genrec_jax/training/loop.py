@@ -25,7 +25,10 @@ from genrec_jax.training.throughput import Utilisation
 
 Stopped = Literal["finished", "preempted", "early_stopping"]
 Metrics = dict[str, Any]
-FINITE = ("loss_sum", "grad_norm", "param_norm")
+FINITE = (("loss_sum", "grad_norm"), ("param_norm",))
+"""What must be finite: before the update, and after it, which is told where the first is."""
+LATEST = ("param_norm", "learning_rate")
+"""Logged as the last step of a window has them; the rest are sums or means over it."""
 KEPT_SUMS = ("examples", "target_tokens", "cells", "padding", "seconds", "steps")
 
 
@@ -273,8 +276,8 @@ class Loop:
     def _read(self, step: int, metrics: Metrics, prepared: Prepared, progress: Progress) -> None:
         """Reads the metrics of a step (number `step`, from 0), waiting for it to be computed."""
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        wrong = [n for n in FINITE if not math.isfinite(values.get(n, 0.0))]
-        if wrong:
+        found = ([n for n in names if not math.isfinite(values[n])] for names in FINITE)
+        if wrong := next(filter(None, found), None):
             self._store.wait()
             raise NonFiniteLoss(
                 f"at step {step + 1} {' and '.join(wrong)} became {values[wrong[0]]}, on the batch of"
@@ -282,18 +285,15 @@ class Loop:
                 f" {', '.join(map(str, self._store.steps())) or 'none'}). Lower the learning rate, warm up"
                 " longer or clip the gradients"
             )
-        values.pop("param_norm", None)
         values |= {"steps": 1.0, "examples": float(prepared.examples)}
         values |= {"cells": float(prepared.cells), "padding": float(prepared.padding)}
         if self._utilisation is not None:
             values["flops"] = self._utilisation.flops(prepared.batch)
-        learning_rate = values.pop("learning_rate", None)
         for name, value in values.items():
-            progress.window[name] = progress.window.get(name, 0.0) + value
+            before = 0.0 if name in LATEST else progress.window.get(name, 0.0)
+            progress.window[name] = before + value
             if name in KEPT_SUMS:
                 progress.totals[name] += value
-        if learning_rate is not None:
-            progress.window["learning_rate"] = learning_rate
 
     def _log_window(self, step: int, progress: Progress) -> None:
         window, totals = progress.window, progress.totals
@@ -303,8 +303,7 @@ class Loop:
         if "z_loss_sum" in window:
             values["z_loss"] = window["z_loss_sum"] / tokens
         values["grad_norm"] = window["grad_norm"] / steps
-        if "learning_rate" in window:
-            values["learning_rate"] = window["learning_rate"]
+        values |= {name: window[name] for name in LATEST if name in window}
         real = window["cells"] - window["padding"]
         values |= {
             "examples": totals["examples"],

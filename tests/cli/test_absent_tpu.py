@@ -42,7 +42,7 @@ def test_a_tpu_is_left_to_jax(installed, tmp_path, chip):
 @pytest.mark.parametrize("imported", [False, True])
 def test_a_trace_does_not_end_the_process(tmp_path, imported):
     """In a process of its own, with nothing said of platforms: libtpu is a developer's requirement."""
-    pytest.importorskip("libtpu")
+    pytest.importorskip("libtpu", reason="needs libtpu: pip install genrec-jax[tpu-plan]")
     program = f"""
 {"import jax" if imported else ""}
 from genrec_jax.cli import absent_tpu

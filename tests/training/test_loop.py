@@ -40,6 +40,7 @@ def update(state: State, noise: jax.Array, step: jax.Array):
         "loss_sum": jnp.sum(w * w),
         "target_tokens": jnp.float32(2),
         "grad_norm": jnp.max(jnp.abs(w)),
+        "param_norm": jnp.sqrt(jnp.sum(w * w)),
         "learning_rate": 0.5 / (1 + step),
     }
     return State(state.step + 1, {"w": w}), metrics
@@ -142,6 +143,7 @@ def test_it_trains_and_logs_what_the_steps_gave(tmp_path):
             sum(m["grad_norm"] for m in window) / len(window), rel=1e-6
         )
         assert record["learning_rate"] == pytest.approx(window[-1]["learning_rate"])
+        assert record["param_norm"] == pytest.approx(window[-1]["param_norm"])
         assert record["padding_share"] == pytest.approx(0.4)
         assert 0 <= record["input_wait_share"] <= 1
     assert [r["examples"] for r in records] == [15, 30, 36]
@@ -420,7 +422,7 @@ def test_metrics_are_read_one_step_late(tmp_path):
 
     def train_step(state, batch, step):
         happened.append(f"dispatch {step}")
-        names = ("loss_sum", "grad_norm", "target_tokens")
+        names = ("loss_sum", "grad_norm", "param_norm", "target_tokens")
         return state, {name: Lazy(step) if name == "loss_sum" else 1.0 for name in names}
 
     run = Run(tmp_path, train_steps=3, log_period=100)
