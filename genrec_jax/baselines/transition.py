@@ -23,15 +23,17 @@ class TransitionTable:
     """What followed what, as flat arrays; P counts the distinct pairs of neighbours.
 
     Attributes:
+        lag: how far before what follows the last item stands.
         num_items: size of the catalogue.
         popularity_I: 1-based popularity rank of each item.
-        pairs_P: `last * num_items + following`, ascending; the last item is the one `lag` before.
+        pairs_P: `last * num_items + following`, ascending.
         places_P: 1-based place of each pair's follower among the followers of its last item.
         popular_P: `last * num_items + popularity rank - 1`, ascending.
         starts_I1: where the followers of each item begin in `pairs_P` and `popular_P`; the last
             entry but one, of an item that does not exist, has no followers.
     """
 
+    lag: int
     num_items: int
     popularity_I: Int64[np.ndarray, " I"]
     pairs_P: Int64[np.ndarray, " P"]
@@ -80,6 +82,7 @@ def count(dataset: Dataset, splits: Splits, *, lag: int = 1) -> TransitionTable:
     places_P = np.empty(len(pairs_P), np.int64)
     places_P[best_first_P] = np.arange(len(pairs_P)) - starts_I1[last_P] + 1
     return TransitionTable(
+        lag=lag,
         num_items=items,
         popularity_I=ranks_I,
         pairs_P=pairs_P,
@@ -106,7 +109,19 @@ def rank_targets(
         struck, because the user has taken it before.
     """
     table = count(dataset, splits, lag=lag)
-    targets = histories.targets(dataset, splits, split, lag=lag)
+    return rank_targets_by(table, dataset, splits, split, exclude_seen=exclude_seen)
+
+
+def rank_targets_by(
+    table: TransitionTable,
+    dataset: Dataset,
+    splits: Splits,
+    split: SplitName,
+    *,
+    exclude_seen: bool,
+) -> Int64[np.ndarray, " E"]:
+    """As `rank_targets`, by a table that `count` has made of these splits."""
+    targets = histories.targets(dataset, splits, split, lag=table.lag)
     return histories.rank(dataset, targets, table.ranks, exclude_seen=exclude_seen)
 
 

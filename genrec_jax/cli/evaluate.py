@@ -213,10 +213,11 @@ def rank_references(dataset: Any, splits: Any, split: Any) -> dict[str, Any]:
     """Popularity and both transitions on both footings (`checkpoints.References`)."""
     from genrec_jax.baselines import popularity, transition
 
+    tables = {"transition": transition.count(dataset, splits)}
+    tables["transition_2"] = transition.count(dataset, splits, lag=2)
     rankings = {
         "popularity": popularity.rank_targets,
-        "transition": transition.rank_targets,
-        "transition_2": functools.partial(transition.rank_targets, lag=2),
+        **{name: functools.partial(transition.rank_targets_by, tables[name]) for name in tables},
     }
     return {
         name: {

@@ -29,7 +29,8 @@ def audit_user_numbers(dataset: Dataset, splits: Splits) -> AuditResult:
         return AuditResult(check, "pass", "too few users for their numbers to tell anything")
     trained_X = splits.in_training_X(dataset)
     pairs_X = dataset.users_X[trained_X].astype(np.int64) * dataset.num_items
-    pairs_X = np.unique(pairs_X + dataset.items_X[trained_X])
+    pairs_X += dataset.items_X[trained_X]
+    pairs_X.sort()
     targets_E = dataset.items_X[splits.targets_U("test")[users_E]].astype(np.int64)
 
     def near(user_of_number_U: Int[np.ndarray, " U"]) -> float:
