@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.distinct import distinct
 from genrec_jax.data.splits import SplitName, Splits
 
 STRUCK = 0
@@ -107,5 +108,5 @@ def _distinct_seen(
     rows_P = np.repeat(np.arange(len(lengths_E)), lengths_E)
     within_P = np.arange(len(rows_P)) - np.repeat(np.cumsum(lengths_E) - lengths_E, lengths_E)
     items_P = dataset.items_X[starts_E[rows_P] + within_P]
-    keys_P = np.unique(rows_P.astype(np.int64) * dataset.num_items + items_P)
+    keys_P = distinct(rows_P.astype(np.int64) * dataset.num_items + items_P)
     return keys_P // dataset.num_items, keys_P % dataset.num_items

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from genrec_jax.data.distinct import distinct
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.pytree import pytree_dataclass
 
@@ -135,5 +136,5 @@ def alive(
 
 def _known(listed: ItemList, num_items: int) -> Int[np.ndarray, " X"]:
     """The items of a list that are in the catalogue, each once, ascending."""
-    items_X = np.unique(np.asarray(listed, np.int64))
+    items_X = distinct(np.asarray(listed, np.int64))
     return items_X[(items_X >= 0) & (items_X < num_items)]

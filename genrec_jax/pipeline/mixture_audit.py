@@ -7,6 +7,7 @@ from jaxtyping import Int64
 
 from genrec_jax.data.audit import AuditResult
 from genrec_jax.data.audit_tasks import Ranges, audit_tasks
+from genrec_jax.data.distinct import distinct
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline.examples import SingleTask
@@ -67,4 +68,4 @@ def _held_out(task: SingleTask, splits: Splits) -> Int64[np.ndarray, " H"]:
         for held in task.held_out(splits, split):
             _, end_E = held.positions_read(0, np.arange(held.num_examples))
             positions.append(end_E - 1)
-    return np.unique(np.concatenate(positions))
+    return distinct(np.concatenate(positions))

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from genrec_jax.data import hashing
 from genrec_jax.data import splits as splits_lib
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.distinct import distinct
 from genrec_jax.data.splits import Splits
 from genrec_jax.errors import UserError
 
@@ -42,15 +43,14 @@ class NegativeSampler:
         self._counts_I = splits_lib.training_counts_I(dataset, splits)
         self._num_items, self.count = dataset.num_items, count
         avoided_X = in_training_X
-        if (
-            avoid == "all"
-        ):  # a temporal split's targets have items after them, which nobody knows yet
+        if avoid == "all":
+            # A temporal split's targets have items after them, which nobody knows yet.
             last_U = np.maximum(
                 splits.train_end_U - 1, np.maximum(splits.validation_U, splits.test_U)
             )
             avoided_X = np.arange(len(in_training_X)) <= np.repeat(last_U, dataset.lengths_U)
         keys = dataset.users_X[avoided_X] * np.int64(self._num_items) + dataset.items_X[avoided_X]
-        self._avoided = np.unique(keys)
+        self._avoided = distinct(keys)
         known = self._counts_I > 0
         taken = self._avoided[known[self._avoided % self._num_items]] // self._num_items
         taken_U = np.bincount(taken, minlength=dataset.num_users)

@@ -13,6 +13,7 @@ from jaxtyping import Int, Int64
 
 from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.data.distinct import distinct
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import examples
@@ -196,7 +197,7 @@ class OpenP5Task(SingleTask):
         longest += int(self.prompts.history_tokens(begin_N, end_N).max())
         if longest > self.limit and self.cut == "items":
             self._check_room(end_N)
-        items_E = np.unique(self.dataset.items_X[end_N])
+        items_E = distinct(self.dataset.items_X[end_N])
         templates_E = np.broadcast_to(self._numbers_T[:1], items_E.shape)
         targets = self.prompts.plan_targets(templates_E, items_E)
         return min(longest, self.limit), int(targets.lengths_E.max())
