@@ -21,11 +21,6 @@ OPTIONS = {"num_candidates": 20, "validation_users": 25}
 
 
 @pytest.fixture(scope="module")
-def seqio():
-    return pytest.importorskip("seqio", reason="needs the extra genrec-jax[seqio]")
-
-
-@pytest.fixture(scope="module")
 def shop(seqio, shared, tmp_path_factory):
     """A dataset with ratings and titles, its index, and the names it is registered under."""
     path = tmp_path_factory.mktemp("alignment")

@@ -11,11 +11,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def seqio():
-    return pytest.importorskip("seqio", reason="needs the extra genrec-jax[seqio]")
-
-
-@pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     path = tmp_path_factory.mktemp("dated") / "dated"
     log = toystore.generate(num_users=60)
