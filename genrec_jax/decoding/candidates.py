@@ -20,7 +20,8 @@ class Children(NamedTuple):
     """The best unfinished children of an example's beams, and its finished ones.
 
     The first six fields describe the k best unfinished children, best first, -inf for none; `items`
-    is the smallest item that a child may become. Of finished children each beam has one at most.
+    is the smallest item that a child may become. Of finished children each beam has one at most;
+    `finished_items` says which.
     """
 
     scores_BM: Float[Array, "B M"]
@@ -30,7 +31,6 @@ class Children(NamedTuple):
     places_BM: Int[Array, "B M"]
     tails_BM: Int[Array, "B M"]
     finished_BM: Float[Array, "B M"]
-    finished_items_BM: Int[Array, "B M"]
 
 
 def best_children(front: Frontier, keep: int, width: int) -> Children:
@@ -42,7 +42,7 @@ def best_children(front: Frontier, keep: int, width: int) -> Children:
         width: children of a beam read at a time at most.
     """
     beams, spans, trie = front.beams, front.spans, front.trie
-    finished_BM, finished_items_BM = _finished(front)
+    finished_BM = _finished(front)
     if rules.ways_of("vocab") > 1:
         # Devices must ask each other in one order, which nothing but data fixes: first for the ends.
         failed_BM = jnp.isnan(finished_BM)
@@ -76,7 +76,6 @@ def best_children(front: Frontier, keep: int, width: int) -> Children:
             trie.tail_starts_I[jnp.where(places_BM < 0, items_BM, 0)],
         ),
         finished_BM=finished_BM,
-        finished_items_BM=finished_items_BM,
     )
 
 
@@ -98,8 +97,16 @@ def normaliser_of_children(front: Frontier, width: int) -> Float[Array, "B M"]:
     return jnp.where(total_BM > -jnp.inf, total_BM, 0.0)
 
 
-def _finished(front: Frontier) -> tuple[Float[Array, "B M"], Int[Array, "B M"]]:
-    """Scores and items of the children that end an id: always the first child of a beam."""
+def finished_items(front: Frontier, finished_BM: Float[Array, "B M"]) -> Int[Array, "B M"]:
+    """The items of finished children, by their scores; `LAST_ITEM` for none."""
+    spans = front.spans
+    nexts_BM = front.trie.arc_nexts_A.at[spans.firsts_BM].get(mode="clip")
+    places_BM = jnp.where(spans.in_tail_BM, front.beams.places_BM, nexts_BM)
+    return jnp.where(finished_BM > -jnp.inf, -1 - places_BM, LAST_ITEM)
+
+
+def _finished(front: Frontier) -> Float[Array, "B M"]:
+    """Scores of the children that end an id, always the first child of a beam; -inf for none."""
     beams, spans, trie = front.beams, front.spans, front.trie
     ends_BM = spans.ends_BM
     if front.constraints is not None:
@@ -107,7 +114,4 @@ def _finished(front: Frontier) -> tuple[Float[Array, "B M"], Int[Array, "B M"]]:
         ends_BM &= children.may_get(beams, spans, trie, first, front.constraints)[:, :, 0]
     eos_BM1 = jnp.full((*ends_BM.shape, 1), trie.eos_id, jnp.int32)
     scores_BM = beams.scores_BM + (front.logits_of(eos_BM1)[:, :, 0] - front.normaliser_BM)
-    nexts_BM = trie.arc_nexts_A.at[spans.firsts_BM].get(mode="clip")
-    places_BM = jnp.where(spans.in_tail_BM, beams.places_BM, nexts_BM)
-    items_BM = jnp.where(ends_BM, -1 - places_BM, LAST_ITEM)
-    return jnp.where(ends_BM, scores_BM, -jnp.inf), items_BM
+    return jnp.where(ends_BM, scores_BM, -jnp.inf)

@@ -83,7 +83,7 @@ def t5_network(
 
     def reorder(cache: incremental.SelfCache, parents_BM: Array) -> incremental.SelfCache:
         with jax.named_scope("reorder"):
-            if cache.positions_S.shape[0] == cache.shared:
+            if not cache.lineage_BMT.shape[2]:
                 cache = incremental.make_room(cache, parents_BM.shape[1], num_steps)
             return incremental.continue_beams(cache, parents_BM)
 

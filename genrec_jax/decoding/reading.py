@@ -30,9 +30,9 @@ WIDE = 64
 """Children of a beam beyond which they may be read by bounds."""
 DENSE = 2
 """Tokens a child, between the first and the last, up to which bounds are tight enough to save time."""
-GROUP = 32
+GROUP = 16
 """Neighbouring tokens that share a bound."""
-SPARE_GROUPS = 16
+SPARE_GROUPS = 2
 """Groups read in a round beyond the children to be kept, for bounds that no child reaches."""
 
 LogitsOf = Callable[[Int[Array, "B M C"]], Float[Array, "B M C"]]
@@ -138,22 +138,30 @@ def highest(front: Frontier, keep: int, width: int) -> Found:
 
     if num_beams == 1:
         return in_chunks(width)  # the root, as a rule: one reading
-    widest = jnp.max(front.spans.counts_BM)
     limits = [limit for limit in NARROW if limit < width]
     ways: list[Callable[[], Found]] = [functools.partial(at_once, limit) for limit in limits]
-    ways.append(functools.partial(in_chunks, width))
-    if front.kept is not None and width < BROAD:
-        limits.append(width)
-        ways.append(functools.partial(in_chunks, BROAD))
-    way = jnp.sum(widest > jnp.asarray(limits, jnp.int32), dtype=jnp.int32)
-    if front.kept is not None:
-        kept, edges = front.kept, _edges(front)
+    widest = jnp.max(front.spans.counts_BM)
+
+    def by_bounds_or_in_chunks(kept: KeptLogits) -> Found:
+        edges = _edges(front)
         wide_BM = edges.ends_BM - edges.firsts_BM > WIDE
         span_BM = edges.largest_BM - edges.lowest_BM + 1
         is_dense = jnp.all(~wide_BM | (span_BM <= DENSE * (edges.ends_BM - edges.firsts_BM)))
-        way = jnp.where(is_dense & jnp.any(wide_BM), len(ways), way)
-        ways.append(lambda: _by_bounds(front, kept, edges, keep))
-    return jax.lax.switch(way, ways)
+        way = (widest > width).astype(jnp.int32)
+        return jax.lax.switch(
+            jnp.where(is_dense & jnp.any(wide_BM), 2, way),
+            (
+                functools.partial(in_chunks, width),
+                functools.partial(in_chunks, max(width, BROAD)),
+                lambda: _by_bounds(front, kept, edges, keep),
+            ),
+        )
+
+    if front.kept is None:
+        ways.append(functools.partial(in_chunks, width))
+    else:
+        ways.append(functools.partial(by_bounds_or_in_chunks, front.kept))
+    return jax.lax.switch(jnp.sum(widest > jnp.asarray(limits, jnp.int32), dtype=jnp.int32), ways)
 
 
 def highest_by_item(front: Frontier, keep: int, width: int) -> Found:

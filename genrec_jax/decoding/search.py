@@ -301,14 +301,16 @@ def _extend_rows(
     length = (trie.prefix_Q.shape[0] + step).astype(jnp.float32)
     finished_BM = children.finished_BM
     if config.finish_within_beams:
-        finished_BM = _only_first_candidates(children, config.num_beams)
+        items_BM = candidates.finished_items(front, finished_BM)
+        finished_BM = _only_first_candidates(children, items_BM, config.num_beams)
     # Once its bound is met, an example's pool is closed.
     finished_BM = jnp.where(state.active_B[:, None], finished_BM, -jnp.inf)
 
     def let_in() -> tuple[Array, Array]:
+        items_BM = candidates.finished_items(front, finished_BM)
         pool_scores, pool_items = selection.best_pairs(
             jnp.concatenate([state.finished_BR, _penalised(finished_BM, length, config)], axis=1),
-            jnp.concatenate([state.items_BR, children.finished_items_BM], axis=1),
+            jnp.concatenate([state.items_BR, items_BM], axis=1),
             config.num_results,
         )
         return pool_scores, jnp.where(pool_scores > -jnp.inf, pool_items, -1)
@@ -344,9 +346,11 @@ def _penalised(
     return scores / length**config.length_penalty if config.length_penalty else scores
 
 
-def _only_first_candidates(children: candidates.Children, num_beams: int) -> Float[Array, "B M"]:
+def _only_first_candidates(
+    children: candidates.Children, items_BM: Int[Array, "B M"], num_beams: int
+) -> Float[Array, "B M"]:
     """Finished scores, -inf unless among the k best of all children, finished and not."""
-    finished_BM, items_BM = children.finished_BM, children.finished_items_BM
+    finished_BM = children.finished_BM
     # A running child above counts, and so does a finished one: (score, then item) decides.
     above_running = _above(children.scores_BM, children.items_BM, finished_BM, items_BM)
     above_finished = _above(finished_BM, items_BM, finished_BM, items_BM)

@@ -1,6 +1,7 @@
 """The jitted recommend step against Hugging Face's beam search and teacher-forced brute force."""
 
 import dataclasses
+import itertools
 
 import chex
 import jax
@@ -11,6 +12,7 @@ from genrec_jax.decoding import network, search
 from genrec_jax.decoding.recommend import make_recommend_step
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.decoding.trie import build_trie
+from genrec_jax.model import incremental
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline.batch import PromptBatch
@@ -133,12 +135,19 @@ def lists_of_one_device(one_model):
     return make_recommend_step(graphdef, config)(params, batch, trie_of(stored))
 
 
-@pytest.mark.parametrize("kept_logits", [True, False])
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 2), (2, 1, 4), (2, 2, 2)])
+@pytest.mark.parametrize(
+    ("sizes", "kept_logits", "masked"),
+    [
+        *itertools.product([(8, 1, 1), (1, 4, 2), (2, 1, 4), (2, 2, 2)], [True, False], [True]),
+        ((2, 2, 2), True, False),
+    ],
+)
 def test_every_mesh_gives_one_devices_lists(
-    one_model, lists_of_one_device, sizes, kept_logits, monkeypatch
+    one_model, lists_of_one_device, sizes, kept_logits, masked, monkeypatch
 ):
     """Rows over `data` and `fsdp`, parameters over `fsdp`, heads and vocabulary over `tensor`."""
+    if not masked:
+        monkeypatch.setattr(incremental, "MOST_MASKED", 9)
     if not kept_logits:
         monkeypatch.setattr(network, "MAX_LOGITS_BYTES", 0)
         monkeypatch.setattr(network, "VOCABULARY_CHUNK", 100)
