@@ -61,7 +61,7 @@ def test_imports_run_one_way(path):
     package = package_of(path)
     if package == "__init__":
         return  # the front door may open any room
-    assert package in RANK, f"{path} belongs to no package of DESIGN's layout"
+    assert package in RANK, f"{path} belongs to no package of CONTRIBUTING.md's order"
     assert violations(package, path.read_text()) == []
 
 
@@ -103,6 +103,11 @@ def test_files_stay_short_and_say_their_role(path):
     assert len(text.splitlines()) <= 450
     if path.name != "__init__.py":
         assert ast.get_docstring(ast.parse(text)), "a module says its place in the flow first"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_refer_to_no_document_outside_the_repository(path):
+    assert "DESIGN" not in path.read_text()
 
 
 def test_no_two_test_files_have_one_name():

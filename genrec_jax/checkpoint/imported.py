@@ -70,9 +70,7 @@ class ImportedWeights:
     @functools.cached_property
     def model_config(self) -> T5Config:
         """The network."""
-        fields = dict(self.manifest["model"])
-        fields["mlp_activations"] = tuple(fields["mlp_activations"])
-        return T5Config(**fields)
+        return T5Config.from_json(self.manifest["model"])
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary | None:

@@ -224,9 +224,7 @@ class RunDir:
     @functools.cached_property
     def model_config(self) -> T5Config:
         """The network."""
-        fields = dict(self.manifest["model"])
-        fields["mlp_activations"] = tuple(fields["mlp_activations"])
-        return T5Config(**fields)
+        return T5Config.from_json(self.manifest["model"])
 
     @property
     def mixture(self) -> dict[str, Any]:

@@ -33,8 +33,8 @@ class Remote:
 
     Attributes:
         url: where from.
-        checksum: `md5:...` or `sha256:...` as its publisher or DESIGN's data list gives it; None
-            where nobody publishes one (then only the archive's own CRC guards it).
+        checksum: `md5:...` or `sha256:...`, as its publisher gives it or as measured on a copy; None
+            if there is none (then only the archive's own CRC guards it).
     """
 
     url: str

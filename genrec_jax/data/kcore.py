@@ -1,4 +1,4 @@
-"""The k-core filter of `prepare`: drop rare users and items until nothing changes (DESIGN, "k-core")."""
+"""The k-core filter of `prepare`: drop rare users and items until nothing changes (docs/prepare.md)."""
 
 import dataclasses
 

@@ -124,7 +124,7 @@ def manifest_entry(
 
 
 def check_protocol(protocol: str, validation_from: int | None, test_from: int | None) -> None:
-    """Refuses what can be seen to be wrong without any data.
+    """Checks the settings that need no data.
 
     Raises:
         UserError: no such protocol, dates that do not go with it, or one date without the other.
@@ -162,7 +162,7 @@ def moment(time: int) -> str:
 
 
 def leave_one_out(dataset: Dataset) -> Splits:
-    """Last item tests, the one before validates (DESIGN, "Leave-one-out").
+    """The last item is the test target, the one before validation's (docs/protocols.md, "Leave-one-out").
 
     Raises:
         UserError: a user has fewer than 3 interactions.

@@ -11,6 +11,7 @@ from genrec_jax.decoding import reading
 from genrec_jax.decoding.reading import KeptLogits
 from genrec_jax.decoding.search import Network
 from genrec_jax.model import incremental
+from genrec_jax.model.attention import MASKED
 from genrec_jax.model.t5 import T5
 from genrec_jax.parallel import rules
 
@@ -19,7 +20,6 @@ MAX_LOGITS_BYTES = 1 << 28
 MEMORY_SHARE, MOST_LOGITS_BYTES = 32, 1 << 32
 """A GPU keeps them up to a 32nd of its memory, where that is more, and up to the second in any case."""
 VOCABULARY_CHUNK = 4096
-MASKED = -1e10
 LOGITS_AXES = ("batch", "beams", "length", "vocab")
 HEAD_AXES = ("vocab", "activation_embed")
 (VOCAB,) = rules.MESH_AXES_OF["vocab"]

@@ -16,6 +16,7 @@ import numpy as np
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import VOCABULARY, RunDir
 from genrec_jax.data import artefacts
+from genrec_jax.data.splits import NO_TARGET
 from genrec_jax.decoding import constraints, export, request_checks, request_shapes
 from genrec_jax.decoding.catalogue import Catalogue, Unknown
 from genrec_jax.decoding.constraints import ItemList
@@ -28,7 +29,6 @@ from genrec_jax.errors import UserError
 from genrec_jax.model import stacks, t5
 from genrec_jax.parallel import compilation_cache
 from genrec_jax.pipeline.batch import PromptBatch
-from genrec_jax.pipeline.prompt_batches import NO_TARGET
 from genrec_jax.prompts.templates import SEARCHED_TASKS
 
 BEAMS_MULTIPLE = 10

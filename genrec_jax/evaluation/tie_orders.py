@@ -1,8 +1,8 @@
 """How far figures move when ties in time are broken differently: on some data ties decide the targets.
 
-Where interactions of a user share their time, the source's file order stands (DESIGN, "Ties in time").
-The reference systems are cheap to rank again under random orders, and their spread is the size of that
-accident; a model's own would need training anew on each order.
+If interactions of a user share their time, the source's file order decides (docs/protocols.md, "Ties in
+time"). Reference systems are cheap to rank again under random orders, and their spread shows how much
+that matters. A model would have to be trained again on each order.
 """
 
 import dataclasses

@@ -1,7 +1,6 @@
 """Numeric ids: `item_1001`, ..., random and sequential (Hua et al. 2023; OpenP5); short, `I1`, ..."""
 
 import hashlib
-from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -43,15 +42,12 @@ def sequential_order(
             with those only.
     """
     in_training_X = splits.in_training_X(dataset)
-    met = _first_met(dataset.items_X[in_training_X])
-    if cold_items == "held-out-order":
-        rest: Iterable[int] = _first_met(dataset.items_X[~in_training_X])
-    else:
-        rest = range(dataset.num_items)
-    known = set(met)
-    return np.array(
-        met + [item for item in [*rest, *range(dataset.num_items)] if _add(known, item)], np.int64
-    )
+    met = dataset.items_X[in_training_X].tolist()
+    held_out = dataset.items_X[~in_training_X].tolist() if cold_items == "held-out-order" else []
+    order = dict.fromkeys(
+        [*met, *held_out, *range(dataset.num_items)]
+    )  # each item where it first stands
+    return np.array(list(order), np.int64)
 
 
 def numbered(
@@ -66,14 +62,3 @@ def numbered(
     numbers_I = np.empty(len(order_I), np.int64)
     numbers_I[order_I] = np.arange(first, first + len(order_I))
     return tuple(f"{prefix}{number}" for number in numbers_I.tolist())
-
-
-def _first_met(items: np.ndarray) -> list[int]:
-    return list(dict.fromkeys(items.tolist()))
-
-
-def _add(known: set[int], item: int) -> bool:
-    """Adds `item` to `known`; whether it was new."""
-    new = item not in known
-    known.add(item)
-    return new

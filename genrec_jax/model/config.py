@@ -1,6 +1,8 @@
 """The one description of a T5 network; saved in the run dir, so that a run needs no gin to reload."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from genrec_jax.errors import UserError
 
@@ -68,6 +70,11 @@ class T5Config:
     remat: str = "none"
     attention: str = "own"
     scan_layers: bool = True
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "T5Config":
+        """The description that `dataclasses.asdict` wrote to JSON, which has lists for tuples."""
+        return cls(**{**fields, "mlp_activations": tuple(fields["mlp_activations"])})
 
     def __post_init__(self):
         if self.mlp_activations not in (("relu",), ("gelu", "linear")):

@@ -271,12 +271,7 @@ class NextItemTask(AlignmentTask):
         self.positions_N = positions_N
         self._choose_positions()
         self.num_examples = len(self.positions_N)
-        if not self.num_examples:
-            raise UserError(
-                f"{self.name} has no example: every user needs two training interactions (four in all,"
-                " with leave-one-out). Prepare the dataset with a higher --min-user-interactions, or with"
-                " later dates of a temporal split"
-            )
+        examples.check_not_empty(self.name, self.num_examples)
         self._set_bounds()
 
     def held_out(

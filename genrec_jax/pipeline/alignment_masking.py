@@ -12,15 +12,14 @@ from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import vocabulary
-from genrec_jax.pipeline import list_prompts, span_corruption, windows
+from genrec_jax.pipeline import examples, list_prompts, span_corruption, windows
 from genrec_jax.pipeline.alignment import MASK, SPANS, WINDOW, AlignmentSettings, AlignmentTask
 from genrec_jax.pipeline.examples import ExamplePlan
 from genrec_jax.pipeline.list_prompts import ItemLists
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
 from genrec_jax.pipeline.token_runs import RunPlan
 from genrec_jax.prompts import templates as templates_lib
-
-_NOBODY = -1
+from genrec_jax.prompts.rendering import UNKNOWN_USER
 
 
 class WindowTask(AlignmentTask):
@@ -48,12 +47,7 @@ class WindowTask(AlignmentTask):
         super().__init__(prompts, dataset, splits, task, settings, template_ids)
         self.begin_N, self.end_N = windows.item_windows(dataset, splits, settings.window)
         self.num_examples = len(self.begin_N)
-        if not self.num_examples:
-            raise UserError(
-                f"{self.name} has no example: every user needs two training interactions (four in all,"
-                " with leave-one-out). Prepare the dataset with a higher --min-user-interactions, or with"
-                " later dates of a temporal split"
-            )
+        examples.check_not_empty(self.name, self.num_examples)
         self._set_bounds()
 
     def window(
@@ -113,7 +107,7 @@ class MaskedItemsTask(WindowTask):
             list_prompts.plan(self.prompts, tables.list_inputs[number], count, shown),
             list_prompts.plan(self.prompts, tables.list_targets[number], count, answer),
             self.dataset.users_X[begin_E],
-            np.full(count, _NOBODY, np.int32),
+            np.full(count, UNKNOWN_USER, np.int32),
             np.full(count, number),
             fitting_E > begin_E,
         )
@@ -208,7 +202,7 @@ class MaskedSpansTask(WindowTask):
             self._planned(tables.list_inputs[number], {"window": inputs}, count),
             self._planned(tables.list_targets[number], {"spans": targets}, count),
             self.dataset.users_X[begin_E],
-            np.full(count, _NOBODY, np.int32),
+            np.full(count, UNKNOWN_USER, np.int32),
             np.full(count, number),
             fitting_E > begin_E,
         )

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int, Int32, Int64
 from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
+from genrec_jax.errors import UserError
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
 from genrec_jax.pipeline.token_runs import RunPlan, TokenRuns
 
@@ -236,6 +237,20 @@ class SingleTask(ExampleTask):
             epoch: for a task with `epochs_differ`.
             index_E: examples by their place before any shuffling.
         """
+
+
+def check_not_empty(name: str, num_examples: int) -> None:
+    """Checks that a task of that name has an example to train on.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not num_examples:
+        raise UserError(
+            f"{name} has no example: every user needs two training interactions (four in all, with"
+            " leave-one-out). Prepare the dataset with a higher --min-user-interactions, or with later"
+            " dates of a temporal split"
+        )
 
 
 def held_out_positions(

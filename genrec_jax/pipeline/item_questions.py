@@ -13,9 +13,8 @@ from genrec_jax.pipeline import list_prompts
 from genrec_jax.pipeline.alignment import AlignmentSettings, AlignmentTask
 from genrec_jax.pipeline.examples import ExamplePlan
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
+from genrec_jax.prompts.rendering import UNKNOWN_USER
 from genrec_jax.prompts.templates import Template
-
-_NOBODY = -1
 
 
 def questions(dataset: Dataset, templates: Sequence[Template]) -> list[tuple[int, int, str]]:
@@ -102,7 +101,7 @@ class ItemQuestionsTask(AlignmentTask):
         return ExamplePlan(
             list_prompts.plan(self.prompts, tables.list_inputs[number], count, asked),
             list_prompts.plan(self.prompts, tables.list_targets[number], count, answer),
-            np.full(count, _NOBODY, np.int32),
+            np.full(count, UNKNOWN_USER, np.int32),
             items_E.astype(np.int32),
             np.full(count, number),
             np.zeros(count, bool),

@@ -112,12 +112,7 @@ class OpenP5Task(SingleTask):
             raise UserError(
                 f"history is {history} and max_input_length {max_input_length}; wanted at least 1 of each"
             )
-        if not len(positions_N):
-            raise UserError(
-                f"{self.name} has no example: every user needs two training interactions (four in all,"
-                " with leave-one-out). Prepare the dataset with a higher --min-user-interactions, or with"
-                " later dates of a temporal split"
-            )
+        examples.check_not_empty(self.name, len(positions_N))
         self.num_examples = len(positions_N) * self._draws
         self.max_input_length, self.max_target_length = self._bounds()
 

@@ -22,7 +22,6 @@ from genrec_jax.prompts.templates import Template
 
 _LENGTH_MULTIPLE = 8
 _MAX_SHAPES = 4
-NO_TARGET = -1
 
 
 @dataclasses.dataclass(frozen=True)
