@@ -1,7 +1,9 @@
 """One letter per dimension: the key to every suffixed array name (`logits_BTV`) in this codebase.
 
 Array names end in the letters of their dimensions, in order; jaxtyping annotations and einsums use
-the same letters. A suffix is written only for arrays, never for scalars or Python containers.
+the same letters. A suffix is written only for arrays, never for scalars or Python containers. A dimension
+that is an offset longer has it as a digit (`offsets_U1` has one more entry than there are users); a word as
+a dimension speaks for itself.
 
 | letter | dimension |
 |---|---|
@@ -9,6 +11,7 @@ the same letters. A suffix is written only for arrays, never for scalars or Pyth
 | L | length of the encoder's input, in tokens |
 | T | length of the decoder's target, in tokens |
 | Q | new decoder positions fed in one incremental call |
+| q | decoder positions that are asked about, which need not be those of a call |
 | S | slots of the decoder's self-attention cache |
 | V | vocabulary, padded |
 | D | width of the residual stream (`embed`) |
@@ -17,7 +20,11 @@ the same letters. A suffix is written only for arrays, never for scalars or Pyth
 | K | width of one head (`kv`) |
 | N | layers of one stack |
 | M | beams |
-| C | candidate children read from the trie in one chunk |
+| C | candidates: children read from the trie in one chunk, items to be ranked |
+| J | nodes of the trie |
+| A | arcs of the trie |
+| Y | tokens of the trie's tails: the rest of an id below the last node that others share |
+| G | groups of neighbouring tokens that share a bound |
 | R | ranked results (the k of top-k) |
 | E | examples in a block |
 | P | packed tokens: the flat axis of a ragged array |
@@ -26,4 +33,33 @@ the same letters. A suffix is written only for arrays, never for scalars or Pyth
 | X | interactions, sorted by user and then by time |
 | W | words of a prompt (whole-word embedding) |
 | Z | bootstrap resamples |
+
+There are more dimensions than letters. Second meanings:
+
+| letter | where | dimension |
+|---|---|---|
+| C | training/losses.py | target positions of one chunk |
+| H | data/audit_tasks.py, pipeline/mixture_audit.py | positions that are held out |
+| J | data/hashing.py, pipeline/ | places of one example: draws, items of a prompt, runs of a template |
+| J | model/attention.py | heads and their widths, joined |
+| K | evaluation/ | depths at which lists are compared |
+| M | indexing/spectral.py | eigenvectors |
+| N | data/, decoding/, evaluation/, indexing/ | entries of any flat list: values, children, examples |
+| N | pipeline/ | examples or windows of an epoch |
+| N | model/layers.py | rows of any shape, flattened |
+| N | training/losses.py | chunks of target positions |
+| P | decoding/network.py | chunks of candidates |
+| P | indexing/spectral.py | pivots |
+| R | decoding/live.py | items to retire |
+| R | pipeline/blend.py | places of a round |
+| S | decoding/selection.py | groups of candidates that are read |
+| S | evaluation/, pipeline/packing.py | a sample, or scores in order |
+| S | pipeline/alignment_masking.py, pipeline/span_corruption.py | masked spans and their sentinels |
+| T | decoding/reading.py | units that are read in a round |
+| T | decoding/token_trees.py, decoding/t5x_search.py | tokens of an id |
+| T | pipeline/ | templates |
+| U | decoding/reading.py | units: the groups of all beams in one row |
+| W | decoding/reading.py | tokens of a group |
+| W | evaluation/ | items of a history |
+| X | decoding/ | items of a request's list; places, rows or beams in one flat row |
 """
