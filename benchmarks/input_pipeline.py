@@ -18,8 +18,15 @@ from benchmarks import beauty_size, common, input_rate
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.indexing import item_ids, unigram_vocabulary
 from genrec_jax.pipeline import mixtures
+from genrec_jax.pipeline.batch import Batch
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.prompts import templates
+
+
+def _padding_share(batch: Batch) -> float:
+    """The share of a batch's input and target positions that hold padding."""
+    tokens = (batch.encoder_input_tokens_BL, batch.decoder_target_tokens_BT)
+    return float(1 - sum(map(np.count_nonzero, tokens)) / sum(array.size for array in tokens))
 
 
 def main() -> None:
@@ -42,7 +49,7 @@ def main() -> None:
         for batch_size in options.batch_sizes:
             batches = TrainBatches(mixture, batch_size, packing=packing)
             padding = [
-                float(np.mean([batches.padding_share(s) for s in range(task, 100, 2)]))
+                float(np.mean([_padding_share(batches.batch(s)) for s in range(task, 100, 2)]))
                 for task in range(2)
             ]
             shapes = len({batches.shape(step) for step in range(200)})

@@ -1,7 +1,7 @@
 """What every baseline shares: whose targets are ranked, after which history, with seen items struck."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int, Int32, Int64
@@ -73,30 +73,6 @@ def _without_seen(
     struck_E = np.zeros(len(ranks_E), bool)
     struck_E[rows_P[items_P == of.items_E[rows_P]]] = True
     return np.where(struck_E, STRUCK, ranks_E - above_E)
-
-
-def top_k(
-    dataset: Dataset,
-    of: Targets,
-    candidates: Callable[[int], Iterable[int]],
-    *,
-    k: int,
-    exclude_seen: bool,
-) -> Int32[np.ndarray, "E R"]:
-    """The first k distinct candidates of each target's history; -1 where there are no more."""
-    items_ER = np.full((len(of.users_E), k), -1, np.int32)
-    starts_E = dataset.offsets_U1[of.users_E]
-    for row, (start, end) in enumerate(zip(starts_E, of.positions_E, strict=True)):
-        passed = set(dataset.items_X[start:end].tolist()) if exclude_seen else set()
-        place = 0
-        for item in candidates(int(of.last_E[row])):
-            if place == k:
-                break
-            if item not in passed:
-                passed.add(item)
-                items_ER[row, place] = item
-                place += 1
-    return items_ER
 
 
 def _distinct_seen(

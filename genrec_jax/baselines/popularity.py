@@ -5,7 +5,7 @@ ids, which tells nothing). Every report shows this beside the model.
 """
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int, Int64
 
 from genrec_jax.baselines import histories
 from genrec_jax.data.dataset import Dataset
@@ -57,12 +57,3 @@ def rank_among(
     ranks_I = item_ranks_I(dataset, splits)
     above_EC = ranks_I[candidates_EC] < ranks_I[targets_E][:, None]
     return 1 + above_EC.sum(axis=1)
-
-
-def top_k(
-    dataset: Dataset, splits: Splits, split: SplitName, *, k: int, exclude_seen: bool
-) -> Int32[np.ndarray, "E R"]:
-    """The k best items for each user who has a target, best first; -1 where the catalogue ends."""
-    order = item_order_I(dataset, splits).tolist()
-    targets = histories.targets(dataset, splits, split)
-    return histories.top_k(dataset, targets, lambda last: order, k=k, exclude_seen=exclude_seen)

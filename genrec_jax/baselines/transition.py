@@ -8,10 +8,9 @@ second-last item and one between: the floor where users follow two threads in tu
 """
 
 import dataclasses
-import itertools
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int, Int64
 
 from genrec_jax.baselines import histories, popularity
 from genrec_jax.data.dataset import Dataset
@@ -57,13 +56,6 @@ class TransitionTable:
             return unfollowed_E
         found_E = np.minimum(found_E, len(self.pairs_P) - 1)
         return np.where(self.pairs_P[found_E] == wanted_E, self.places_P[found_E], unfollowed_E)
-
-    def followers(self, last: int) -> Int64[np.ndarray, " followers"]:
-        """What followed one item, best first."""
-        if last < 0:
-            return np.empty(0, np.int64)
-        rows = slice(self.starts_I1[last], self.starts_I1[last + 1])
-        return (self.pairs_P[rows] % self.num_items)[np.argsort(self.places_P[rows])]
 
 
 def count(dataset: Dataset, splits: Splits, *, lag: int = 1) -> TransitionTable:
@@ -123,19 +115,3 @@ def rank_targets_by(
     """As `rank_targets`, by a table that `count` has made of these splits."""
     targets = histories.targets(dataset, splits, split, lag=table.lag)
     return histories.rank(dataset, targets, table.ranks, exclude_seen=exclude_seen)
-
-
-def top_k(
-    dataset: Dataset, splits: Splits, split: SplitName, *, k: int, exclude_seen: bool
-) -> Int32[np.ndarray, "E R"]:
-    """The k best items for each user who has a target, best first; -1 where the catalogue ends."""
-    table = count(dataset, splits)
-    popular = popularity.item_order_I(dataset, splits).tolist()
-    targets = histories.targets(dataset, splits, split)
-    return histories.top_k(
-        dataset,
-        targets,
-        lambda last: itertools.chain(table.followers(last).tolist(), popular),
-        k=k,
-        exclude_seen=exclude_seen,
-    )

@@ -182,19 +182,17 @@ def import_weights(
     output: artefacts.PathLike,
     *,
     vocabulary: artefacts.PathLike | None = None,
-    mesh: Mesh | None = None,
 ) -> ImportedWeights:
     """Turns a folder of weights into one that `INITIAL_CHECKPOINT_PATH` takes.
 
-    On several hosts each of them calls it, and each reads only what its devices hold.
+    On several hosts each of them calls it. All devices of the job share each parameter meanwhile, and
+    each host reads only what its devices hold.
 
     Args:
         folder: a Hugging Face folder or a T5X checkpoint.
         output: the folder to write; it must not exist.
         vocabulary: the `spiece.model` that the weights were trained with; the one in `folder` when not
             given.
-        mesh: devices that hold the parameters meanwhile; all of this job's, sharing each parameter
-            among them, when not given.
 
     Raises:
         UserError: as `ForeignWeights.open`; `output` is a URL, exists or cannot be written; the
@@ -220,9 +218,7 @@ def import_weights(
             " wanted the vocabulary that the weights were trained with",
             file=str(words.path or weights.folder),
         )
-    if mesh is None:
-        mesh = mesh_lib.make_mesh(1, jax.device_count(), 1)
-    params = weights.params(mesh)
+    params = weights.params(mesh_lib.make_mesh(1, jax.device_count(), 1))
     # Host 0 makes up the name, which no other import has, also one into the same folder.
     temporary = pathlib.Path(hosts.from_first(lambda: _temporary(target)))
     try:

@@ -61,7 +61,6 @@ def choose_step(run_dir: RunDir, which: Which = "best") -> int:
 def restore_params(
     run_dir: RunDir | artefacts.PathLike,
     step: Which = "best",
-    model_config: T5Config | None = None,
     mesh: Mesh | None = None,
 ) -> nnx.State:
     """The parameters of one checkpoint, bit for bit, each array straight onto its devices.
@@ -69,27 +68,19 @@ def restore_params(
     Args:
         run_dir: the run.
         step: a step, `best` on validation, or `latest`.
-        model_config: the network that will take them; the run's own when not given.
         mesh: where they go; this host's first device when not given.
 
     Raises:
-        UserError: no such checkpoint, a damaged one, or parameters that do not fit `model_config`.
+        UserError: no such checkpoint, a damaged one, or parameters that do not fit the run's network.
     """
     opened = run_dir if isinstance(run_dir, RunDir) else RunDir.load(run_dir)
-    return restore_chosen(opened, choose_step(opened, step), model_config, mesh)
+    return restore_chosen(opened, choose_step(opened, step), mesh)
 
 
-def restore_chosen(
-    run_dir: RunDir,
-    step: int,
-    model_config: T5Config | None = None,
-    mesh: Mesh | None = None,
-) -> nnx.State:
-    """As `restore_params`, of a step that `choose_step` gave: its checksums are not looked at again."""
+def restore_chosen(run_dir: RunDir, step: int, mesh: Mesh | None = None) -> nnx.State:
+    """As `restore_params`, for a step from `choose_step`, which has checked the checksums."""
     folder = open_store(run_dir).bring(step, only=store.PARAMS)
-    return restore_folder(
-        folder, model_config or run_dir.model_config, mesh or mesh_lib.single_device_mesh()
-    )
+    return restore_folder(folder, run_dir.model_config, mesh or mesh_lib.single_device_mesh())
 
 
 def restore_folder(folder: pathlib.Path, model_config: T5Config, mesh: Mesh) -> nnx.State:

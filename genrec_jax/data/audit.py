@@ -262,9 +262,9 @@ def audit_rebuild(
     return AuditResult(check, "pass", "unchanged when the held-out interactions are exchanged")
 
 
-def exchange_held_out(dataset: Dataset, splits: Splits, *, seed: int = 0) -> Dataset:
-    """The same dataset with every held-out interaction moved to some other item."""
-    random = np.random.default_rng(seed)
+def exchange_held_out(dataset: Dataset, splits: Splits) -> Dataset:
+    """The same dataset with every held-out interaction moved to some other item, always the same."""
+    random = np.random.default_rng(0)
     held_X = ~splits.in_training_X(dataset)
     items_X = dataset.items_X.copy()
     shift = random.integers(1, max(dataset.num_items, 2), int(held_X.sum()))
@@ -397,18 +397,18 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _climbing(values: Int[np.ndarray, " n"], rank: Int[np.ndarray, " n"]) -> float:
+def _climbing(values: Int[np.ndarray, " values"], rank: Int[np.ndarray, " values"]) -> float:
     """Share of neighbours, in the order of `rank`, whose values climb."""
     steps = np.diff(values[np.argsort(rank)])
     return float((steps > 0).mean()) if len(steps) else 0.0
 
 
-def _correlation(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " n"]) -> float:
+def _correlation(a: Int[np.ndarray, " values"], b: Int[np.ndarray, " values"]) -> float:
     """Spearman's rank correlation of two arrays without ties; 0 where there are under three."""
     if len(a) < 3:
         return 0.0
 
-    def ranks(values: Int[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    def ranks(values: Int[np.ndarray, " values"]) -> Float64[np.ndarray, " values"]:
         return np.argsort(np.argsort(values)).astype(np.float64)
 
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

@@ -12,16 +12,6 @@ import polars as pl
 
 from genrec_jax.data import artefacts
 
-INTERACTION_COLUMNS = {
-    "row": pl.Int64,
-    "user": pl.String,
-    "item": pl.String,
-    "timestamp": pl.Int64,
-    "within_second": pl.Int32,
-    "rating": pl.Float32,
-    "review": pl.String,
-    "summary": pl.String,
-}
 ITEM_COLUMNS = {
     "item": pl.String,
     "title": pl.String,

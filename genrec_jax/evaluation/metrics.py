@@ -78,9 +78,6 @@ class RankHistogram:
         """Users counted."""
         return int(self.counts_R.sum())
 
-    def __add__(self, other: "RankHistogram") -> "RankHistogram":
-        return dataclasses.replace(self, counts_R=self.counts_R + other.counts_R)
-
     def sum(self, metric: str) -> float:
         """The metric's sum over users."""
         return float(self.counts_R @ gains_R(metric, self.max_rank))

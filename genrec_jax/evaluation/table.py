@@ -10,6 +10,8 @@ from genrec_jax.evaluation.results import POOLS, Pool, is_by_date, pool_of
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr@10")
 BY_IMPORTANCE = ("hr@10", "ndcg@10", "hr@20", "hr@5", "hr@1", "mrr@10")
+LEADING_METRIC = "hr@10"
+"""What the lines under a table are about."""
 INTERVAL_WIDTH = len("0.0000-0.0000")
 ABSENT = "-"
 FRAME_WIDTH = 3  # of a column: two spaces and a line
@@ -94,13 +96,13 @@ def metrics_table(
     return table
 
 
-def comparison_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str]:
-    """The paired comparisons of one metric as sentences, seen items kept."""
+def comparison_lines(metrics: dict[str, Any]) -> list[str]:
+    """The paired comparisons of HR@10 as sentences, seen items kept."""
     return [
-        f"{c['a']} against {c['b']}: {metric.upper()} {c['difference']:+.4f}"
+        f"{c['a']} against {c['b']}: {LEADING_METRIC.upper()} {c['difference']:+.4f}"
         f" [{c['low']:+.4f}, {c['high']:+.4f}], p = {c['p_value']:.2g}"
         for c in metrics["paired"]
-        if c["metric"] == metric and c["footing"] == "seen_kept"
+        if c["metric"] == LEADING_METRIC and c["footing"] == "seen_kept"
     ]
 
 
@@ -140,19 +142,19 @@ def rating_lines(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def tie_lines(metrics: dict[str, Any], metric: str = "hr@10") -> list[str]:
-    """How ties in time move the baselines, as sentences; nothing where they hardly do."""
+def tie_lines(metrics: dict[str, Any]) -> list[str]:
+    """How ties in time change HR@10 of the baselines, as sentences; nothing if they hardly do."""
     spread = metrics["tie_orders"]
     if spread is None:
         return []
     ranges = [
-        f"{system} {footings['seen_kept'][metric]['low']:.4f}-{footings['seen_kept'][metric]['high']:.4f}"
+        f"{system} {found['low']:.4f}-{found['high']:.4f}"
         for system, footings in spread["systems"].items()
-        if metric in footings["seen_kept"]
+        if (found := footings["seen_kept"].get(LEADING_METRIC))
     ]
     return [
         f"ties in time decide the target of {spread['tied_share']:.0%} of users; over"
-        f" {spread['orders']} random orders of the ties {metric.upper()} is {', '.join(ranges)}"
+        f" {spread['orders']} random orders of the ties {LEADING_METRIC.upper()} is {', '.join(ranges)}"
     ]
 
 

@@ -40,7 +40,6 @@ def reference_spread(
     references: References,
     *,
     max_rank: int,
-    seed: int = 0,
 ) -> dict[str, Any] | None:
     """The `tie_orders` entry of metrics.json, or None where ties decide few targets.
 
@@ -55,7 +54,7 @@ def reference_spread(
     runs = []
     for order in range(ORDERS):
         # Lengths stay as they are, so the split's positions hold for the shuffled log too.
-        found = references(shuffle_ties(dataset, seed + order), splits, split)
+        found = references(shuffle_ties(dataset, seed=order), splits, split)
         runs.append(
             {
                 system: {

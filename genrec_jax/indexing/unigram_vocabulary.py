@@ -31,6 +31,7 @@ PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 NUMBERED_NAMES = ("item_", "user_")
 JOINED_NAME = "item_"
 MAX_WORDS = 1000
+MAX_PIECES = 400
 MAX_TEXT_PIECES = 4000
 # Whole pieces beat any split of the same text; characters are the last resort. The scores in
 # between are the unigram model's own log-probabilities, moved below those of whole pieces.
@@ -45,7 +46,6 @@ def train(
     added_tokens: Sequence[str] = (),
     first_tokens: Sequence[str] = (),
     digits_per_token: int = 2,
-    unigram_size: int = 400,
     texts: Sequence[str] = (),
     numbered_names: Sequence[str] = NUMBERED_NAMES,
 ) -> vocabulary.Vocabulary:
@@ -60,7 +60,6 @@ def train(
             the name before it.
         digits_per_token: digits of a number that share a token, 1 to 3. More make ids shorter and
             the vocabulary larger (about 2 x 10^n names and 10^n groups).
-        unigram_size: how many unigram pieces to train at most, not counting those for `texts`.
         texts: further text that prompts show, such as titles: it gets unigram pieces (up to
             `MAX_TEXT_PIECES` more), and no whole words.
         numbered_names: names that a number follows, such as `item_`.
@@ -89,7 +88,7 @@ def train(
     whole += [group for group in groups if len(group) == digits_per_token]
     whole += [mark + JOINED_NAME + token for token in first_tokens]
     whole += added_tokens
-    model = _trained([*lines, *texts], unigram_size + min(MAX_TEXT_PIECES, 2 * len(texts)))
+    model = _trained([*lines, *texts], MAX_PIECES + min(MAX_TEXT_PIECES, 2 * len(texts)))
     unigram = [
         (piece.piece, piece.score + 2 * WHOLE_SCORE)
         for piece in model.pieces

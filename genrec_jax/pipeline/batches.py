@@ -138,12 +138,6 @@ class TrainBatches:
         """The shape of a step's batch over all hosts."""
         return self._plan(step)[2]
 
-    def padding_share(self, step: int) -> float:
-        """The share of a step's input and target positions, over all hosts, that hold padding."""
-        _, plan, shape, _ = self._plan(step)
-        tokens = plan.inputs.lengths_E.sum() + plan.targets.lengths_E.sum()
-        return float(1 - tokens / shape.cells)
-
     def _plan(self, step: int) -> tuple[ExampleTask, ExamplePlan, Shape, Placement]:
         source, epochs_E, numbers_E = self.mixture.at(step, self.examples_per_step)
         plan = source.plan(epochs_E, numbers_E)

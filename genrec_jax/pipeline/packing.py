@@ -27,11 +27,6 @@ class Shape:
     def __str__(self) -> str:
         return f"{self.rows} x ({self.input_length} + {self.target_length})"
 
-    @property
-    def cells(self) -> int:
-        """Input and target positions."""
-        return self.rows * (self.input_length + self.target_length)
-
 
 @dataclasses.dataclass(frozen=True)
 class Placement:

@@ -45,7 +45,6 @@ class SeqIOBatches:
         split: str = "train",
         packing: bool = False,
         shuffle: bool = True,
-        use_cached: bool = False,
         seed: int = 0,
         host: int = 0,
         num_hosts: int = 1,
@@ -61,7 +60,6 @@ class SeqIOBatches:
             split: which split.
             packing: put several examples in a row.
             shuffle: in SeqIO's way, with a buffer.
-            use_cached: read SeqIO's offline cache.
             seed: of SeqIO's shuffling and mixing.
             host: which host this is.
             num_hosts: how many there are.
@@ -98,7 +96,6 @@ class SeqIOBatches:
         self._options = {
             "dataset_split": split,
             "shuffle": shuffle,
-            "use_cached": use_cached,
             "seed": seed,
         }
         self._rows = slice(host * batch_size // num_hosts, (host + 1) * batch_size // num_hosts)

@@ -23,6 +23,7 @@ from genrec_jax.pipeline.seqio_source import ranking_metrics
 from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.prompts.templates import TASKS, Task
 
+PREFIX = "openp5"
 _EVALUATED = ("validation", "test")
 
 
@@ -30,7 +31,7 @@ def register(
     dataset_dir: artefacts.PathLike,
     index_dir: artefacts.PathLike,
     *,
-    name_prefix: str = "openp5",
+    name_prefix: str = PREFIX,
     templates_file: artefacts.PathLike | None = None,
     history: int = 20,
     templates_per_example: int | None = None,
@@ -112,23 +113,22 @@ def register(
     return (*names, mixture)
 
 
-def register_from_environment(value: str, *, name_prefix: str = "openp5") -> tuple[str, ...]:
+def register_from_environment(value: str) -> tuple[str, ...]:
     """Registers what an environment variable lists.
 
     Args:
         value: `DATASET_DIR=INDEX_DIR`, several separated by commas. With several there is also a
-            mixture of all of them, named by the prefix alone.
-        name_prefix: begins every name.
+            mixture of all of them, `openp5`.
 
     Raises:
         UserError: the value is not of that form, or as `register`.
     """
-    listed = seqio_source.register_listed(value, register, name_prefix=name_prefix)
+    listed = seqio_source.register_listed(value, register, name_prefix=PREFIX)
     names = [name for registered in listed for name in registered]
     if len(listed) > 1:
         trained = [name for name in names if name.endswith(TASKS)]
-        seqio_source.add_mixture(name_prefix, dict.fromkeys(trained, 1.0))
-        names.append(name_prefix)
+        seqio_source.add_mixture(PREFIX, dict.fromkeys(trained, 1.0))
+        names.append(PREFIX)
     return tuple(names)
 
 

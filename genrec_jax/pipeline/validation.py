@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from genrec_jax.data.splits import SplitName, Splits
+from genrec_jax.data.splits import Splits
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import batches, packing
 from genrec_jax.pipeline.batch import Batch
@@ -16,7 +16,7 @@ class ValidationBatches:
     """`batch(i)` for i below `num_batches`: the same examples whenever it is asked.
 
     Each task of the mixture gives its users' held-out targets (by leave-one-out s[n-2] with history
-    s[:n-2]), in its first seen template (A1, B1) unless told otherwise; tasks that only train give none.
+    s[:n-2]), in its first seen template (A1, B1); tasks that only train give none.
     A batch holds one task; its last batch is filled up with padding rows, whose loss weights are 0.
 
     Attributes:
@@ -32,8 +32,6 @@ class ValidationBatches:
         splits: Sequence[Splits],
         batch_size: int,
         *,
-        split: SplitName = "validation",
-        template_ids: dict[str, str] | None = None,
         max_examples: int | None = None,
         host: int = 0,
         num_hosts: int = 1,
@@ -45,15 +43,13 @@ class ValidationBatches:
             mixture: what training reads; its tables are shared.
             splits: for each dataset of the mixture, in its order.
             batch_size: rows of a batch over all hosts; rounded up to `rows_multiple`.
-            split: whose targets.
-            template_ids: for each task the template; by default the first seen one.
             max_examples: a seeded sample of each source's users; None: all of them.
             host: which host this is.
             num_hosts: how many there are.
             rows_multiple: devices along the batch, over all hosts.
 
         Raises:
-            UserError: no user has a target, or a template is unknown.
+            UserError: no user has a target.
         """
         if rows_multiple % num_hosts:
             rows_multiple *= num_hosts
@@ -65,8 +61,7 @@ class ValidationBatches:
             for source in mixture.sources
             for held in source.held_out(
                 splits[datasets.index(source.dataset.path)],
-                split,
-                template_id=(template_ids or {}).get(source.task),
+                "validation",
                 max_examples=max_examples,
             )
         )

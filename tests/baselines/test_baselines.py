@@ -52,7 +52,7 @@ def brute_force(log: dataset.Dataset, name: str, split: str, exclude_seen: bool)
 @pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize("exclude_seen", [False, True])
-def test_ranks_and_lists_equal_brute_force(log, name, split, exclude_seen, monkeypatch):
+def test_ranks_equal_brute_force(log, name, split, exclude_seen, monkeypatch):
     monkeypatch.setattr(histories, "USERS_AT_A_TIME", 7)
     part = splits.leave_one_out(log)
     expected = brute_force(log, name, split, exclude_seen)
@@ -63,9 +63,18 @@ def test_ranks_and_lists_equal_brute_force(log, name, split, exclude_seen, monke
         for order, target in zip(expected, targets, strict=True)
     ]
     assert (ranks_E == 0).any() == exclude_seen
-    for k in (3, 25):
-        items_ER = BASELINES[name].top_k(log, part, split, k=k, exclude_seen=exclude_seen)
-        assert items_ER.tolist() == [(order + [-1] * k)[:k] for order in expected]
+
+
+def test_whole_rankings_equal_brute_force(log):
+    part = splits.leave_one_out(log)
+    assert brute_force(log, "popularity", "test", False)[0] == (
+        popularity.item_order_I(log, part).tolist()
+    )
+    table, items = transition.count(log, part), np.arange(25)
+    for user, expected in enumerate(brute_force(log, "transition", "test", False)):
+        ranks_I = table.ranks(np.full(25, log.sequence(user)[-2]), items)
+        assert items[np.argsort(ranks_I)].tolist() == expected
+        assert sorted(ranks_I) == [*range(1, 26)]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -19,6 +19,7 @@ from genrec_jax.errors import UserError
 
 MICROSECONDS = 1_000_000
 LATEST_TIMESTAMP = 4_102_444_800  # 2100-01-01
+MAX_QUOTED = 120
 IMPOSSIBLE_TIME = "impossible timestamp"
 SKIP_REMEDY = "Mend the file, or pass --skip-bad-rows to leave such rows out and count them"
 
@@ -79,7 +80,7 @@ class Stage:
         """Takes one block of rows.
 
         Args:
-            frame: columns of `rawlog.INTERACTION_COLUMNS` (`row`, `user`, `item` at least), and
+            frame: columns of `rawlog.RawLog.interactions` (`row`, `user`, `item` at least), and
                 `problem` (the reason a row is bad, or null) and `got` (what the row says);
                 `impossible_time` as `check_numbers` adds it.
             wanted: what a row should look like, for the error.
@@ -250,10 +251,10 @@ def _times(text: pl.Expr, time_unit: int, time_formats: tuple[str, ...]) -> tupl
     return whole // time_unit, whole % time_unit * each + fraction
 
 
-def shorten(text: str | None, limit: int = 120) -> str:
-    """A row's text as errors quote it: one line, at most `limit` characters."""
+def shorten(text: str | None) -> str:
+    """A row's text as errors quote it: one line, at most `MAX_QUOTED` characters."""
     shown = repr(text)
-    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+    return shown if len(shown) <= MAX_QUOTED else shown[: MAX_QUOTED - 3] + "..."
 
 
 def read_all(member: inputs.Member, *, encoding: str = "utf-8") -> str:
