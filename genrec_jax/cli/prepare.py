@@ -255,10 +255,12 @@ def run(arguments: argparse.Namespace) -> None:
             source,
             arguments.output,
             name=arguments.name,
-            min_user=5 if minima[0] is None else minima[0],
-            min_item=5 if minima[1] is None else minima[1],
-            drop_duplicates=arguments.drop_duplicates,
-            tie_seed=arguments.tie_seed,
+            filters=prepare.Filters(
+                min_user=prepare.FIVE_CORE.min_user if minima[0] is None else minima[0],
+                min_item=prepare.FIVE_CORE.min_item if minima[1] is None else minima[1],
+                drop_duplicates=arguments.drop_duplicates,
+                tie_seed=arguments.tie_seed,
+            ),
             **common,
         )
     show(written)

@@ -46,7 +46,8 @@ class Filters:
             default: the published counts include such rows where there are any.
         skip_short_users: leave-one-out: drop users left with under 3 interactions, which it cannot
             split, where the default is an error.
-        tie_seed: order tied times at random with this seed; None keeps file order.
+        tie_seed: order tied times at random with this seed, to see how much a result owes to file
+            order; refused if there are no times. None keeps file order.
     """
 
     min_user: int = 5
@@ -77,7 +78,7 @@ class SplitBy:
         splits.check_protocol(self.protocol, self.validation_from, self.test_from)
 
 
-LEAVE_ONE_OUT = SplitBy()
+FIVE_CORE, LEAVE_ONE_OUT = Filters(), SplitBy()
 
 
 def prepare(
@@ -85,11 +86,7 @@ def prepare(
     output: artefacts.PathLike,
     *,
     name: str,
-    min_user: int = 5,
-    min_item: int = 5,
-    drop_duplicates: bool = False,
-    skip_short_users: bool = False,
-    tie_seed: int | None = None,
+    filters: Filters = FIVE_CORE,
     user_order: UserOrder = "shuffled",
     split: SplitBy = LEAVE_ONE_OUT,
     expected_counts: dict[str, int] | None = None,
@@ -109,12 +106,7 @@ def prepare(
         raw: what a reader made.
         output: the dataset dir to write.
         name: what prompts call the dataset: letters, digits, `_` and `-`.
-        min_user: see `Filters`, like the next four.
-        min_item: interactions an item needs.
-        drop_duplicates: drop exact duplicates.
-        skip_short_users: drop users that cannot be split.
-        tie_seed: order tied times at random, to see how much a result owes to file order; refused
-            where there are no times.
+        filters: what is dropped, and how tied times are ordered.
         user_order: `file` numbers users by first appearance, as public OpenP5 files do.
         split: what is held out for validation and test.
         expected_counts: `users`, `items`, `interactions` that must come out (a recipe's published
@@ -129,13 +121,12 @@ def prepare(
     """
     _check_name(name)
     target = str(output)
-    filters = Filters(min_user, min_item, drop_duplicates, skip_short_users, tie_seed)
     steps = steps or prepare_progress.Steps()
     timed = "timestamp" in raw.interactions.collect_schema() and not raw.order_trusted
-    if tie_seed is not None and not timed:
+    if filters.tie_seed is not None and not timed:
         raise UserError(
-            f"--tie-seed {tie_seed} has no effect: this source gives no times, so no two of them tie and"
-            " the order of the rows is taken as it is. Leave the flag out",
+            f"--tie-seed {filters.tie_seed} has no effect: this source gives no times, so no two of them"
+            " tie and the order of the rows is taken as it is. Leave the flag out",
             file=target,
         )
     if split.protocol == "temporal" and not timed:
@@ -143,30 +134,33 @@ def prepare(
     log = _with_rows(raw.interactions)
     rejected = dict(raw.rejected)
     dropped = 0
-    if drop_duplicates:
+    if filters.drop_duplicates:
         log, dropped = _without_duplicates(log)
     with steps.step("numbering users and items"):
         coded, user_ids, item_ids = _encode(log, user_order)
     with steps.step("k-core"):
         core = kcore.k_core(
-            coded["user"].to_numpy(), coded["item"].to_numpy(), min_user=min_user, min_item=min_item
+            coded["user"].to_numpy(),
+            coded["item"].to_numpy(),
+            min_user=filters.min_user,
+            min_item=filters.min_item,
         )
         kept = coded[core.kept_X] if len(core.kept_X) < len(coded) else coded
         filtered = len(coded) - len(kept)
         del coded
     if not len(kept):
         raise UserError(
-            f"nothing is left of {filtered} interactions when every user needs {min_user} and every"
-            f" item {min_item}. Lower --min-user-interactions and --min-item-interactions",
+            f"nothing is left of {filtered} interactions when every user needs {filters.min_user} and"
+            f" every item {filters.min_item}. Lower --min-user-interactions and --min-item-interactions",
             file=target,
         )
     short = 0
     if split.protocol == "leave_one_out":
-        kept, short = _check_short_users(kept, user_ids, raw, skip=skip_short_users)
+        kept, short = _check_short_users(kept, user_ids, raw, skip=filters.skip_short_users)
     if short:
         rejected[SHORT_USER] = rejected.get(SHORT_USER, 0) + short
     with steps.step("sorting"):
-        kept = _sort(kept, timed=timed, tie_seed=tie_seed)
+        kept = _sort(kept, timed=timed, tie_seed=filters.tie_seed)
     tables = _number(kept, user_ids, item_ids)
     _check_counts(tables, expected_counts, name=name, path=target)
     times_X = kept["timestamp"].to_numpy() if timed else None
@@ -186,7 +180,7 @@ def prepare(
             "kept": len(kept),
         },
         "duplicates": {"exact_kept": _count_duplicates(kept, timed), "exact_dropped": dropped},
-        "ties": _ties(kept, tie_seed) if timed else None,
+        "ties": _ties(kept, filters.tie_seed) if timed else None,
         "sources": [dataclasses.asdict(source) for source in raw.sources],
         "versions": {
             package: importlib.metadata.version(package) for package in ("polars", "pyarrow")

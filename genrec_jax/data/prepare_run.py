@@ -1,5 +1,6 @@
 """One call for the whole of `genrec prepare`: reader, filters, writing; what the command line runs."""
 
+import dataclasses
 import importlib
 import inspect
 import pathlib
@@ -32,11 +33,8 @@ def prepare_from(
     output: artefacts.PathLike,
     *,
     name: str | None = None,
-    min_user: int = 5,
-    min_item: int = 5,
-    drop_duplicates: bool = False,
+    filters: prepare.Filters = prepare.FIVE_CORE,
     skip_bad_rows: bool = False,
-    tie_seed: int | None = None,
     user_order: prepare.UserOrder = "shuffled",
     split: prepare.SplitBy = prepare.LEAVE_ONE_OUT,
     expected_counts: dict[str, int] | None = None,
@@ -52,11 +50,8 @@ def prepare_from(
         source: what the reader reads; None for `toystore`.
         output: the dataset dir to write.
         name: what prompts call the dataset; the output folder's name by default.
-        min_user: interactions a user needs (k-core).
-        min_item: interactions an item needs.
-        drop_duplicates: drop rows equal to an earlier one in user, item, time and rating.
-        skip_bad_rows: leave bad rows out and count them in the manifest.
-        tie_seed: order tied times at random with this seed; None keeps file order.
+        filters: what is dropped, see `prepare.Filters`.
+        skip_bad_rows: leave bad rows out, users that cannot be split too, and count them in the manifest.
         user_order: how users are numbered, see `prepare.prepare`.
         split: what is held out for validation and test.
         expected_counts: counts that must come out, see `prepare.prepare`.
@@ -81,6 +76,8 @@ def prepare_from(
         ours=storage.exists(storage.join(output, dataset.MANIFEST)),
         kind="a dataset dir",
     )
+    if skip_bad_rows:
+        filters = dataclasses.replace(filters, skip_short_users=True)
     steps = prepare_progress.Steps(enabled=show_progress)
     with (
         artefacts.disk_errors(output),
@@ -93,11 +90,7 @@ def prepare_from(
             raw,
             output,
             name=name or storage.last_name(output),
-            min_user=min_user,
-            min_item=min_item,
-            drop_duplicates=drop_duplicates,
-            skip_short_users=skip_bad_rows,
-            tie_seed=tie_seed,
+            filters=filters,
             user_order=user_order,
             split=split,
             expected_counts=expected_counts,

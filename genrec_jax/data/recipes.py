@@ -14,7 +14,6 @@ from genrec_jax.data.readers import inputs, sequences
 from genrec_jax.errors import UserError
 
 FILE = pathlib.Path(__file__).with_name("recipes.toml")
-MIN_INTERACTIONS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +103,7 @@ def prepare_recipe(
         source,
         output,
         name=found.name,
-        min_user=MIN_INTERACTIONS,
-        min_item=MIN_INTERACTIONS,
+        filters=prepare.FIVE_CORE,
         split=split,
         user_order=user_order,
         skip_bad_rows=skip_bad_rows,

@@ -21,10 +21,9 @@ def log(rows, *, columns=("user", "item", "timestamp"), items=None, **options):
     return rawlog.RawLog(frame, items=items, **options)
 
 
-def make(tmp_path, raw, **options):
-    return prepare.prepare(
-        raw, tmp_path / "out", name="Toy", **({"min_user": 1, "min_item": 1} | options)
-    )
+def make(tmp_path, raw, *, min_user=1, min_item=1, tie_seed=None, **options):
+    filters = prepare.Filters(min_user, min_item, tie_seed=tie_seed)
+    return prepare.prepare(raw, tmp_path / "out", name="Toy", **({"filters": filters} | options))
 
 
 def test_numbers_and_order_of_a_hand_made_log(tmp_path):
@@ -112,7 +111,7 @@ def test_ties_and_duplicates_are_counted(tmp_path):
     dropped = make(
         tmp_path,
         log(rows, columns=("user", "item", "timestamp", "rating")),
-        drop_duplicates=True,
+        filters=prepare.Filters(1, 1, drop_duplicates=True),
         overwrite=True,
     )
     assert dropped.manifest["duplicates"] == {"exact_kept": 0, "exact_dropped": 1}
@@ -201,7 +200,7 @@ def test_a_short_user_is_an_error_or_a_count(tmp_path):
     ):
         make(tmp_path, raw)
     assert not (tmp_path / "out").exists()
-    made = make(tmp_path, raw, skip_short_users=True)
+    made = make(tmp_path, raw, filters=prepare.Filters(1, 1, skip_short_users=True))
     assert made.num_users == 1
     assert made.manifest["rows"]["rejected"] == {"user with fewer than 3 interactions": 2}
 
@@ -209,7 +208,10 @@ def test_a_short_user_is_an_error_or_a_count(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_user": 9}, "nothing is left of 3 interactions.*every user needs 9"),
+        (
+            {"filters": prepare.Filters(9, 1)},
+            "nothing is left of 3 interactions.*every user needs 9",
+        ),
         ({"name": "a b"}, "the name 'a b' cannot stand in prompts"),
         ({"name": ""}, "the name '' cannot stand"),
         ({"expected_counts": {"users": 2}}, r"1 users \(published: 2\)"),
@@ -217,7 +219,7 @@ def test_a_short_user_is_an_error_or_a_count(tmp_path):
 )
 def test_refusals_leave_nothing(tmp_path, options, message):
     raw = log([("u", "a", 1), ("u", "b", 2), ("u", "c", 3)])
-    arguments = {"name": "Toy", "min_user": 1, "min_item": 1} | options
+    arguments = {"name": "Toy", "filters": prepare.Filters(1, 1)} | options
     with pytest.raises(UserError, match=message):
         prepare.prepare(raw, tmp_path / "out", **arguments)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from genrec_jax.data import prepare_run
+from genrec_jax.data import prepare, prepare_run
 
 
 def carried(made) -> collections.Counter:
@@ -71,5 +71,5 @@ def test_table(tmp_path, scale):
     table.write_text(
         "user,item,timestamp,rating\n" + "".join(f"{u},{i},{t},{r}\n" for u, i, t, r in rows)
     )
-    made = prepare_run.prepare_from("table", table, tmp_path / "out", min_user=1, min_item=1)
+    made = prepare_run.prepare_from("table", table, tmp_path / "out", filters=prepare.Filters(1, 1))
     assert carried(made) == collections.Counter(rows)

@@ -1,7 +1,7 @@
 import pytest
 import reading
 
-from genrec_jax.data import prepare_run
+from genrec_jax.data import prepare, prepare_run
 from genrec_jax.errors import UserError
 
 
@@ -65,10 +65,10 @@ def test_an_empty_file(tmp_path):
 def test_a_short_user_is_named_by_line(tmp_path):
     file = write(tmp_path, "u a b c\nv a b\n")
     with pytest.raises(UserError, match=r"user_sequence\.txt:2: user 'v' has 2 interactions"):
-        prepare_run.prepare_from("sequences", file, tmp_path / "out", min_user=1, min_item=1)
+        prepare_run.prepare_from("sequences", file, tmp_path / "out", filters=prepare.Filters(1, 1))
     assert not (tmp_path / "out").exists()
     made = prepare_run.prepare_from(
-        "sequences", file, tmp_path / "out", min_user=1, min_item=1, skip_bad_rows=True
+        "sequences", file, tmp_path / "out", filters=prepare.Filters(1, 1), skip_bad_rows=True
     )
     assert made.manifest["rows"]["rejected"] == {"user with fewer than 3 interactions": 2}
 

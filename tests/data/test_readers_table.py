@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 import reading
 
-from genrec_jax.data import prepare_run
+from genrec_jax.data import prepare, prepare_run
 from genrec_jax.data.readers import staging, table
 from genrec_jax.errors import UserError
 
@@ -225,7 +225,7 @@ def test_what_shares_a_second_keeps_its_order(tmp_path, kind):
     frame = frame.with_columns(times)
     frame.write_parquet(file) if kind == "parquet" else frame.write_csv(file)
     made = prepare_run.prepare_from(
-        "table", file, tmp_path / "made", min_user=3, min_item=1, reader_options=options
+        "table", file, tmp_path / "made", filters=prepare.Filters(3, 1), reader_options=options
     )
     assert [made.item_source_ids[item] for item in made.sequence(1)] == ["a", "b", "c", "d"]
     assert made.timestamps_X.tolist() == [1_700_000_000, *[1_700_000_050] * 3] * 2
@@ -372,5 +372,5 @@ def test_prepared_from_json_lines(tmp_path):
     file.write_text(
         "".join(f'{{"user": 1, "item": "i{n}", "timestamp": {9 - n}}}\n' for n in range(3))
     )
-    made = prepare_run.prepare_from("table", file, tmp_path / "out", min_user=1, min_item=1)
+    made = prepare_run.prepare_from("table", file, tmp_path / "out", filters=prepare.Filters(1, 1))
     assert [made.item_source_ids[item] for item in made.sequence(0)] == ["i2", "i1", "i0"]

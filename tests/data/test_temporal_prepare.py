@@ -15,7 +15,7 @@ BY_DATE = prepare.SplitBy("temporal")
 def make(path, split=prepare.LEAVE_ONE_OUT, **options):
     log = toystore.generate(num_users=60)
     return prepare.prepare(
-        log, path, name="Toy", split=split, **({"min_user": 1, "min_item": 1} | options)
+        log, path, name="Toy", split=split, **({"filters": prepare.Filters(1, 1)} | options)
     )
 
 
@@ -55,7 +55,11 @@ def test_users_may_be_short(tmp_path):
     log = toystore.generate(num_users=60)
     cut = log.interactions.lazy().collect().head(40)  # the first 40 rows in time
     made = prepare.prepare(
-        type(log)(cut, log.items), tmp_path / "d", name="Toy", min_user=1, min_item=1, split=BY_DATE
+        type(log)(cut, log.items),
+        tmp_path / "d",
+        name="Toy",
+        filters=prepare.Filters(1, 1),
+        split=BY_DATE,
     )
     assert made.lengths_U.min() < prepare.LEAVE_ONE_OUT_NEEDS
 

@@ -403,7 +403,9 @@ def test_hostile_titles_and_names_are_escaped(tmp_path):
     assert raw.items is not None
     items = raw.items.with_columns(title=raw.items["title"] + HOSTILE)
     raw = dataclasses.replace(raw, items=items)
-    made = prepare.prepare(raw, tmp_path / "toystore", name="toystore", min_item=1)
+    made = prepare.prepare(
+        raw, tmp_path / "toystore", name="toystore", filters=prepare.Filters(min_item=1)
+    )
     run = report_run.make_reported_run(tmp_path / "<b>run & $x^2$", made)
     page = written(tmp_path, [run.path], title=HOSTILE)
     assert "script" not in page.tags

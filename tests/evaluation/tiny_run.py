@@ -34,7 +34,7 @@ class State:
 def make_dataset(folder: pathlib.Path, name: str = "toystore", num_users: int = 60) -> Dataset:
     """A small toy store."""
     log = toystore.generate(num_users=num_users)
-    return prepare.prepare(log, folder / name, name=name, min_user=3, min_item=1)
+    return prepare.prepare(log, folder / name, name=name, filters=prepare.Filters(3, 1))
 
 
 def make_run(

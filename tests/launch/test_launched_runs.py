@@ -82,7 +82,7 @@ def train_command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launched")
     data = folder / "toystore"
     log = toystore.generate(seed=3, num_users=60)
-    prepare.prepare(log, data, name="toystore", min_user=3, min_item=1)
+    prepare.prepare(log, data, name="toystore", filters=prepare.Filters(3, 1))
     lines = [text for t in templates.load_templates() for text in (t.input, t.target)]
     build.build_index([data], build.IndexConfig(method="sequential"), prompt_lines=lines)
     gin = folder / "tiny.gin"

@@ -22,7 +22,7 @@ def toy_dataset(tmp_path_factory) -> pathlib.Path:
     """60 users of the toy store, with sequential item ids."""
     folder = tmp_path_factory.mktemp("toy") / "toystore"
     log = toystore.generate(seed=3, num_users=60)
-    prepare.prepare(log, folder, name="toystore", min_user=3, min_item=1)
+    prepare.prepare(log, folder, name="toystore", filters=prepare.Filters(3, 1))
     lines = [text for t in templates.load_templates() for text in (t.input, t.target)]
     build.build_index([folder], build.IndexConfig(method="sequential"), prompt_lines=lines)
     return folder
