@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks import common
 from genrec_jax.data import artefacts
 from genrec_jax.parallel import collectives, topology
-from genrec_jax.training.plan_text import duration, size
+from genrec_jax.progress import duration
+from genrec_jax.training.plan_text import size
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = common.RESULTS / "tpu_plan.json"

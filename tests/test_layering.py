@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "genrec_jax"
 ORDER = (
-    ("errors", "pytree", "shapes", "storage", "mirror"),
+    ("errors", "pytree", "shapes", "progress", "storage", "mirror"),
     ("data",),
     ("indexing",),
     ("prompts",),

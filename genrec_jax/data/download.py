@@ -13,7 +13,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from genrec_jax.data import artefacts, prepare_progress
+from genrec_jax import progress
+from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
 BLOCK = 1 << 18
@@ -137,7 +138,7 @@ def fetch_all(
     *,
     reader: str,
     folder: artefacts.PathLike | None = None,
-    steps: prepare_progress.Steps | None = None,
+    steps: progress.Steps | None = None,
 ) -> pathlib.Path:
     """Fetches a named download; what is there already, whole, is not fetched again.
 
@@ -159,7 +160,7 @@ def fetch(
     remote: Remote,
     target: pathlib.Path,
     *,
-    steps: prepare_progress.Steps | None = None,
+    steps: progress.Steps | None = None,
     pause_seconds: float = 2.0,
 ) -> pathlib.Path:
     """Fetches one file to `target`, by way of `target.part`, which a later call takes up again.
@@ -178,7 +179,7 @@ def fetch(
     """
     if target.exists() and _matches(target, remote.checksum):
         return target
-    steps = steps or prepare_progress.Steps()
+    steps = steps or progress.Steps()
     with artefacts.disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
@@ -193,7 +194,7 @@ def fetch(
 
 
 @contextlib.contextmanager
-def _alone(part: pathlib.Path, steps: prepare_progress.Steps) -> Iterator[None]:
+def _alone(part: pathlib.Path, steps: progress.Steps) -> Iterator[None]:
     """Holds the kernel's lock on `part`, which is made for it; waits while another process holds it.
 
     File systems without locks (some network ones) let everybody in. A part without bytes goes at the end.
@@ -229,7 +230,7 @@ def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
 
 
 def _fetch_part(
-    remote: Remote, part: pathlib.Path, steps: prepare_progress.Steps, pause_seconds: float
+    remote: Remote, part: pathlib.Path, steps: progress.Steps, pause_seconds: float
 ) -> None:
     """Completes `part`, in several attempts where it must, and checks it."""
     for attempt in range(ATTEMPTS):
@@ -268,7 +269,7 @@ def _fetch_part(
         )
 
 
-def _fetch_rest(url: str, part: pathlib.Path, steps: prepare_progress.Steps) -> None:
+def _fetch_rest(url: str, part: pathlib.Path, steps: progress.Steps) -> None:
     """Appends what is missing to `part`; raises `ConnectionError` when the server breaks off."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "genrec_jax"})

@@ -15,13 +15,13 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Bool
 
+from genrec_jax import progress
 from genrec_jax.data import (
     artefacts,
     audit,
     dataset,
     hashing,
     kcore,
-    prepare_progress,
     rawlog,
     splits,
 )
@@ -92,7 +92,7 @@ def prepare(
     expected_counts: dict[str, int] | None = None,
     overwrite: bool = False,
     manifest: dict[str, Any] | None = None,
-    steps: prepare_progress.Steps | None = None,
+    steps: progress.Steps | None = None,
 ) -> dataset.Dataset:
     """Filters, numbers and writes a raw log.
 
@@ -121,7 +121,7 @@ def prepare(
     """
     _check_name(name)
     target = str(output)
-    steps = steps or prepare_progress.Steps()
+    steps = steps or progress.Steps()
     timed = "timestamp" in raw.interactions.collect_schema() and not raw.order_trusted
     if filters.tie_seed is not None and not timed:
         raise UserError(

@@ -8,8 +8,8 @@ import tempfile
 from types import ModuleType
 from typing import Any
 
-from genrec_jax import storage
-from genrec_jax.data import artefacts, dataset, download, prepare, prepare_progress
+from genrec_jax import progress, storage
+from genrec_jax.data import artefacts, dataset, download, prepare
 from genrec_jax.data.readers import staging
 from genrec_jax.errors import UserError
 
@@ -78,7 +78,7 @@ def prepare_from(
     )
     if skip_bad_rows:
         filters = dataclasses.replace(filters, skip_short_users=True)
-    steps = prepare_progress.Steps(enabled=show_progress)
+    steps = progress.Steps(enabled=show_progress)
     with (
         artefacts.disk_errors(output),
         tempfile.TemporaryDirectory(prefix="genrec-prepare-") as workspace,
@@ -104,7 +104,7 @@ def download_for(
     reader: str, name: str, *, folder: artefacts.PathLike | None = None
 ) -> pathlib.Path:
     """Fetches a named download for a reader, showing progress; see `download.fetch_all`."""
-    with prepare_progress.Steps(enabled=True).running() as steps:
+    with progress.Steps(enabled=True).running() as steps:
         return download.fetch_all(name, reader=reader, folder=folder, steps=steps)
 
 

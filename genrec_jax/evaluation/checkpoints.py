@@ -20,7 +20,6 @@ from genrec_jax import storage
 from genrec_jax.checkpoint import manifest, restore, store
 from genrec_jax.checkpoint.run_dir import EVALUATIONS, EVENTS_FOLDER, RunDir
 from genrec_jax.data import artefacts
-from genrec_jax.data.prepare_progress import Steps
 from genrec_jax.evaluation import (
     description,
     from_run,
@@ -39,6 +38,7 @@ from genrec_jax.evaluation.reference_ranks import ReferenceGroup
 from genrec_jax.evaluation.results import References, SystemRanks
 from genrec_jax.parallel import mesh as meshes
 from genrec_jax.parallel.profiling import TracedBatches
+from genrec_jax.progress import Steps
 
 
 @dataclasses.dataclass(frozen=True)

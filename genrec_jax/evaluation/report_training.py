@@ -8,6 +8,7 @@ from genrec_jax.evaluation.report_data import RunView, curve
 from genrec_jax.evaluation.report_html import Markup, definitions, element, section, table
 from genrec_jax.evaluation.report_plots import Line, Panel
 from genrec_jax.evaluation.report_sections import moment, system_title
+from genrec_jax.progress import duration
 
 HIT_RATIO = "hr@"
 
@@ -118,19 +119,13 @@ def _cost(run: RunView) -> Markup:
     return definitions(
         [
             ("Steps", f"{last['step']:,}"),
-            ("Training time", _duration(last["seconds"]) if "seconds" in last else None),
+            ("Training time", duration(last["seconds"]) if "seconds" in last else None),
             ("Examples seen", f"{last['examples']:,.0f}" if "examples" in last else None),
             ("Examples per second", None if speed is None else f"{speed:,.0f}"),
             ("Padding in batches", None if padding is None else f"{padding:.1%}"),
             ("Time waiting for input", None if waiting is None else f"{waiting:.1%}"),
         ]
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from genrec_jax.parallel.collectives import total_bytes
+from genrec_jax.progress import duration
 from genrec_jax.training.plan import UTILISATIONS, Plan, StepPlan
 from genrec_jax.training.plan_programs import Compiled, TooLarge
 
@@ -79,10 +80,3 @@ def size(count: int | float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1024
     raise AssertionError("the last unit returns")
-
-
-def duration(seconds: float) -> str:
-    """Seconds for reading."""
-    if seconds >= 1:
-        return f"{seconds:.1f} s"
-    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"

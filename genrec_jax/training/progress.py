@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 import rich.console
 import rich.progress
 
+from genrec_jax.progress import duration
+
 LINE_SECONDS = 30.0
 
 
@@ -75,7 +77,7 @@ class Lines:
             return
         self._last = now
         left = (now - self._began) / max(1, step - self._start) * (self._stop - step)
-        self.say(f"step {step}/{self._stop}  {describe(values)}  {_duration(left)} left")
+        self.say(f"step {step}/{self._stop}  {describe(values)}  {duration(left)} left")
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -127,9 +129,3 @@ def _short(value: float) -> str:
         if value >= size:
             return f"{value / size:.1f}{letter}"
     return f"{value:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

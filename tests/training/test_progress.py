@@ -38,7 +38,7 @@ def test_a_log_gets_a_line_at_first_and_at_the_end(capsys):
     shown = capsys.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in shown] == ["step 10/100", "step 100/100"]
     assert "loss 1.2346" in shown[0]
-    assert shown[1].endswith("0:00:00 left")
+    assert shown[1].endswith("0.0 s left")
 
 
 def test_a_run_without_a_terminal_gets_lines(monkeypatch):

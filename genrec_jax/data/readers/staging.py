@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection
 import polars as pl
 import pyarrow.parquet as pq
 
-from genrec_jax.data import prepare_progress, rawlog
+from genrec_jax import progress
+from genrec_jax.data import rawlog
 from genrec_jax.data.readers import inputs
 from genrec_jax.errors import UserError
 
@@ -37,7 +38,7 @@ class ReadOptions:
 
     workspace: pathlib.Path
     skip_bad_rows: bool = False
-    steps: prepare_progress.Steps = dataclasses.field(default_factory=prepare_progress.Steps)
+    steps: progress.Steps = dataclasses.field(default_factory=progress.Steps)
     block_bytes: int = 32 << 20
 
 

@@ -1,4 +1,4 @@
-"""How far `prepare` has come: one rich bar per step on stderr, or a plain line where no terminal is."""
+"""Progress on stderr: one rich bar per step, or plain lines without a terminal. Durations for reading."""
 
 import contextlib
 import sys
@@ -11,7 +11,7 @@ PLAIN_LINE_EVERY_SECONDS = 20.0
 
 
 class Steps:
-    """The steps of one run of `prepare`, shown as they happen.
+    """The steps of one command, shown as they happen.
 
     Args:
         enabled: False shows nothing (library use, tests).
@@ -58,3 +58,14 @@ class Steps:
         seconds = time.monotonic() - begun
         if self._enabled and seconds > 1:
             print(f"{description}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for reading: `232 us`, `12.4 ms`, `1.9 s`, `3 min 20 s`, `2 h 05 min`."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
