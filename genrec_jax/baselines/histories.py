@@ -1,4 +1,4 @@
-"""What every baseline shares: whose targets are ranked, after which history, with seen items struck."""
+"""Shared by the baselines: the ranked targets, their histories, and the removal of seen items."""
 
 import dataclasses
 from collections.abc import Callable

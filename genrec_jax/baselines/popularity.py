@@ -1,6 +1,6 @@
-"""The popularity floor: everybody is recommended what training interactions hold most of.
+"""The popularity baseline: everybody gets the items with the most training interactions.
 
-Items rank by how often training interactions hold them, ties by item number (the order of source
+Items rank by their number of training interactions, ties by item number (the order of source
 ids, which tells nothing). Every report shows this beside the model.
 """
 

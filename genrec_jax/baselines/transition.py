@@ -1,10 +1,10 @@
-"""The transition floors: what followed the user's last item in training sequences, with no learning.
+"""The transition baselines: the items that followed the user's last item in training, without learning.
 
 Items that followed come first, most frequent first, ties by popularity in training and then by item
 number; the rest of the catalogue follows by popularity. Level with published neural systems on
 Beauty and Toys, so every report shows it beside the model. The last item of a test history is the
-validation item; the table itself is of training interactions alone. With `lag` 2 it is what came after the
-second-last item and one between: the floor where users follow two threads in turns.
+validation item; the table uses training interactions alone. With `lag` 2 it has the items two steps
+after the second-last item: the baseline for users who alternate between two threads.
 """
 
 import dataclasses

@@ -28,7 +28,7 @@ MIN_FACTORED = 128  # T5X's Adafactor factors a matrix whose both sides are at l
 
 @dataclasses.dataclass(frozen=True)
 class Exportable:
-    """What is exported.
+    """The model to be exported.
 
     Attributes:
         config: the network.

@@ -1,4 +1,4 @@
-"""Parameters born sharded: each device's part is filled where it lives, from whatever gives its numbers."""
+"""Parameters created sharded: each device's part is filled on the device from a source of values."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What network a folder of weights holds: Hugging Face says it in `config.json`, T5X's shapes tell it."""
+"""The network of a folder of weights: from Hugging Face's `config.json`, or from T5X's shapes."""
 
 import dataclasses
 import pathlib

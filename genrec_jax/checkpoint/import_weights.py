@@ -1,4 +1,4 @@
-"""Weights of Hugging Face and T5X -> parameters of ours, array by array, each device its own part only.
+"""Weights of Hugging Face and T5X -> our parameters, array by array; each device gets only its part.
 
 A host reads no more of the files than its devices' parts. A part is filled straight from the mapped file,
 one layer at a time; on a CPU the filled memory becomes the parameter without another copy.

@@ -22,7 +22,7 @@ WHOLE_WORDS = ("whole_word_embedding",)
 
 @dataclasses.dataclass(frozen=True)
 class _Start:
-    """What a folder holds.
+    """The contents of a folder to start from.
 
     Attributes:
         path: the folder.
@@ -40,7 +40,7 @@ class _Start:
 
     @property
     def vocabulary_file(self) -> artefacts.PathLike:
-        """Where its vocabulary lies."""
+        """The path of its vocabulary."""
         return storage.join(self.path, imported.VOCABULARY)
 
 
@@ -147,7 +147,7 @@ def _open(path: artefacts.PathLike, step: restore.Which) -> _Start:
 
 
 def _check_complete(start: _Start, config: T5Config, added: int) -> None:
-    """Refuses to evaluate, untrained, what would be drawn at random."""
+    """Checks that a run of 0 steps has no parameters that would be initialised at random."""
     if added:
         raise UserError(
             f"lacks {added} tokens of the run's vocabulary, and without training their embeddings would be"

@@ -23,7 +23,7 @@ Files = dict[str, tuple[int, str]]
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` in a checkpoint dir says.
+    """The contents of `manifest.json` in a checkpoint dir.
 
     Attributes:
         step: training steps done when the checkpoint was made.
@@ -80,7 +80,7 @@ def replace(folder: pathlib.Path, manifest: Manifest) -> None:
 
 
 def read(folder: pathlib.Path) -> Manifest | None:
-    """The manifest of a checkpoint dir, or None where it is absent, torn or of another version."""
+    """The manifest of a checkpoint dir, or None if it is absent, truncated or of another version."""
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
         if content["format_version"] != FORMAT_VERSION:

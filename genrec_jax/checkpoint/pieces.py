@@ -1,4 +1,4 @@
-"""Parameters on disk in pieces: each host writes what its devices hold, and reads what they are to hold.
+"""Parameters on disk in pieces: each host writes and reads only its devices' parts.
 
 On a CPU nothing is copied to be written, and elsewhere a block at a time is; each device's memory is
 filled straight from the mapped files. So neither way takes memory beyond the parameters themselves,

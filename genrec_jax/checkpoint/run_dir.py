@@ -200,7 +200,7 @@ class RunDir:
         return str(self.path) if self.mirror is None else self.mirror.url
 
     def bring(self, *names: str) -> None:
-        """Where the run dir is at a URL, copies files or whole folders of it here, as they are now.
+        """If the run dir is at a URL, downloads files or whole folders of it in their current state.
 
         Raises:
             UserError: the store cannot be reached.
@@ -209,7 +209,7 @@ class RunDir:
             self.mirror.bring(*names)
 
     def publish(self, *names: str) -> None:
-        """Where the run dir is at a URL, copies files or whole folders of it from here to there.
+        """If the run dir is at a URL, uploads files or whole folders of it.
 
         Raises:
             UserError: the store cannot be written.
@@ -228,7 +228,7 @@ class RunDir:
 
     @property
     def mixture(self) -> dict[str, Any]:
-        """What it was trained on: name, history, lengths, seed."""
+        """The training mixture: name, history, lengths, seed."""
         return self.manifest["mixture"]
 
     @functools.cached_property
@@ -310,7 +310,7 @@ class RunDir:
         return self.path / EVENTS_FOLDER
 
     def check_settings(self, settings: Mapping[str, Any], *, free: Sequence[str] = ()) -> None:
-        """Refuses to go on with a run under other settings than it was started with.
+        """Checks that a resumed run keeps the settings that it was started with.
 
         Args:
             settings: of the run that wants to resume here.

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains, for those who read it later: its log, and that it is over."""
+"""The records of a training run for later readers: its log, and the mark that it is finished."""
 
 import json
 import pathlib

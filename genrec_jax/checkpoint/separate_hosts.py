@@ -1,4 +1,4 @@
-"""Checkpoints of several hosts that share a URL and no file system: each uploads what it holds.
+"""Checkpoints of several hosts that share a URL but no file system: each uploads its shards.
 
 Every host writes its shards of the arrays to a folder of its own. Zarr names a chunk by its place in the
 array, so all hosts' files together are one checkpoint, which any number of hosts restores. Metadata is

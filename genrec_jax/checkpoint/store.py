@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a training run: saved in the background, proved by a manifest, pruned.
+"""Orbax checkpoints of a training run: saved in the background, verified by a manifest, pruned.
 
     checkpoints/<step>/params/        the parameters alone: all that evaluation restores
     checkpoints/<step>/optimizer/     everything else of the training state
@@ -79,7 +79,7 @@ class CheckpointStore:
 
     @property
     def location(self) -> str:
-        """The directory, or the URL where it counts."""
+        """The directory, or its URL if the store is at one."""
         return str(self.directory) if self._mirror is None else self._mirror.url
 
     @property
@@ -237,7 +237,7 @@ class CheckpointStore:
         return manifest.damage(folder, only=only) if folder.is_dir() else "there is none"
 
     def bring(self, step: int, *, only: str | None = None) -> pathlib.Path:
-        """The folder of a checkpoint; where it is at a URL, copied here, or one item of it."""
+        """The folder of a checkpoint, or of one of its items; downloaded first if it is at a URL."""
         if self._mirror is not None:
             parts = [f"{step}/{only}", f"{step}/{manifest.NAME}"] if only else [str(step)]
             self._mirror.bring(*parts)
@@ -251,7 +251,7 @@ class CheckpointStore:
         return hosts.from_first(self._find_best)
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What the loop gave `save` as `progress` at `step`."""
+        """The `progress` that was saved with `step`."""
         return self._manifest(step).progress
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -287,7 +287,7 @@ class CheckpointStore:
         return jax.tree.unflatten(structure, [leaves[name] for name in named])
 
     def discard_after(self, step: int | None) -> None:
-        """Removes what is newer than `step`, and what interrupted saves and prunings left behind."""
+        """Removes checkpoints newer than `step`, and the remains of interrupted saves and prunings."""
         if jax.process_index() == 0:
             here = {path.name for path in self.directory.glob("*")}
             there = set() if self._mirror is None else self._mirror.names()

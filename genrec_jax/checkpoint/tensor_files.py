@@ -105,7 +105,7 @@ def open_hugging_face(folder: pathlib.Path) -> Safetensors:
 
 
 def refuse_file(file: pathlib.Path) -> None:
-    """Refuses a file where a folder is wanted, a pickle with the way to convert it.
+    """Raises the error for a file in place of a folder; for a pickle it says how to convert it.
 
     Raises:
         UserError: `file` is one.

@@ -62,7 +62,7 @@ class Line:
 
 
 def _layer_names(stack: str) -> Iterator[tuple[str, str, str]]:
-    """What a layer of a stack holds: our name, Hugging Face's and T5X's."""
+    """The parameters of a layer: our name, Hugging Face's and T5X's."""
     decoder = stack == "decoder"
     attentions = [("self_attention", "SelfAttention", "self_attention" if decoder else "attention")]
     if decoder:
@@ -190,7 +190,7 @@ def check(
     *,
     file: str,
 ) -> None:
-    """Refuses arrays that are not exactly those of the network.
+    """Checks that the arrays are exactly those of the network.
 
     Args:
         format: whose names.

@@ -1,4 +1,4 @@
-"""Writing artefacts so that no later stage can mistake half of one for the whole.
+"""Writes artefacts atomically, so that no later stage can read half of one.
 
 Every stage writes to a temporary sibling and renames it into place; an interruption at any point
 leaves the old artefact or the new one, never a mixture. Where a folder cannot be replaced in one step
@@ -142,7 +142,7 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def check_output(path: PathLike, *, overwrite: bool, ours: bool, kind: str) -> None:
-    """Refuses, before any work is done, an output folder that exists and may not be replaced.
+    """Checks, before any work is done, that the output folder is new or may be replaced.
 
     Args:
         path: where the output is to go.

@@ -1,4 +1,4 @@
-"""The leakage audit: nothing a model is given may tell it about the held-out interactions.
+"""The leakage audit: a model's input must not reveal held-out interactions.
 
 `prepare` ends with `audit_dataset`, `index` with `audit_item_ids`, and the report repeats both on the
 artefacts. What is compared is positions in the log, never item identity: a user may legitimately

@@ -1,4 +1,4 @@
-"""What a check of the leakage audit (`audit`) says."""
+"""The result of one check of the leakage audit (`audit`)."""
 
 import dataclasses
 from typing import Literal

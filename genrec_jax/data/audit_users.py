@@ -1,4 +1,4 @@
-"""The leakage audit of users' numbers, which prompts have in them."""
+"""The leakage audit of users' numbers, which prompts contain."""
 
 import numpy as np
 from jaxtyping import Int

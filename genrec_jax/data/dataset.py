@@ -87,7 +87,7 @@ class Dataset:
 
     @property
     def location(self) -> str:
-        """Where to find the dataset again: its URL, or the absolute path of its folder."""
+        """The dataset's URL, or the absolute path of its folder."""
         return self.url or str(self.path.absolute())
 
     @property

@@ -8,7 +8,7 @@ from jaxtyping import Int, Int64
 
 @dataclasses.dataclass(frozen=True)
 class KCore:
-    """What survives the filter.
+    """The interactions that remain after the filter.
 
     Attributes:
         kept_X: positions of the surviving interactions, ascending.

@@ -37,7 +37,7 @@ UserOrder = Literal["shuffled", "file"]
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """What `prepare` drops.
+    """What `prepare` drops, and how it orders ties.
 
     Attributes:
         min_user: interactions a user needs (k-core).

@@ -1,4 +1,4 @@
-"""One call for the whole of `genrec prepare`: reader, filters, writing; what the command line runs."""
+"""`genrec prepare` as one call: reader, filters, writing."""
 
 import dataclasses
 import importlib

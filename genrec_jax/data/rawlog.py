@@ -1,4 +1,4 @@
-"""A raw log as every reader hands it over: the one type between the readers and `prepare`.
+"""The raw log: the one type that every reader returns and `prepare` takes.
 
 reader (amazon, movielens, ...) -> RawLog -> prepare (k-core, numbering, writing) -> dataset dir
 """

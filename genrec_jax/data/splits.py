@@ -58,7 +58,7 @@ class Splits:
 
 
 def of(dataset: Dataset) -> Splits:
-    """The splits that the dataset was prepared for; leave-one-out where its manifest names none.
+    """The splits that the dataset was prepared for; leave-one-out if its manifest names none.
 
     Raises:
         UserError: as `leave_one_out` and `temporal`, or a protocol that is not known.
@@ -82,7 +82,7 @@ def manifest_entry(
     validation_from: int | None = None,
     test_from: int | None = None,
 ) -> dict[str, Any]:
-    """What `dataset.json` says of the split, under `split`.
+    """The entry `split` of `dataset.json`.
 
     Args:
         protocol: which.
@@ -222,7 +222,7 @@ def temporal(dataset: Dataset, *, validation_from: int, test_from: int) -> Split
 
 @dataclasses.dataclass(frozen=True)
 class TargetCount:
-    """What a split asks for.
+    """The number of targets of a split.
 
     Attributes:
         users: who have a target.
@@ -236,7 +236,7 @@ class TargetCount:
 
 
 def count_targets(dataset: Dataset, splits: Splits) -> dict[SplitName, TargetCount]:
-    """What each split asks for."""
+    """Counts the targets of each split."""
     trained_I = training_counts_I(dataset, splits) > 0
     found: dict[SplitName, TargetCount] = {}
     for split in typing.get_args(SplitName):

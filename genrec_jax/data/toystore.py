@@ -114,7 +114,7 @@ class Shop:
 
 @dataclasses.dataclass(frozen=True)
 class ToyLog:
-    """What `simulate` returns: the shop and what every user took.
+    """The result of `simulate`: the shop and every user's items.
 
     Attributes:
         shop: the rules.

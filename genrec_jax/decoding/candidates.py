@@ -44,7 +44,7 @@ def best_children(front: Frontier, keep: int, width: int) -> Children:
     beams, spans, trie = front.beams, front.spans, front.trie
     finished_BM = _finished(front)
     if rules.ways_of("vocab") > 1:
-        # Devices must ask each other in one order, which nothing but data fixes: first for the ends.
+        # All devices must communicate in one order, and only a data dependence fixes it: the ends first.
         failed_BM = jnp.isnan(finished_BM)
         after_BM = jnp.where(failed_BM, finished_BM, front.normaliser_BM)
         front = front._replace(normaliser_BM=after_BM)

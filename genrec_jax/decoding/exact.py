@@ -85,7 +85,7 @@ class CatalogueScorer:
         rows_sharding = None if mesh is None else rules.batch_sharding(mesh)
 
         def empty(valid_BL):
-            # Made of the prompts, so that it lies on the devices where they do from the first block on.
+            # Computed from the prompts, so that it has their sharding from the first block on.
             nothing_B = jnp.where(valid_BL[:, 0], -jnp.inf, -jnp.inf).astype(jnp.float32)
             return jnp.broadcast_to(nothing_B[:, None], (nothing_B.shape[0], self.num_items))
 

@@ -68,7 +68,7 @@ def read_histories(catalogue: Catalogue, histories: Iterable[Any], unknown: Any)
 
 
 def check_unknown(unknown: str) -> None:
-    """Refuses what is no policy for unknown entries."""
+    """Checks that `unknown` is one of the policies for unknown entries."""
     if unknown not in get_args(Unknown):
         raise UserError(f"unknown is {unknown!r}; wanted one of {', '.join(get_args(Unknown))}")
 

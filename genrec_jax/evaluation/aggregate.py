@@ -117,7 +117,7 @@ def _check_comparable(results: Sequence[dict[str, Any]]) -> None:
 
 
 def _check_two_runs(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Refuses one run under two paths; a run is known by its parameters, wherever it lies."""
+    """Checks that no run is given under two paths, by comparing parameters."""
     named = f"{one['run_dir']} and {other['run_dir']}"
     small = "the spread would be too small"
     checksums = (one.get("parameters"), other.get("parameters"))

@@ -35,7 +35,7 @@ SCORED_TASKS = tuple(dict.fromkeys((*SEARCHED_TASKS, *EVALUATED_TASKS)))
 
 @runtime_checkable
 class Scored(Protocol):
-    """What a row of results is of: a prompt template, or a task of a SeqIO mixture."""
+    """The subject of a row of results: a prompt template, or a task of a SeqIO mixture."""
 
     @property
     def id(self) -> str:
@@ -44,7 +44,7 @@ class Scored(Protocol):
 
     @property
     def task(self) -> str:
-        """What it asks for, such as `sequential`."""
+        """Its task, such as `sequential`."""
         ...
 
     @property
@@ -187,7 +187,7 @@ def choose_templates(
 
 
 def check_names(wanted: Sequence[str], known: Sequence[str], kind: str) -> None:
-    """Refuses names of --templates that a run does not have, or that come twice.
+    """Checks that a run has the names of --templates, each given once.
 
     Raises:
         UserError: it says which, and what there is.

@@ -22,7 +22,7 @@ HistoriesOf = Callable[[Int[np.ndarray, " B"]], Int32[np.ndarray, "B W"]]
 
 @dataclasses.dataclass(frozen=True)
 class ExactRanks:
-    """Where targets truly stand, and what beam search lost of it; one entry a user, in user order.
+    """The exact ranks of targets, and the losses of beam search; one entry per user, in user order.
 
     Attributes:
         users_E: the users.
@@ -140,7 +140,7 @@ class ExactComparison:
         return both
 
     def take(self, known: bool) -> ExactRanks:
-        """What was added since the last time, in user order."""
+        """The results since the last call, in user order."""
         users_E, kept_E, excluded_E, shared_EK, beam_E = (
             np.concatenate(parts) for parts in zip(*self._blocks, strict=True)
         )

@@ -106,7 +106,7 @@ def clip_ranks(ranks_E: Int[np.ndarray, " E"], max_rank: int) -> Int64[np.ndarra
 def ranks_in_lists(
     items_ER: Int[np.ndarray, "E R"], targets_E: Int[np.ndarray, " E"]
 ) -> Int64[np.ndarray, " E"]:
-    """Where each user's target stands in the user's list of distinct items.
+    """The rank of each user's target in the user's list of distinct items.
 
     Args:
         items_ER: item numbers, best first; negative entries are empty places.

@@ -101,7 +101,7 @@ class PredictionWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is waiting as one row group."""
+        """Writes the waiting rows as one row group."""
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
         self._waiting, self._rows = [], 0

@@ -70,7 +70,7 @@ class UserRanks:
         )
 
     def histogram(self, max_rank: int) -> RankHistogram:
-        """Of the ranks with seen items kept."""
+        """The histogram of the ranks with seen items kept."""
         return RankHistogram.of(self.footings()["seen_kept"], max_rank)
 
 

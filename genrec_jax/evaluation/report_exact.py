@@ -7,7 +7,7 @@ from genrec_jax.evaluation.report_sections import FOOTINGS, system_title
 
 
 def exact_section(view: EvaluationView, *, level: int) -> Markup:
-    """Nothing where the evaluation was without `--exact`."""
+    """The section of exact ranks; empty for an evaluation without `--exact`."""
     metrics = view.metrics
     exact = metrics.get("exact")
     if not exact:

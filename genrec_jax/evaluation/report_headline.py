@@ -12,7 +12,7 @@ HEADLINE_METRICS = ("hr@10", "hr@5", "hr@1")
 
 
 def headline(view: EvaluationView, *, salt: str, level: int) -> Markup:
-    """What the model reached; under a heading each, where it was asked more than one question."""
+    """The model's main figures, under one heading for each task."""
     parts: list[tuple[str, Markup]] = []
     for pool in results.POOLS:
         main = view.main_of(pool)

@@ -28,7 +28,7 @@ def name_of(system: str) -> str:
 
 
 def headline(view: EvaluationView, *, salt: str) -> Markup:
-    """What the area says, how it stands to the baseline, and the picture of both."""
+    """The AUC-ROC as a sentence, its comparison with the baseline, and a picture of both."""
     metrics, ratings = view.metrics, view.metrics["ratings"]
     areas = {name: found["auc_roc"] for name, found in ratings["systems"].items()}
     model = areas[RATING_SYSTEM]
@@ -73,7 +73,7 @@ def headline(view: EvaluationView, *, salt: str) -> Markup:
 
 
 def ratings_section(view: EvaluationView, *, level: int) -> Markup:
-    """Every figure of rating prediction; nothing where it was not asked."""
+    """Every figure of rating prediction; empty if the run has no such task."""
     ratings = view.metrics.get("ratings")
     if not ratings:
         return Markup("")

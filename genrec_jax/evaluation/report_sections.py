@@ -55,7 +55,7 @@ def system_title(system: str, metrics: dict[str, Any]) -> str:
 
 
 def unit(metrics: dict[str, Any]) -> str:
-    """What was scored, in the plural: users, or the examples of a SeqIO mixture."""
+    """The plural noun for what was scored: users, or examples of a SeqIO mixture."""
     return metrics.get("unit", "users")
 
 
@@ -306,7 +306,7 @@ def _protocol(metrics: dict[str, Any]) -> str:
 
 
 def facts(view: EvaluationView) -> Markup:
-    """What was evaluated, in short."""
+    """A short description of the evaluation."""
     metrics = view.metrics
     dataset = metrics["dataset"]
     ids, ratings = metrics.get("item_ids", {}), metrics.get("ratings")

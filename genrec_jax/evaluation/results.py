@@ -161,7 +161,7 @@ def compare_systems(
 
 
 def interval_entry(config: intervals.BootstrapConfig, unit: str = "users") -> dict[str, Any]:
-    """The `interval` entry; `unit` is what is resampled."""
+    """The `interval` entry; `unit` names the resampled things."""
     return {"method": INTERVAL_METHOD.format(unit=unit)} | dataclasses.asdict(config)
 
 

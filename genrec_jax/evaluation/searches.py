@@ -1,6 +1,6 @@
-"""The compiled searches over one dataset's catalogue: of all of it, without histories, of candidates.
+"""The compiled searches over one dataset's catalogue: all items, without histories, or candidates.
 
-And what is scored beside them: every item, and the two answers to whether a user likes one. All take host
+It also scores every item, and the two answers to whether a user likes an item. All take host
 arrays of whole batches, and give whole arrays on every host: on a mesh each device works on its rows. What
 searches give may still be being computed.
 """

@@ -46,7 +46,7 @@ def tables(
 
 
 def title(result: dict[str, Any], footing: str, pool: Pool = "catalogue") -> str:
-    """What a table shows, to be printed above it; `result` is a metrics.json or an aggregate."""
+    """The title of a table, to be printed above it; `result` is a metrics.json or an aggregate."""
     users, all_users = result["users"], result["dataset"]["users"]
     unit = result.get("unit", "users")
     of_all = "" if users == all_users or unit != "users" else f" of {all_users}"
@@ -107,7 +107,7 @@ def comparison_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def exact_lines(metrics: dict[str, Any]) -> list[str]:
-    """What the whole catalogue's scores say of ranks and beams, as sentences; nothing without them."""
+    """What the whole catalogue's scores say of ranks and beams, as sentences; none without `--exact`."""
     lines = []
     for system, found in (metrics.get("exact") or {}).items():
         whole = found["ranks"]["seen_kept"]
@@ -133,7 +133,7 @@ def ratings_table(result: dict[str, Any]) -> rich.table.Table:
 
 
 def rating_lines(metrics: dict[str, Any]) -> list[str]:
-    """The paired comparisons of rating prediction as sentences; nothing where there are none."""
+    """The paired comparisons of rating prediction as sentences, if there are any."""
     return [
         f"{c['a']} against {c['b']}: AUC-ROC {c['difference']:+.4f}"
         f" [{c['low']:+.4f}, {c['high']:+.4f}], p = {c['p_value']:.2g}"

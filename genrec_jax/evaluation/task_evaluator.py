@@ -1,8 +1,8 @@
 """The evaluator of a run on a user's own SeqIO mixture: every task's own prompts and targets.
 
 A task whose examples carry `user`, one example a user, with the very items that its split holds out,
-is scored like a prompt template: with baselines, and with seen items excluded. Of any other task it is
-known only what is to be found, so it has neither, and the results say why.
+is scored like a prompt template: with baselines, and with seen items excluded. For any other task only
+the target is known, so it has neither, and the results say why.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class ScoredTask:
 def misfit(
     examples: TaskExamples, dataset: Dataset, splits: Splits, split: SplitName
 ) -> str | None:
-    """Why a task's examples are not the held-out items of the dataset's users; None where they are."""
+    """Why a task's examples are not the held-out items of the dataset's users; None if they are."""
     users_N = examples.users_N
     if users_N is None:
         return "its examples carry no `user`"

@@ -1,4 +1,4 @@
-"""How far figures move when ties in time are broken differently: on some data ties decide the targets.
+"""How much figures change when ties in time are broken differently: on some data ties decide the targets.
 
 If interactions of a user share their time, the source's file order decides (docs/protocols.md, "Ties in
 time"). Reference systems are cheap to rank again under random orders, and their spread shows how much

@@ -1,4 +1,4 @@
-"""Evaluating new checkpoints beside a running job, until the job says that it is done."""
+"""Evaluates new checkpoints while a job trains, until the job is done."""
 
 import time
 from collections.abc import Callable, Iterator

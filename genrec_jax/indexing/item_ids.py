@@ -33,7 +33,7 @@ _REMEDY = "Run `genrec index` again"
 
 @dataclasses.dataclass(frozen=True)
 class ItemIds:
-    """What the model reads and writes for each item of one dataset.
+    """The item ids of one dataset: the texts that the model reads and writes.
 
     Attributes:
         texts: the id of item i, such as `item_1001` or `item_<CI0><CI3>`.

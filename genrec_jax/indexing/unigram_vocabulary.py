@@ -1,4 +1,4 @@
-"""A small unigram vocabulary trained on the training prompts, where no T5 vocabulary is at hand.
+"""A small unigram vocabulary trained on the training prompts, for runs without a T5 vocabulary.
 
 Prompts are mostly numbers (`user_57`, `item_1234`) and a few words that return in every template.
 Both get short, unambiguous encodings, so that a model trained from scratch spends its time on the

@@ -66,7 +66,7 @@ class SelfCache:
 
 
 def cross_keys_values(model: T5, encoded_BLD: Float[Array, "B L D"]) -> CrossCache:
-    """What every decoding step needs of the encoder, computed once."""
+    """The encoder's keys and values for every decoding step, computed once."""
 
     def apply(layer: DecoderLayer, x_BLD, _):
         keys_BLHK, values_BLHK = layer.cross_attention.keys_values(x_BLD)

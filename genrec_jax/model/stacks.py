@@ -21,7 +21,7 @@ ACTIVATION_AXES = ("batch", "length", "activation_embed")
 
 
 def split_key(key: Key | None, number: int) -> Any:
-    """`number` keys, or `number` times None where there is no key (no dropout)."""
+    """`number` keys, or `number` times None if there is no key (no dropout)."""
     return (None,) * number if key is None else jax.random.split(key, number)
 
 

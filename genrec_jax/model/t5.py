@@ -132,7 +132,7 @@ class T5(nnx.Module):
         return self.logits(self.hidden(batch, dropout_key))
 
     def hidden(self, batch: Batch, dropout_key: Key | None = None) -> Float[Array, "B T D"]:
-        """What the head takes at every target position of a training batch."""
+        """The head's input at every target position of a training batch."""
         encoder_key, decoder_key = split_key(dropout_key, 2)
         encoded_BLD = self.encode(
             jnp.asarray(batch.encoder_input_tokens_BL),

@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, read off XLA's text: what, how many bytes, over which axes."""
+"""The collectives of a compiled program, from XLA's text: kinds, bytes and mesh axes."""
 
 import collections
 import dataclasses

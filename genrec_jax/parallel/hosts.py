@@ -1,4 +1,4 @@
-"""Hosts that agree: on what host 0 finds, on where all have got to, on what one of them could not do."""
+"""Agreement between hosts: on what host 0 found, on their progress, and on errors of one of them."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _MULTIPLE = 1024
 
 
 def from_first(find: Callable[[], Any]) -> Any:
-    """What a function gives on host 0, where alone it is called; every host of the job calls this.
+    """The result of a function that only host 0 calls; every host of the job calls `from_first`.
 
     Args:
         find: gives a value that JSON has; it does nothing that takes all hosts.

@@ -115,7 +115,7 @@ def row_share_of(grid: np.ndarray, process: int) -> RowShare:
 
 
 def does_not_fit(sizes: Sizes, divisions: Divisions) -> list[tuple[tuple[str, ...], int]]:
-    """What does not divide: pairs of mesh axes and a number that their product does not divide."""
+    """The divisions that fail: pairs of mesh axes and a number that their product does not divide."""
     named = sizes._asdict()
     return [
         (axes, number)

@@ -48,7 +48,7 @@ def spec_of(axes: Axes) -> PartitionSpec:
 
 
 def sharding_of(mesh: Mesh, axes: Axes, shape: tuple[int, ...]) -> NamedSharding:
-    """Where an array of this shape lives on the mesh.
+    """The sharding of an array of this shape on the mesh.
 
     Raises:
         UserError: a dimension that the mesh cannot split evenly.
@@ -84,7 +84,7 @@ def axes_of(variable: nnx.Variable) -> Axes:
 
 
 def divisions(tree: Any) -> dict[tuple[str, ...], set[int]]:
-    """What a mesh must divide to hold these variables: mesh axes -> sizes of the dimensions they split."""
+    """The sizes that a mesh must divide for these variables: mesh axes -> dimensions that they split."""
     found: dict[tuple[str, ...], set[int]] = {}
     for leaf in jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)):
         if isinstance(leaf, nnx.Variable):
@@ -110,7 +110,7 @@ def bytes_on_a_device(tree: Any, sizes: meshes.Sizes) -> int:
 
 
 def check_mesh(tree: Any, mesh: Mesh) -> None:
-    """Refuses a mesh that does not divide the variables' dimensions.
+    """Checks that a mesh divides the variables' dimensions.
 
     Raises:
         UserError: it lists what does not divide, and the nearest mesh that fits.

@@ -1,4 +1,4 @@
-"""Clusters by name (`v5e-16`, `h100-8`, `cpu-8`): how many devices, what they hold, what they reach.
+"""Clusters by name (`v5e-16`, `h100-8`, `cpu-8`): number of devices, their memory and their speed.
 
 Numbers are the makers' data sheets'. A TPU's devices come from libtpu, without a TPU, for compiling
 ahead of time.
@@ -136,7 +136,7 @@ def parse(name: str) -> Topology:
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that JAX calls so (`device.device_kind`); None where it is none of these."""
+    """The chip with this JAX name (`device.device_kind`); None if it is not one of these."""
     if any(make in device_kind for make in SLOWER_MAKES):
         return None
     names = {device_kind, *re.split(r"[\s-]", device_kind)}

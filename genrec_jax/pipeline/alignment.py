@@ -164,7 +164,7 @@ class AlignmentTask(SingleTask):
         spare: int = 0,
         least: int = 1,
     ) -> Int64[np.ndarray, " E"]:
-        """Where the items shown begin, so that the prompt keeps to the limit.
+        """The position of the first item shown, so that the prompt keeps to the limit.
 
         Args:
             number: the template.
@@ -196,7 +196,7 @@ class AlignmentTask(SingleTask):
     def _check_room(
         self, fixed: int, begin_N: Int64[np.ndarray, " N"], end_N: Int64[np.ndarray, " N"]
     ) -> None:
-        """Refuses, before training starts, a limit that the question with its least items exceeds.
+        """Checks, before training, that the question with its fewest items fits the limit.
 
         Args:
             fixed: tokens that a prompt may take without those items.

@@ -1,4 +1,4 @@
-"""What the alignment system is evaluated on: prompts of held-out targets, with candidates or labels."""
+"""The evaluation prompts of the alignment system: held-out targets, with candidates or labels."""
 
 import dataclasses
 

@@ -142,7 +142,7 @@ class ExampleTask(abc.ABC):
     @property
     @abc.abstractmethod
     def parts(self) -> "tuple[SingleTask, ...]":
-        """The tasks it blends; itself where it is one."""
+        """The tasks that it blends; a single task gives itself."""
 
     @abc.abstractmethod
     def plan(self, epochs: Epochs, numbers_E: Int[np.ndarray, " E"]) -> ExamplePlan:
@@ -229,9 +229,9 @@ class SingleTask(ExampleTask):
     def positions_read(
         self, epoch: int, index_E: Int[np.ndarray, " E"]
     ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
-        """Which positions of the log examples are made of: from the first up to the last, exclusive.
+        """The positions of the log that examples read: first, and last (exclusive).
 
-        The target counts as read. The audit holds these against what is held out.
+        The target counts as read. The audit compares these positions with the held-out ones.
 
         Args:
             epoch: for a task with `epochs_differ`.

@@ -23,7 +23,7 @@ Kind = Literal["run", "history", "item", "list", "answer", "planned"]
 
 @runtime_checkable
 class Pool(Protocol):
-    """Where runs and histories lie (`prompt_tables.BoundPrompts`)."""
+    """Finds runs and histories (`prompt_tables.BoundPrompts`)."""
 
     def columns(self, runs_EJ: Int[np.ndarray, "E J"]) -> RunPlan:
         """The slices that runs of those numbers are."""

@@ -1,4 +1,4 @@
-"""Puts a mixture's examples to the audit: what they are made of, against what its tasks hold out."""
+"""Audits a mixture: compares the positions that its examples read with those its tasks hold out."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ def audit_mixture(mixture: Mixture, splits: Sequence[Splits]) -> list[AuditResul
 
 
 def check_mixture(mixture: Mixture, splits: Sequence[Splits]) -> list[AuditResult]:
-    """`audit_mixture`, and an error where it fails.
+    """As `audit_mixture`, but raises an error if the audit fails.
 
     Raises:
         UserError: a task trains on what another holds out.

@@ -47,7 +47,7 @@ class Mixture:
     def at(
         self, step: int, batch_size: int
     ) -> tuple[ExampleTask, Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]:
-        """What a step consumes.
+        """The source, epochs and example numbers of a step.
 
         Returns:
             The source, and for each of `batch_size` examples its epoch and its number in the epoch.

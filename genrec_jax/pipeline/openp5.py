@@ -198,7 +198,7 @@ class OpenP5Task(SingleTask):
         return min(longest, self.limit), int(targets.lengths_E.max())
 
     def _check_room(self, end_N: Int64[np.ndarray, " N"]) -> None:
-        """Refuses a limit under which the question with one item does not fit, before training starts."""
+        """Checks, before training, that the question with one item fits the limit."""
         longest_item = int(self.prompts.history_tokens(end_N - min(1, self._shown), end_N).max())
         needed = self.prompts.longest_fixed(self._numbers_T) + longest_item
         if needed > self.limit:

@@ -1,4 +1,4 @@
-"""Which shape a batch gets and where its examples go: a small ladder of shapes, and best-fit packing."""
+"""The shape of a batch, from a small ladder, and the place of each example by best-fit packing."""
 
 import bisect
 import dataclasses
@@ -30,7 +30,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where each example of a step goes.
+    """The place of each example of a step in the batch.
 
     Attributes:
         rows_E: row over all hosts.

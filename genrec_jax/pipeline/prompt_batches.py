@@ -1,4 +1,4 @@
-"""Prompts to recommend for: any history and any user, known or new, as tokens and as padded batches."""
+"""Prompts for recommending: any history and user, known or new, as tokens and as padded batches."""
 
 import copy
 import dataclasses

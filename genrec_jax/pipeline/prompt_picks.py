@@ -1,4 +1,4 @@
-"""Prompt tables of some of the items: what the histories of a request need, out of a large catalogue."""
+"""Prompt tables for only the items of a request's histories, from a large catalogue."""
 
 import copy
 import dataclasses

@@ -146,7 +146,7 @@ class PromptTables:
 
 
 def _sentinels(book: RunBook) -> int | None:
-    """Adds a run for each of T5's sentinels, from `<extra_id_0>` on; None where there are none."""
+    """Adds a run for each of T5's sentinels, from `<extra_id_0>` on; None if there are none."""
     try:
         tokens = [book.vocabulary.id_of(piece) for piece in reversed(SENTINELS)]
     except KeyError:
@@ -256,7 +256,7 @@ class BoundPrompts:
         end_E: Int[np.ndarray, " E"],
         room_E: Int[np.ndarray, " E"],
     ) -> Int64[np.ndarray, " E"]:
-        """Where histories begin once the oldest items are dropped that exceed a number of tokens.
+        """The start of each history after dropping the oldest items that exceed a number of tokens.
 
         Args:
             begin_E: first position of each.

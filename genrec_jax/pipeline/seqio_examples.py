@@ -80,7 +80,7 @@ class Catalogue:
         self._by_text = {vocabulary.decode(row): item for item, row in enumerate(rows)}
 
     def item_of(self, tokens: Tokens) -> int | None:
-        """The item's number, or None where there is no such item."""
+        """The item's number, or None if there is no such item."""
         bare = self._bare(tokens)
         item = self._by_tokens.get(bare)
         return self._by_text.get(self._vocabulary.decode(bare)) if item is None else item
@@ -96,7 +96,7 @@ class Catalogue:
 
 @dataclasses.dataclass(frozen=True)
 class MixtureExamples:
-    """What a mixture has to be evaluated on.
+    """The examples that a mixture is evaluated on.
 
     Attributes:
         tasks: the tasks that have examples of this dataset, in the mixture's order.

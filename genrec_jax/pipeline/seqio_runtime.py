@@ -1,4 +1,4 @@
-"""The one door to SeqIO and TensorFlow: imported when asked for, and kept away from the accelerators."""
+"""Imports SeqIO and TensorFlow when needed, and keeps them off the accelerators."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What the SeqIO tasks of every system share: the source of examples, metrics, registering."""
+"""Shared by the SeqIO tasks of every system: the source of examples, metrics, registration."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Ragged arrays of tokens, and the gather that every prompt is made by."""
+"""Ragged arrays of tokens, and the gather that makes every prompt."""
 
 import dataclasses
 import functools
@@ -111,7 +111,7 @@ class RunPlan:
 
 
 def offsets_of(lengths_E: Int[np.ndarray, " E"]) -> Int64[np.ndarray, " E1"]:
-    """Where runs of these lengths begin, and where the last one ends."""
+    """The starts of runs of these lengths, and the end of the last one."""
     offsets_E1 = np.zeros(len(lengths_E) + 1, np.int64)
     np.cumsum(lengths_E, out=offsets_E1[1:])
     return offsets_E1

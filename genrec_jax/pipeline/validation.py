@@ -1,4 +1,4 @@
-"""The fixed batches that validation loss is read on: every held-out target once, in one template."""
+"""The fixed batches of the validation loss: every held-out target once, in one template."""
 
 from collections.abc import Iterator, Sequence
 

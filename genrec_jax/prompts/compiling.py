@@ -19,7 +19,7 @@ from genrec_jax.prompts.templates import Template
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What prompts need of a vocabulary (`indexing.vocabulary.Vocabulary` is one)."""
+    """The part of a vocabulary that prompts need (`indexing.vocabulary.Vocabulary` is one)."""
 
     @property
     def size(self) -> int:

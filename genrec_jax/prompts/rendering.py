@@ -8,7 +8,7 @@ UNKNOWN_USER = -1
 
 
 def user_id_text(user: int) -> str:
-    """What `{user_id}` becomes: users are numbered from 1; a user never trained on is `0`."""
+    """The text of `{user_id}`: users are numbered from 1; a user never trained on is `0`."""
     return str(user + 1)
 
 

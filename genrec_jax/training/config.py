@@ -38,7 +38,7 @@ FREE_ON_RESUME = (
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is trained on.
+    """The training data: datasets, mixture, prompts and batches.
 
     Attributes:
         datasets: dataset dirs [DATA_DIR]; several for SP5, their batches taking turns.
@@ -115,7 +115,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationConfig:
-    """What is measured while training, and what it decides.
+    """Validation during training, and how the best checkpoint is chosen.
 
     Attributes:
         period: steps between validations [EVAL_PERIOD]; None: never.
@@ -249,7 +249,7 @@ class TrainConfig:
             raise UserError(f"train_epochs is {self.train_epochs}; wanted more than 0")
 
     def _check_as_it_is(self, train_steps: int) -> None:
-        """Without a step, a run is what it starts from."""
+        """Checks a run of 0 steps, which keeps the parameters it starts from."""
         if train_steps < 0 or self.initial_checkpoint is None:
             raise UserError(
                 f"train_steps is {train_steps}; wanted at least 1, or 0 with INITIAL_CHECKPOINT_PATH: a run"

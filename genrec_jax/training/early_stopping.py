@@ -1,4 +1,4 @@
-"""The best validation so far, and whether there is any point in going on."""
+"""The best validation so far, and whether training should stop early."""
 
 import dataclasses
 import math
@@ -22,14 +22,14 @@ class BestSoFar:
     waited: int = 0
 
     def update(self, value: float, step: int, mode: Mode) -> "BestSoFar":
-        """The best after one more validation; an equal value is no improvement, nor is NaN or infinity."""
+        """The best after one more validation; equal, NaN or infinite values are no improvement."""
         better = self.value is None or (value > self.value if mode == "max" else value < self.value)
         if better and math.isfinite(value):
             return BestSoFar(value=value, step=step, waited=0)
         return dataclasses.replace(self, waited=self.waited + 1)
 
     def should_stop(self, patience: int | None) -> bool:
-        """Whether `patience` validations in a row brought nothing better (None: never stop)."""
+        """Whether the last `patience` validations brought no improvement (None: never stop)."""
         return patience is not None and self.value is not None and self.waited >= patience
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Opens what a run is trained on: datasets, item ids, vocabulary, prompts, and batches by step."""
+"""Opens the training inputs: datasets, item ids, vocabulary, prompts, and batches by step."""
 
 import dataclasses
 import pathlib
@@ -276,7 +276,7 @@ def seqio_batches(
 def find_index_dirs(
     config: DataConfig, datasets: Sequence[dataset_lib.Dataset]
 ) -> tuple[pathlib.Path, ...]:
-    """Where the item ids of each dataset are.
+    """The index dir of each dataset.
 
     Raises:
         UserError: nowhere; it says which command makes them.

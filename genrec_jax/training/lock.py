@@ -1,4 +1,4 @@
-"""One training process a run dir: two that write the same checkpoints and logs would spoil both."""
+"""A lock that lets one process train in a run dir: two would corrupt its checkpoints and logs."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ class RunLock:
     """
 
     def __init__(self, folder: artefacts.PathLike):
-        """Makes the folder where there is none, and takes the lock.
+        """Makes the folder if there is none, and takes the lock.
 
         Raises:
             UserError: another process has it, or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""What a run measured, step by step: `metrics.jsonl` for programs, TensorBoard events for eyes.
+"""The metrics of a run, step by step: `metrics.jsonl` for programs, TensorBoard events for people.
 
 `metrics.jsonl` has one JSON object a line: `step`, `kind` (`train` or `validation`), `time` (seconds
 since 1970), `seconds` (of training so far, over all restarts), then the metrics. It is the record;

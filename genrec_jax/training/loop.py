@@ -45,13 +45,13 @@ class Batches(Protocol):
         ...
 
     def describe(self, step: int) -> str:
-        """What a step's batch is made of: epoch, task, example numbers."""
+        """The contents of a step's batch: epoch, task, example numbers."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A batch on the device and what it holds, this host's share times the number of hosts.
+    """A batch on the device and its counts: this host's share times the number of hosts.
 
     Attributes:
         batch: what the step takes.
@@ -91,7 +91,7 @@ class Schedule:
 
 @dataclasses.dataclass
 class Progress:
-    """What a run has done so far, apart from the training state; saved with every checkpoint.
+    """The progress of a run, apart from the training state; saved with every checkpoint.
 
     Attributes:
         totals: sums since the start of the run.
@@ -107,7 +107,7 @@ class Progress:
 
     @classmethod
     def start(cls) -> "Progress":
-        """Of a run that has done nothing."""
+        """The progress of a new run."""
         return cls(dict.fromkeys(KEPT_SUMS, 0.0), {}, BestSoFar())
 
     @classmethod
@@ -121,7 +121,7 @@ class Progress:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, copied: a checkpoint is written while the run goes on."""
+        """Plain values, copied, because a checkpoint is written while training continues."""
         return {
             "totals": dict(self.totals),
             "window": dict(self.window),

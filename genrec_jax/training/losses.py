@@ -27,7 +27,7 @@ MAX_LOGITS_BYTES = 256 << 20
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """What is minimised.
+    """The settings of the loss.
 
     Attributes:
         z_loss: adds `z_loss * log(Z)**2` per target token, which keeps logits from drifting.

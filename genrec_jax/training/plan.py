@@ -1,4 +1,4 @@
-"""`plan`: does a configuration fit a cluster, what does a step cost there, which mesh would do better."""
+"""`plan`: whether a configuration fits a cluster, what a step costs there, and which mesh is better."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ _FSDP_COST, _TENSOR_COST, _MICROBATCH_COST = 0.01, 0.08, 0.03
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What a plan may change: where a step runs and how it saves memory, never what it computes."""
+    """The settings that a plan may change: mesh and memory savings, never the results of a step."""
 
     mesh: Sizes
     remat: str
@@ -69,7 +69,7 @@ class StepPlan:
 
     @property
     def total(self) -> int:
-        """Bytes of a device that it needs, XLA's figure where there is one."""
+        """Bytes that it needs on a device: XLA's figure if there is one."""
         return self.counted.total if self.compiled is None else self.compiled.total
 
     @property
@@ -83,7 +83,7 @@ class StepPlan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether a device holds it; None where its memory is not known."""
+        """Whether it fits on a device; None if the device's memory is not known."""
         if isinstance(self.compiled, TooLarge):
             return False  # whatever XLA's rounded figures say
         return None if self.limit is None else self.total <= self.limit
@@ -117,7 +117,7 @@ class Plan:
 
 
 def configured(config: TrainConfig, topology: Topology) -> Choice:
-    """What a configuration asks for on a cluster.
+    """The choice that a configuration makes on a cluster.
 
     Raises:
         UserError: its mesh does not multiply to the cluster's devices, or does not divide the model, or

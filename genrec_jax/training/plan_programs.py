@@ -34,7 +34,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What the steps are planned for.
+    """The sizes that the steps are planned for.
 
     Attributes:
         rows: rows of a training batch, over all devices.
@@ -55,7 +55,7 @@ class Shapes:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What XLA says of a compiled program.
+    """XLA's analysis of a compiled program.
 
     Attributes:
         arguments: bytes on a device of what is passed in: parameters, optimizer state, batch, trie.

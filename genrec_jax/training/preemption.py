@@ -1,6 +1,6 @@
-"""Being asked to stop: SIGTERM or Ctrl-C ends a run at the next step, with a checkpoint, not in the middle.
+"""Stop requests: after SIGTERM or Ctrl-C a run ends at the next step, with a checkpoint.
 
-A validation under way is left between two of its batches, and made up when the run goes on. A second
+A running validation stops after its current batch and is repeated when the run resumes. A second
 Ctrl-C interrupts at once, for a run that is still compiling its first step.
 
 One process listens to the signal itself; several agree on the place through JAX's preemption service,
@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 
 class StopReached(Exception):
-    """Leaves a validation because the run is to stop; the loop catches it."""
+    """Ends a validation early because the run should stop; the loop catches it."""
 
 
 class StopRequest:

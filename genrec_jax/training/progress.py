@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar in a terminal, a line now and then elsewhere."""
+"""The progress display of training: a bar in a terminal, occasional lines elsewhere."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ LINE_SECONDS = 30.0
 
 @runtime_checkable
 class Display(Protocol):
-    """What the loop tells the person watching."""
+    """Shows the progress of the loop."""
 
     def update(self, step: int, values: dict[str, float]) -> None:
         """Steps done, and the newest logged values."""
@@ -63,7 +63,7 @@ class Bar:
 
 
 class Lines:
-    """Plain lines on stderr, for logs: at most one in `LINE_SECONDS`, and what is said."""
+    """Plain lines on stderr, for logs: messages, and progress at most every `LINE_SECONDS`."""
 
     def __init__(self, start: int, stop: int):
         self._start, self._stop = start, stop

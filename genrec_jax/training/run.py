@@ -102,7 +102,7 @@ def train(
     show_progress: bool = True,
     profile: bool = False,
 ) -> Summary:
-    """Trains, or goes on with a run that was stopped; on several hosts each of them calls it.
+    """Trains a new run or resumes a stopped one; on several hosts each of them calls it.
 
     Args:
         config: every setting.
@@ -273,7 +273,7 @@ def _start_from_store(mirror: Mirror) -> None:
 
 
 def _publish_records(run_dir: RunDir, events: str = f"{EVENTS_FOLDER}/{EVENTS_FILE}") -> None:
-    """Where the run dir is at a URL, copies there what this host has logged up to now."""
+    """If the run dir is at a URL, uploads this host's log so far."""
     if run_dir.mirror is not None:
         log = [METRICS_FILE] if jax.process_index() == 0 else []
         run_dir.mirror.publish_growing(*log, events)

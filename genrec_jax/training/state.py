@@ -38,7 +38,7 @@ def _initial(config: T5Config, optimizer: Optimizer, seed: jax.Array) -> TrainSt
 
 
 def state_shapes(config: T5Config, optimizer: Optimizer) -> TrainState:
-    """The state's structure; leaves are `jax.ShapeDtypeStruct`, placed nowhere."""
+    """The state's structure; leaves are `jax.ShapeDtypeStruct` without shardings."""
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     return jax.eval_shape(lambda seed: _initial(config, optimizer, seed), seed)
 

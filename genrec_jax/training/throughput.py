@@ -51,7 +51,7 @@ class Utilisation:
     """Counts the operations of a run's batches, and says what share of the peak they were."""
 
     def __init__(self, config: T5Config):
-        """Of a model on all devices that JAX has."""
+        """Measures a model on all devices that JAX has."""
         self._config, self._peak = config, peak_flops()
 
     def flops(self, batch: Batch) -> float:

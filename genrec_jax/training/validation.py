@@ -78,7 +78,7 @@ def make_validate(
 
 
 def check_metric(settings: ValidationConfig, tasks: Sequence[str] | None) -> None:
-    """Refuses, before anything is trained, to choose the best checkpoint by what is not measured.
+    """Checks, before training, that the metric that chooses the best checkpoint is measured.
 
     Args:
         settings: what is measured, and what chooses.

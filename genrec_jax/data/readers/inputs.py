@@ -1,4 +1,4 @@
-"""Where a reader's bytes come from: a file, a folder or an archive, plain, .gz or .zip.
+"""The input of readers: a file, a folder or an archive, plain, .gz or .zip.
 
 Archives are read as streams and never unpacked, so no member can write anywhere; one whose path
 leaves the archive is refused all the same.
@@ -35,7 +35,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """What errors call it: `ratings.csv`, or `ml-25m.zip/ml-25m/ratings.csv`."""
+        """Its name in errors: `ratings.csv`, or `ml-25m.zip/ml-25m/ratings.csv`."""
         return str(self.file) if self.member is None else f"{self.file}/{self.member}"
 
     @property
@@ -129,7 +129,7 @@ class Inputs:
         return None
 
     def require(self, *patterns: str, what: str) -> Member:
-        """As `find`, but absence is an error that lists what is there."""
+        """As `find`, but raises an error that lists the files there if it is absent."""
         found = self.find(*patterns)
         if found is None:
             names = ", ".join(member.base_name for member in self.members[:8]) or "nothing"

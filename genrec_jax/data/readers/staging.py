@@ -1,4 +1,4 @@
-"""Where readers put their rows: checked, counted and written to Parquet parts in a work folder.
+"""The rows of readers: checked, counted and written to Parquet parts in a work folder.
 
 Rows pass through in blocks, so that memory does not grow with the log; `prepare` scans the parts.
 """
@@ -27,7 +27,7 @@ SKIP_REMEDY = "Mend the file, or pass --skip-bad-rows to leave such rows out and
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """What every reader is told besides its input.
+    """The options that every reader takes.
 
     Attributes:
         workspace: an empty folder for the reader's rows; it must outlive the `RawLog`.

@@ -1,4 +1,4 @@
-"""How the reader `table` is told that times are written, and what to tell whom who said it wrongly."""
+"""The time formats of the reader `table`, and the advice if the given format is wrong."""
 
 import itertools
 
@@ -16,7 +16,7 @@ PLAUSIBLE = (631_152_000, staging.LATEST_TIMESTAMP)  # from 1990 on
 
 
 def remedy(text: str, time_unit: str, time_format: str | None) -> str | None:
-    """What to do where times seem to be written otherwise than was said; else None.
+    """Advice if times do not seem to have the given format, else None.
 
     For example `1700000000000`, taken for seconds, gives "It looks like milliseconds since 1970. Pass
     --time-unit milliseconds".

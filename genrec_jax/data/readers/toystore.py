@@ -1,4 +1,4 @@
-"""Hands over the generated shop of the quickstart: no input needed (see `data/toystore.py`)."""
+"""Generates the quickstart's toy shop; it needs no input (see `data/toystore.py`)."""
 
 from genrec_jax.data import rawlog, toystore
 from genrec_jax.data.readers import staging
