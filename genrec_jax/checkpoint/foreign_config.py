@@ -237,7 +237,7 @@ def _count_layers(shapes: Mapping[str, tuple[int, ...]], stack: str) -> int:
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-# What a run may choose for itself: not what its parameters are.
+# What a run may choose for itself: neither what its parameters are nor what is computed with them.
 FREE = (
     "vocab_size",
     "dropout_rate",
@@ -245,6 +245,7 @@ FREE = (
     "max_whole_words",
     "dtype",
     "remat",
+    "attention",
     "scan_layers",
 )
 
