@@ -22,7 +22,7 @@ class Steps:
         self._bars = None
         if enabled and sys.stderr.isatty():
             self._bars = progress.Progress(
-                progress.TextColumn("{task.description}"),
+                progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
                 progress.TaskProgressColumn(),
                 progress.TimeElapsedColumn(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich.console
 
+from genrec_jax.cli import console as consoles
 from genrec_jax.cli import gin_flags, multihost, numeric_flags, run_flags
 from genrec_jax.errors import UserError
 
@@ -179,8 +180,7 @@ def run(arguments: argparse.Namespace) -> None:
         "mesh": meshes.make_mesh(fsdp=arguments.fsdp, tensor=arguments.tensor),
     }
     first_host = jax.process_index() == 0
-    width = None if sys.stdout.isatty() else 132
-    console = rich.console.Console(width=width, quiet=not first_host)
+    console = consoles.make(quiet=not first_host, width_elsewhere=132)
     if arguments.watch:
         if len(run_dirs) > 1 or arguments.aggregate is not None:
             raise UserError("--watch takes one run dir and no --aggregate; leave the others out")
@@ -292,7 +292,7 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
 
     for evaluation in written:
         for title, made in table.tables(evaluation.metrics, console.width):
-            console.print(title, soft_wrap=True, highlight=False)
+            console.print(title, soft_wrap=True)
             console.print(made)
         for line in [
             *evaluation.metrics["remarks"],
@@ -301,15 +301,13 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
             *table.exact_lines(evaluation.metrics),
             *table.tie_lines(evaluation.metrics),
         ]:
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
         for entry in evaluation.metrics["audit"]:
             if entry["status"] != "pass":
                 text = f"audit, {entry['status']}: {entry['check']}: {entry['detail']}"
-                console.print(text, highlight=False, soft_wrap=True)
+                console.print(text, soft_wrap=True)
         for file in (results.METRICS_FILE, predictions.PREDICTIONS_FILE):
-            console.print(
-                f"wrote {storage.join(evaluation.folder, file)}", soft_wrap=True, highlight=False
-            )
+            console.print(f"wrote {storage.join(evaluation.folder, file)}", soft_wrap=True)
 
 
 def _check_same_datasets(runs: "Sequence[RunDir]") -> None:
@@ -339,13 +337,13 @@ def _aggregate(
     combined = {name: aggregate.aggregate(metrics) for name, metrics in by_dataset.items()}
     for content in combined.values():
         for title, made in table.tables(content, console.width):
-            console.print(title, soft_wrap=True, highlight=False)
+            console.print(title, soft_wrap=True)
             console.print(made)
     only = next(iter(combined.values()))
     artefacts.write_json(
         file, only if len(combined) == 1 else {"format_version": 1, "datasets": combined}
     )
-    console.print(f"wrote {file}", soft_wrap=True, highlight=False)
+    console.print(f"wrote {file}", soft_wrap=True)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 import argparse
 import re
 
-from rich.console import Console
+import rich.console
 from rich.table import Table
 
+from genrec_jax.cli import console as consoles
 from genrec_jax.cli import numeric_flags
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import build
@@ -123,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
             " --vocabulary gives one that is finished. Leave one of them out"
         )
     config = build.IndexConfig(method=arguments.method, **settings)
-    with Console(stderr=True).status("making item ids, and once more for the audit"):
+    with consoles.make(stderr=True).status("making item ids, and once more for the audit"):
         built = build.build_index(
             arguments.datasets,
             config,
@@ -132,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
             prompt_lines=prompt_lines(arguments.templates or default_templates(arguments.method)),
             overwrite=arguments.overwrite,
         )
-    console = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
+    console = consoles.make()
     for one in built:
         _show(console, one)
 
@@ -157,7 +158,7 @@ def prompt_lines(templates_file: str | None = None) -> list[str]:
     return lines
 
 
-def _show(console: Console, one: build.BuiltIndex) -> None:
+def _show(console: rich.console.Console, one: build.BuiltIndex) -> None:
     ids, tokens, vocabulary = one.item_ids, one.tokens, one.vocabulary
     table = Table(
         "item id", "tokens", "title, or source id", title=f"{ids.dataset_name}: {ids.method} ids"

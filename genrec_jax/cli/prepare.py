@@ -7,10 +7,10 @@ import pathlib
 import typing
 from typing import Any
 
-from rich import box, console, table, text
+from rich import box, table, text
 
 from genrec_jax import storage
-from genrec_jax.cli import numeric_flags
+from genrec_jax.cli import console, numeric_flags
 from genrec_jax.data import audit, dataset, download, prepare, prepare_run, recipes, splits
 from genrec_jax.errors import UserError
 
@@ -141,7 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_moment,
         metavar="DATE",
         help="temporal: where training ends, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss, UTC unless it says"
-        " otherwise . Both dates or neither (default: after 80%% of the interactions)",
+        " otherwise. Both dates or neither (default: after 80%% of the interactions)",
     )
     held_out.add_argument(
         "--test-from",
@@ -270,10 +270,8 @@ def show(written: dataset.Dataset) -> None:
     """Prints counts, duplicates, ties, rejected rows and the audit."""
     manifest = written.manifest
     rows, ties = manifest["rows"], manifest["ties"]
-    title = text.Text(
-        f"{written.name}: {written.url or written.path}"
-    )  # a path may look like markup
-    facts = table.Table(title=title, box=box.SIMPLE, show_header=False)
+    place = written.url or written.path
+    facts = table.Table(title=f"{written.name}: {place}", box=box.SIMPLE, show_header=False)
     for key, value in manifest["counts"].items():
         facts.add_row(key, f"{value:,}")
     titled = sum(title is not None for title in written.item_titles)
@@ -309,12 +307,12 @@ def show(written: dataset.Dataset) -> None:
         checks.add_column(column)
     colours = {"pass": "green", "warn": "yellow", "fail": "red"}
     for result in manifest["audit"]:
-        colour = colours.get(result["status"], "white")
-        checks.add_row(f"[{colour}]{result['status']}[/]", result["check"], result["detail"])
-    out = console.Console(soft_wrap=False)
+        status = text.Text(result["status"], style=colours.get(result["status"], "white"))
+        checks.add_row(status, result["check"], result["detail"])
+    out = console.make()
     out.print(facts)
     out.print(checks)
-    out.print(f"next: genrec index {written.url or written.path}", markup=False, highlight=False)
+    out.print(f"next: genrec index {place}", soft_wrap=True)
 
 
 def _run_recipe(

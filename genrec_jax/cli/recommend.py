@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 from typing import TYPE_CHECKING, Any
 
+from genrec_jax.cli import console as consoles
 from genrec_jax.cli import numeric_flags, run_flags
 from genrec_jax.errors import UserError
 
@@ -208,26 +208,25 @@ def _as_json(found: "Recommendations", recommender: "Recommender") -> dict[str, 
 
 
 def _print_tables(found: "Recommendations", recommender: "Recommender", user: str | None) -> None:
-    import rich.console
-    import rich.markup
     import rich.table
 
-    console = rich.console.Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = consoles.make(width_elsewhere=120)
     for match in found.matches:
         if not match.exact:
             name = _name(match.title, match.source_id)
             console.print(
-                f"[yellow]{rich.markup.escape(match.query)!r} is not in the catalogue; taken for"
-                f" {rich.markup.escape(name)} (similarity {match.similarity:.2f})[/]"
+                f"{match.query!r} is not in the catalogue; taken for {name} (similarity"
+                f" {match.similarity:.2f})",
+                style="yellow",
             )
     for entry in found.skipped:
         console.print(
-            f"[yellow]{rich.markup.escape(repr(entry))} is not in the catalogue, nor like a title of it;"
-            " left out[/]"
+            f"{entry!r} is not in the catalogue, nor like a title of it; left out",
+            style="yellow",
         )
     shown = found.matches[-recommender.history :]
     if shown:
-        whose = "history" if user is None else f"history of {rich.markup.escape(user)}"
+        whose = "history" if user is None else f"history of {user}"
         table = rich.table.Table(
             "source id",
             "title",
@@ -235,7 +234,7 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
             title_justify="left",
         )
         for match in shown:
-            table.add_row(*map(rich.markup.escape, (match.source_id, match.title or "")))
+            table.add_row(match.source_id, match.title or "")
         console.print(table)
     table = rich.table.Table(
         title=f"next, says step {recommender.step} (template {found.template})",
@@ -246,8 +245,8 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
     for rank, one in enumerate(found, start=1):
         table.add_row(
             str(rank),
-            rich.markup.escape(one.source_id),
-            rich.markup.escape(one.title or ""),
+            one.source_id,
+            one.title or "",
             f"{one.score:.3f}",
             f"{one.probability:.3g}",
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import rich.table
+from rich.text import Text
 
 from genrec_jax.evaluation.results import POOLS, Pool, is_by_date, pool_of
 
@@ -90,7 +91,7 @@ def metrics_table(
     oracle = metrics.get("oracle")
     if oracle and footing == "seen_kept" and pool == "catalogue":
         table.add_row(
-            "best possible\n[dim]the generator's own[/dim]",
+            _over("best possible", "the generator's own"),
             *[f"{oracle[name]:.4f}" if name in oracle else "" for name in columns],
         )
     return table
@@ -186,21 +187,27 @@ def aggregate_table(
     return table
 
 
-def _estimate(found: dict[str, Any]) -> str:
+def _estimate(found: dict[str, Any]) -> str | Text:
     """A figure with its interval under it, where these exist."""
     if found["value"] is None:
         return ABSENT
     if found["low"] is None:
         return f"{found['value']:.4f}"
-    return f"{found['value']:.4f}\n[dim]{found['low']:.4f}-{found['high']:.4f}[/dim]"
+    return _over(f"{found['value']:.4f}", f"{found['low']:.4f}-{found['high']:.4f}")
 
 
-def _spread(found: dict[str, Any]) -> str:
+def _spread(found: dict[str, Any]) -> str | Text:
     """A mean with its standard deviation under it, where these exist."""
     if found["mean"] is None:
         return ABSENT
     deviation = found["standard_deviation"]
-    return f"{found['mean']:.4f}" + ("" if deviation is None else f"\n[dim]±{deviation:.4f}[/dim]")
+    mean = f"{found['mean']:.4f}"
+    return mean if deviation is None else _over(mean, f"±{deviation:.4f}")
+
+
+def _over(text: str, below: str) -> Text:
+    """A cell of two lines, the second of them faint."""
+    return Text.assemble(text, "\n", (below, "dim"))
 
 
 def _systems(result: dict[str, Any], footing: str, pool: Pool) -> dict[str, Any]:
@@ -211,9 +218,9 @@ def _systems(result: dict[str, Any], footing: str, pool: Pool) -> dict[str, Any]
     }
 
 
-def _label(system: str, metrics: dict[str, Any]) -> str:
+def _label(system: str, metrics: dict[str, Any]) -> str | Text:
     template = metrics["templates"].get(system.rpartition("/")[2])
     ours = system.startswith(("model/", "exact/"))
     if not ours or template is None or template["seen"] is None:
         return system
-    return f"{system}\n[dim]{'seen' if template['seen'] else 'unseen'} wording[/dim]"
+    return _over(system, f"{'seen' if template['seen'] else 'unseen'} wording")

@@ -119,6 +119,17 @@ def test_runs_on_different_datasets_are_not_averaged(runs, toy, tmp_path, capsys
     assert not file.exists()
 
 
+def test_a_run_dir_that_looks_like_markup_is_shown_as_it_is(runs, tmp_path, capsys):
+    folder = tmp_path / "a[/x]" / ":smile:[b]"
+    shutil.copytree(runs[0], folder, ignore=shutil.ignore_patterns("eval"))
+    file = tmp_path / "[red]seeds.json"
+    assert run(folder, *QUICK, "--no-baselines", "--aggregate", file) == 0
+    printed = capsys.readouterr().out
+    assert f"wrote {folder / 'eval' / 'test-10-beams6' / 'metrics.json'}\n" in printed
+    assert f"wrote {file}\n" in printed
+    assert "[dim]" not in printed and "seen wording" in printed
+
+
 def test_gin_says_what_flags_may_override(runs, capsys):
     words = ["--gin_file=gin_configs/runs/evaluate.gin", f'--gin.MODEL_DIR="{runs[0]}"']
     words += ['--gin.SPLIT="validation"', '--gin.TEMPLATES=["A1"]', "--gin.NUM_BEAMS=9"]

@@ -59,6 +59,18 @@ def test_typed_history_with_table(made, capsys):
     assert titles[2] not in shown and titles[4] not in shown
 
 
+def test_what_looks_like_markup_is_shown_as_it_is(made, capsys):
+    run_dir, dataset = made
+    title = dataset.item_titles[4]
+    words = ["--history", f"{title} [/b]", f"{title}[x]", "[red]qqqq[/]", "-k", 2]
+    code, out, _ = genrec(capsys, run_dir.path, *words)
+    assert code == 0
+    flat = " ".join(out.split())
+    assert f"'{title} [/b]' is not in the catalogue; taken for" in flat
+    assert f"'{title}[x]' is not in the catalogue; taken for" in flat
+    assert "'[red]qqqq[/]' is not in the catalogue, nor like a title of it; left out" in flat
+
+
 def test_unknown_ones_are_skipped_or_an_error_where_asked(made, capsys):
     run_dir, dataset = made
     titles = dataset.item_titles
