@@ -131,6 +131,12 @@ def local_copy(
     return folder
 
 
+def cache_root() -> pathlib.Path:
+    """Where all that this library caches lies: `$XDG_CACHE_HOME/genrec_jax`, or `~/.cache/genrec_jax`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "genrec_jax"
+
+
 def cache_folder(path: PathLike) -> pathlib.Path:
     """Where this machine keeps copies of what lies at a URL."""
     url = os.fspath(path).rstrip("/")
@@ -282,10 +288,7 @@ def _put(system: Any, file: pathlib.Path, place: str) -> None:
 
 def _cache() -> pathlib.Path:
     set_here = os.environ.get("GENREC_STORAGE_CACHE")
-    if set_here:
-        return pathlib.Path(set_here)
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "genrec_jax" / "remote"
+    return pathlib.Path(set_here) if set_here else cache_root() / "remote"
 
 
 def _open(path: PathLike) -> tuple[Any, str]:

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from genrec_jax import progress
+from genrec_jax import progress, storage
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 
@@ -127,12 +127,6 @@ def remotes(name: str, *, reader: str) -> tuple[Remote, ...]:
     return found[1]
 
 
-def default_folder() -> pathlib.Path:
-    """Where downloads are kept: `$XDG_CACHE_HOME/genrec_jax`, or `~/.cache/genrec_jax`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "genrec_jax"
-
-
 def fetch_all(
     name: str,
     *,
@@ -142,13 +136,15 @@ def fetch_all(
 ) -> pathlib.Path:
     """Fetches a named download; what is there already, whole, is not fetched again.
 
+    It lies in a folder of its name below `folder`, or below `storage.cache_root()` when not given.
+
     Returns:
         The file, or the folder where there are several.
 
     Raises:
         UserError: an unknown name, no connection, or a wrong checksum.
     """
-    target = pathlib.Path(folder or default_folder()) / name.replace("/", "-")
+    target = pathlib.Path(folder or storage.cache_root()) / name.replace("/", "-")
     files = [
         fetch(remote, target / remote.file_name, steps=steps)
         for remote in remotes(name, reader=reader)

@@ -5,6 +5,8 @@ import pathlib
 
 import jax
 
+from genrec_jax import storage
+
 VARIABLE = "GENREC_COMPILATION_CACHE"
 
 
@@ -13,7 +15,7 @@ def use() -> pathlib.Path | None:
 
     The folder is the one that JAX was already told of (`JAX_COMPILATION_CACHE_DIR`), or else the one
     that the environment variable `GENREC_COMPILATION_CACHE` names (an empty text: none), or else
-    `~/.cache/genrec_jax/compiled`.
+    `compiled` in `storage.cache_root()`: `~/.cache/genrec_jax/compiled`.
 
     Returns:
         the folder; None where programs are not kept.
@@ -21,8 +23,7 @@ def use() -> pathlib.Path | None:
     set_before = jax.config.jax_compilation_cache_dir
     if set_before:
         return pathlib.Path(set_before)
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "genrec_jax" / "compiled"
-    folder = os.environ.get(VARIABLE, str(default))
+    folder = os.environ.get(VARIABLE, str(storage.cache_root() / "compiled"))
     if not folder:
         return None
     path = pathlib.Path(folder).expanduser()

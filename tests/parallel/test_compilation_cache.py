@@ -28,6 +28,16 @@ def test_the_default_is_the_user_s_cache(monkeypatch, tmp_path):
     assert compilation_cache.use() == folder  # what is set already stays
 
 
+def test_an_empty_variable_is_none_and_the_home_has_the_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv(compilation_cache.VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert compilation_cache.use() == tmp_path / "home" / ".cache" / "genrec_jax" / "compiled"
+    assert not list((tmp_path / "here").iterdir())
+
+
 def test_the_environment_says_where_or_that_nothing_is_kept(monkeypatch, tmp_path):
     monkeypatch.setenv(compilation_cache.VARIABLE, "")
     assert compilation_cache.use() is None
