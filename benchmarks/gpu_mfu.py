@@ -135,7 +135,7 @@ def timed(
         times.append((time.perf_counter() - began) / arguments.steps)
     targets = length // EXAMPLE * TARGET
     flop = throughput.model_flops(config, rows, length, targets)
-    peak = throughput.peak_flops()
+    peak = throughput.peak_flops(list(mesh.devices.flat))
     memory = jax.devices()[0].memory_stats() or {}
     return {
         "step_s": min(times),
@@ -180,7 +180,7 @@ def main() -> None:
     payload: dict[str, Any] = {
         "settings": vars(arguments)
         | {"rows": rows, "targets": arguments.length // EXAMPLE * TARGET},
-        "peak_flop_per_s": throughput.peak_flops(),
+        "peak_flop_per_s": throughput.peak_flops(jax.local_devices()[:1]),
         "matmul_flop_per_s": matmul,
         "rows": [],
     }

@@ -198,7 +198,7 @@ def train(
                 display=display,
                 log=log,
                 validate=validate,
-                utilisation=Utilisation(config.model),
+                utilisation=Utilisation(config.model, list(mesh.devices.flat)),
             )
             with closing:
                 result = loop.run(state, step, progress, stop)

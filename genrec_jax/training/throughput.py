@@ -1,12 +1,13 @@
 """Model FLOPs utilisation: how much of the devices' peak a training run uses. One formula.
 
-    MFU = model_flops of the steps' batches / (seconds * peak of all devices)
+    MFU = model_flops of the steps' batches / (seconds * peak of the devices that train)
 
 It is the utilisation of Chowdhery et al. 2022 (PaLM, appendix B), with the operations counted product by
 product instead of as 6 a parameter and token, which does not suit an encoder-decoder.
 """
 
-import jax
+from collections.abc import Sequence
+from typing import Any
 
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import topology
@@ -40,9 +41,8 @@ def model_flops(config: T5Config, rows: int, input_length: int, target_length: i
     return 3.0 * (layers + head)
 
 
-def peak_flops() -> float | None:
-    """Dense bfloat16 operations a second of all of JAX's devices; None where theirs is not listed."""
-    devices = jax.devices()
+def peak_flops(devices: Sequence[Any]) -> float | None:
+    """Dense bfloat16 operations a second of devices of one kind together; None where it is not listed."""
     chip = topology.chip_of(devices[0].device_kind)
     return None if chip is None or chip.peak_flops is None else chip.peak_flops * len(devices)
 
@@ -50,9 +50,9 @@ def peak_flops() -> float | None:
 class Utilisation:
     """Counts the operations of a run's batches, and says what share of the peak they were."""
 
-    def __init__(self, config: T5Config):
-        """Measures a model on all devices that JAX has."""
-        self._config, self._peak = config, peak_flops()
+    def __init__(self, config: T5Config, devices: Sequence[Any]):
+        """Measures a model on these devices."""
+        self._config, self._peak = config, peak_flops(devices)
 
     def flops(self, batch: Batch) -> float:
         """`model_flops` of one step on a batch of all hosts' rows."""

@@ -14,7 +14,15 @@ import pytest
 from genrec_jax.checkpoint import restore, run_dir, run_log
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.training import config, inputs, preemption, run, schedules, validation
+from genrec_jax.training import (
+    config,
+    inputs,
+    preemption,
+    run,
+    schedules,
+    throughput,
+    validation,
+)
 from genrec_jax.training.adafactor import AdafactorConfig
 from genrec_jax.training.adamw import AdamWConfig
 from genrec_jax.training.loop import NonFiniteLoss
@@ -88,6 +96,13 @@ def test_a_run_says_the_shapes_that_its_batches_have(make_config, capsys):
         rows, length = batch.encoder_input_tokens_BL.shape
         assert (rows, length, batch.decoder_target_tokens_BT.shape[1]) in shapes
     assert len(shapes) == 3
+
+
+def test_utilisation_is_of_the_devices_that_train(make_config, monkeypatch):
+    asked = []
+    monkeypatch.setattr(throughput, "peak_flops", asked.append)
+    train(make_config(train_steps=1))
+    assert asked == [jax.local_devices()[:1]]
 
 
 def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(make_config, finished):

@@ -36,17 +36,16 @@ def test_the_formula_counts_what_the_traced_step_multiplies(activations):
 def test_a_batch_is_counted_by_its_shapes():
     batch = test_step.packed_batch(0, rows=8)
     config = small_plan.CONFIG.model
-    counted = throughput.Utilisation(config).flops(jax.tree.map(np.asarray, batch))
+    counted = throughput.Utilisation(config, jax.devices()).flops(jax.tree.map(np.asarray, batch))
     assert counted == throughput.model_flops(config, 8, 12, 8)
 
 
 def test_devices_whose_peak_is_not_listed_have_no_share():
-    assert throughput.peak_flops() is None
-    assert throughput.Utilisation(small_plan.CONFIG.model).share(1e12, 1.0) is None
+    assert throughput.peak_flops(jax.devices()) is None
+    assert throughput.Utilisation(small_plan.CONFIG.model, jax.devices()).share(1e12, 1.0) is None
 
 
-def test_a_share_is_of_all_devices(monkeypatch):
+def test_a_share_is_of_all_devices_that_train():
     two = [types.SimpleNamespace(device_kind="NVIDIA H200")] * 2
-    monkeypatch.setattr(jax, "devices", lambda: two)
-    share = throughput.Utilisation(small_plan.CONFIG.model).share(989e12, 2.0)
+    share = throughput.Utilisation(small_plan.CONFIG.model, two).share(989e12, 2.0)
     assert share == pytest.approx(0.25)
