@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only",
         nargs="+",
         metavar="ITEM",
-        help="recommend these alone: source ids or titles, or files with one a line",
+        help="recommend these alone: source ids or titles, or files with one a line (./NAME where a file"
+        " is called as an item is)",
     )
     parser.add_argument(
         "--exclude", nargs="+", metavar="ITEM", help="leave these out; given as for --only"
@@ -127,16 +128,30 @@ def run(arguments: argparse.Namespace) -> None:
 def _items(
     flag: str, given: list[str] | None, recommender: "Recommender"
 ) -> list[list[int]] | None:
-    """The item numbers that a flag names, itself or in files."""
+    """The item numbers that a flag names, itself or in files; what the catalogue knows is no file."""
     if given is None:
         return None
     entries: list[str] = []
     for entry in given:
-        entries += _lines(entry) if _is_file(entry) else [entry]
+        from_file = not _is_known(entry, recommender) and _is_file(entry)
+        entries += _lines(entry) if from_file else [entry]
+    if flag == "--only" and not entries:
+        raise UserError(
+            f"--only: no item is named in {', '.join(given)}, so nothing could be recommended; wanted"
+            " source ids or titles, one a line"
+        )
     try:
         return [recommender.catalogue.items_of(entries)]
     except UserError as error:
         raise UserError(f"{flag}: {error} (or files with one a line)") from error
+
+
+def _is_known(entry: str, recommender: "Recommender") -> bool:
+    try:
+        recommender.catalogue.find(entry, nearest=False)
+    except UserError:
+        return False
+    return True
 
 
 def _is_file(entry: str) -> bool:

@@ -99,6 +99,33 @@ def test_only_and_exclude_take_items_and_files(made, capsys, tmp_path):
     assert code == 2 and "--only: 'nonesuch': neither source ids nor titles" in err
 
 
+def test_an_item_is_one_whatever_the_files_are_called(made, capsys, tmp_path, monkeypatch):
+    run_dir, dataset = made
+    ids, titles = dataset.item_source_ids, dataset.item_titles
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / titles[2]).write_text("")
+    (tmp_path / ids[3]).write_text(f"{ids[4]}\n")
+    words = [run_dir.path.absolute(), "--history", ids[0], "--json", "--only", *ids[2:6]]
+    code, out, _ = genrec(capsys, *words, "--exclude", titles[2], ids[3])
+    assert code == 0
+    found = [one["source_id"] for one in json.loads(out)["recommendations"]]
+    assert sorted(found) == sorted(ids[4:6])
+    code, out, _ = genrec(capsys, *words, "--exclude", f"./{ids[3]}")
+    found = [one["source_id"] for one in json.loads(out)["recommendations"]]
+    assert sorted(found) == sorted([ids[2], ids[3], ids[5]])
+
+
+def test_a_file_without_items_is_no_subset_and_excludes_nothing(made, capsys, tmp_path):
+    run_dir, dataset = made
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    words = [run_dir.path, "--history", dataset.item_source_ids[0], "-k", 2, "--json"]
+    code, _, err = genrec(capsys, *words, "--only", empty)
+    assert code == 2 and f"--only: no item is named in {empty}" in err
+    code, out, _ = genrec(capsys, *words, "--exclude", empty)
+    assert code == 0 and len(json.loads(out)["recommendations"]) == 2
+
+
 def test_a_title_longer_than_a_files_name_may_be_and_a_file_that_is_no_text(made, capsys, tmp_path):
     run_dir, dataset = made
     words = ["--history", dataset.item_source_ids[0], "--only"]
