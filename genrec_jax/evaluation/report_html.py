@@ -82,9 +82,7 @@ def table(
     body = []
     for place, row in enumerate(rows):
         cells = [
-            element("td" if column else "th", cell, class_=css(column))
-            if column
-            else element("th", cell, scope="row")
+            element("td", cell, class_=css(column)) if column else element("th", cell, scope="row")
             for column, cell in enumerate(row)
         ]
         body.append(
