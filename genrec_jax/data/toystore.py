@@ -162,7 +162,7 @@ def generate(*, seed: int = DEFAULT_SEED, num_users: int = DEFAULT_NUM_USERS) ->
 
     Returns:
         A log whose `manifest` holds the generator's settings and, under `oracle`, what the best
-        possible ranker expects on the test targets (see `best_possible_hit_ratio`).
+        possible ranker expects on the test targets (see `best_possible_metrics`).
 
     Raises:
         UserError: there are no users to generate.
@@ -203,7 +203,7 @@ def generate(*, seed: int = DEFAULT_SEED, num_users: int = DEFAULT_NUM_USERS) ->
         rows_read=len(rows),
         manifest={
             "generator": {"name": NAME, "seed": seed, "num_users": num_users},
-            "oracle": best_possible_hit_ratio(log),
+            "oracle": best_possible_metrics(log),
         },
     )
 
@@ -269,7 +269,7 @@ def simulate(*, seed: int = DEFAULT_SEED, num_users: int = DEFAULT_NUM_USERS) ->
     return ToyLog(shop, sequences, timestamps, ratings)
 
 
-def best_possible_hit_ratio(log: ToyLog, *, held_back: int = 0) -> dict[str, float]:
+def best_possible_metrics(log: ToyLog, *, held_back: int = 0) -> dict[str, float]:
     """What the best possible ranker, one that knows the rules, expects on the users' targets.
 
     Given a user's true history, ranking by the true distribution is optimal for every metric that

@@ -318,7 +318,7 @@ class Evaluator:
         """Rating prediction, where a run knows it (`alignment.AlignmentEvaluator`)."""
         return None
 
-    def hit_ratio(self, params: Params) -> dict[str, float]:
+    def metrics(self, params: Params) -> dict[str, float]:
         """Metrics for the training loop, seen items kept.
 
         Returns:

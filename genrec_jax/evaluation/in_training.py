@@ -11,7 +11,7 @@ from genrec_jax.evaluation.evaluator import EvaluateConfig, Params
 
 
 class ValidationEvaluator:
-    """Hit ratio of a run's parameters on the validation targets of a fixed sample of users.
+    """Metrics of a run's parameters on the validation targets of a fixed sample of users.
 
     Attributes:
         evaluators: one for each dataset of the run, by name.
@@ -68,15 +68,15 @@ class ValidationEvaluator:
         for evaluator in self.evaluators.values():
             evaluator.before_batch = before_batch
 
-    def hit_ratio(self, params: Params) -> dict[str, float]:
+    def metrics(self, params: Params) -> dict[str, float]:
         """Metrics of one set of parameters; every host calls it.
 
         Returns:
-            `Evaluator.hit_ratio` of a run's only dataset. With several, its entries get the
+            `Evaluator.metrics` of a run's only dataset. With several, its entries get the
             dataset's name in front (`Beauty/hr@10`), and `hr@10` and `ndcg@10` are the means over
             the datasets.
         """
-        measured = {name: e.hit_ratio(params) for name, e in self.evaluators.items()}
+        measured = {name: e.metrics(params) for name, e in self.evaluators.items()}
         if len(measured) == 1:
             return next(iter(measured.values()))
         every = list(measured.values())

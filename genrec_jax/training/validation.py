@@ -72,7 +72,7 @@ def make_validate(
 
     def validate(params: nnx.State) -> dict[str, float]:
         measured = {"loss": measure_loss(params)}
-        return measured if evaluator is None else measured | evaluator.hit_ratio(params)
+        return measured if evaluator is None else measured | evaluator.metrics(params)
 
     return validate
 

@@ -77,7 +77,7 @@ def test_the_third_item_follows_the_first_in_its_series(log):
 
 def test_the_last_item_alone_says_little(log):
     """A table of what followed what in training stays far behind the best possible."""
-    best = toystore.best_possible_hit_ratio(log)["hr@10"]
+    best = toystore.best_possible_metrics(log)["hr@10"]
     followers = collections.defaultdict(collections.Counter)
     for items in log.sequences:
         for last, following in itertools.pairwise(items[:-2]):
@@ -88,7 +88,7 @@ def test_the_last_item_alone_says_little(log):
 
 def test_best_possible_equals_what_a_knowing_ranker_gets_on_many_draws():
     log = toystore.simulate(num_users=40)
-    best = toystore.best_possible_hit_ratio(log)
+    best = toystore.best_possible_metrics(log)
     random = np.random.default_rng(0)
     gains = {name: [] for name in ("hr@1", "hr@10", "ndcg@10", "mrr@20")}
     for items in log.sequences:
@@ -105,8 +105,8 @@ def test_best_possible_equals_what_a_knowing_ranker_gets_on_many_draws():
 
 
 def test_validation_targets_have_an_optimum_of_their_own(log):
-    test = toystore.best_possible_hit_ratio(log)
-    validation = toystore.best_possible_hit_ratio(log, held_back=1)
+    test = toystore.best_possible_metrics(log)
+    validation = toystore.best_possible_metrics(log, held_back=1)
     assert test != validation
     assert test["hr@10"] == pytest.approx(validation["hr@10"], abs=0.01)
 
@@ -121,9 +121,7 @@ def test_generate_is_a_raw_log_in_the_order_of_time(log):
     titles = dict(zip(raw.items["item"], raw.items["title"], strict=True))
     taken = frame.filter(frame["user"] == "shopper_07").sort("timestamp")["item"]
     assert [titles[item] for item in taken] == [log.shop.titles[item] for item in log.sequences[6]]
-    assert raw.manifest["oracle"] == toystore.best_possible_hit_ratio(
-        toystore.simulate(num_users=50)
-    )
+    assert raw.manifest["oracle"] == toystore.best_possible_metrics(toystore.simulate(num_users=50))
 
 
 def test_no_users_is_an_error_of_the_user():

@@ -203,7 +203,7 @@ def test_ratings_are_traced_and_stay_what_they_are(made, tmp_path):
 
 def test_the_best_checkpoint_is_chosen_by_retrieval(made):
     run = made[0]
-    values = ValidationEvaluator(run, meshes.single_device_mesh(), max_users=USERS).hit_ratio(
+    values = ValidationEvaluator(run, meshes.single_device_mesh(), max_users=USERS).metrics(
         from_run_params(run)
     )
     assert values["hr@10"] == values["hr@10/retrieval/retrieval"]
@@ -214,12 +214,12 @@ def test_without_retrieval_it_is_chosen_by_rankings_or_by_ratings(made, tmp_path
     mesh, params = meshes.single_device_mesh(), from_run_params(made[0])
     ranking = trained_on(made, tmp_path / "raat", "ranking", "mlm", "mim", "bpr")
     asked = ValidationEvaluator(ranking, mesh, max_users=USERS)
-    values = asked.hit_ratio(params)
+    values = asked.metrics(params)
     assert values["hr@10"] == values["hr@10/ranking/ranking"] > 0 and "auc" not in values
     (evaluator,) = asked.evaluators.values()
     assert evaluator.comparison(evaluator.templates[0]) is None  # no exact scores while training
     rating = trained_on(made, tmp_path / "rpat", "rating", "mlm", "mim")
-    assert set(ValidationEvaluator(rating, mesh, max_users=USERS).hit_ratio(params)) == {"auc"}
+    assert set(ValidationEvaluator(rating, mesh, max_users=USERS).metrics(params)) == {"auc"}
 
 
 def test_ratings_alone_are_printed_and_reported(made, tmp_path, capsys):

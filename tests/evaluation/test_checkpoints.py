@@ -245,8 +245,8 @@ def test_validation_while_training_equals_validation_afterwards(run_dir, mesh):
     (after,) = evaluation.evaluate(20)
     asked = ValidationEvaluator(run_dir, mesh, max_users=25, num_beams=6, batch_size=32)
     params = checkpoints.restore.restore_params(run_dir, 20, mesh=mesh)
-    measured = asked.hit_ratio(params)
-    assert measured == asked.hit_ratio(params)
+    measured = asked.metrics(params)
+    assert measured == asked.metrics(params)
     histograms = {}
     for name in ("sequential/A1", "straightforward/B1"):
         ranks = [
@@ -277,11 +277,11 @@ def test_validation_while_training_asks_before_each_batch_and_ends_where_told(ru
         before_batch=before_batch,
     )
     params = checkpoints.restore.restore_params(run_dir, 20, mesh=mesh)
-    measured = evaluator.hit_ratio(params)
+    measured = evaluator.metrics(params)
     assert len(asked) == 4
     with pytest.raises(InterruptedError):
-        evaluator.hit_ratio(params)
-    assert evaluator.hit_ratio(params) == measured
+        evaluator.metrics(params)
+    assert evaluator.metrics(params) == measured
 
 
 def test_other_data_than_the_trained_is_refused_with_both_fingerprints(
@@ -355,7 +355,7 @@ def test_several_datasets_get_a_folder_each(tmp_path, mesh):
     north, south = checkpoints.evaluate_checkpoint(run_dir, config=config, mesh=mesh)
     assert north.folder == run_dir.path / "eval" / f"test-10{OWN}" / "north"
     assert (results.load(north.folder)["users"], results.load(south.folder)["users"]) == (20, 30)
-    measured = ValidationEvaluator(run_dir, mesh, num_beams=6, templates=["A1"]).hit_ratio(
+    measured = ValidationEvaluator(run_dir, mesh, num_beams=6, templates=["A1"]).metrics(
         checkpoints.restore.restore_params(run_dir, 10, mesh=mesh)
     )
     assert measured["hr@6"] == pytest.approx((measured["north/hr@6"] + measured["south/hr@6"]) / 2)

@@ -262,8 +262,8 @@ def test_a_target_that_is_no_item_shows_how_items_are_written(runs, mesh):
 def test_validation_in_training_asks_the_tasks_that_have_the_split(runs, mesh):
     params = checkpoints.restore.restore_params(runs[1], 10, mesh=mesh)
     ask = functools.partial(ValidationEvaluator, mesh=mesh, num_beams=6, batch_size=32)
-    own = ask(runs[1]).hit_ratio(params)
-    plain = ask(runs[0], templates=["A1"]).hit_ratio(params)
+    own = ask(runs[1]).metrics(params)
+    plain = ask(runs[0], templates=["A1"]).metrics(params)
     assert own["hr@6/seqio/own_toystore_sequential"] == plain["hr@6/sequential/A1"] == own["hr@6"]
 
 
