@@ -12,8 +12,8 @@ PACKAGE = ROOT / "genrec_jax"
 ORDER = (
     ("errors", "pytree", "shapes", "progress", "storage", "mirror"),
     ("data",),
-    ("indexing",),
     ("prompts",),
+    ("indexing",),
     ("parallel",),
     ("pipeline",),
     ("model",),

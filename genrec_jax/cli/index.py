@@ -1,7 +1,6 @@
 """`genrec index`: dataset dir -> item IDs and vocabulary."""
 
 import argparse
-import re
 
 import rich.console
 from rich.table import Table
@@ -44,7 +43,6 @@ METHODS_OF_FLAG = {
     "clusters": ("collaborative",),
     "max_cluster": ("collaborative",),
 }
-_SLOT_WORD = re.compile(r"\S*\{[^}]*\}\S*")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,38 +122,21 @@ def run(arguments: argparse.Namespace) -> None:
             " --vocabulary gives one that is finished. Leave one of them out"
         )
     config = build.IndexConfig(method=arguments.method, **settings)
+    lines = None
+    if arguments.templates:
+        lines = templates.vocabulary_lines(templates.load_templates(arguments.templates))
     with consoles.make(stderr=True).status("making item ids, and once more for the audit"):
         built = build.build_index(
             arguments.datasets,
             config,
             output=arguments.output,
             vocabulary=arguments.vocabulary,
-            prompt_lines=prompt_lines(arguments.templates or default_templates(arguments.method)),
+            prompt_lines=lines,
             overwrite=arguments.overwrite,
         )
     console = consoles.make()
     for one in built:
         _show(console, one)
-
-
-def default_templates(method: str) -> str:
-    """The prompts that ids of a method are made for."""
-    alignment = method == "short"
-    return str(templates.ALIGNMENT_TEMPLATES if alignment else templates.OPENP5_TEMPLATES)
-
-
-def prompt_lines(templates_file: str | None = None) -> list[str]:
-    """The words of the prompts: the templates' own without those that hold a slot, and what joins items."""
-    loaded = templates.load_templates(templates_file)
-    texts = loaded[0].texts
-    written = [text for template in loaded for text in (template.input, template.target)]
-    written += [texts.item, texts.item_untitled, texts.masked_item + texts.after_item]
-    written += [texts.like, texts.dislike]
-    lines = [line for text in written if (line := _SLOT_WORD.sub(" ", text)).strip()]
-    separator = texts.between_items.strip()
-    if separator and not any(separator in line.split() for line in lines):
-        lines.append(separator)
-    return lines
 
 
 def _show(console: rich.console.Console, one: build.BuiltIndex) -> None:

@@ -17,6 +17,7 @@ from genrec_jax.indexing import (
     unigram_vocabulary,
 )
 from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.prompts import templates
 
 Method = Literal["random", "sequential", "collaborative", "independent", "short"]
 METHODS: tuple[Method, ...] = ("random", "sequential", "collaborative", "independent", "short")
@@ -77,7 +78,7 @@ def build_index(
     *,
     output: artefacts.PathLike | None = None,
     vocabulary: artefacts.PathLike | None = None,
-    prompt_lines: Iterable[str] = (),
+    prompt_lines: Iterable[str] | None = None,
     overwrite: bool = False,
 ) -> list[BuiltIndex]:
     """Makes item ids for one or several datasets, and the one vocabulary that they share.
@@ -91,7 +92,9 @@ def build_index(
             share `<output>/vocabulary.model` and each has `<output>/<dataset name>/`.
         vocabulary: T5's `spiece.model`, or one extended before, to add tokens to. Without it a small
             vocabulary is trained on `prompt_lines`.
-        prompt_lines: the text of the prompts, for training a vocabulary.
+        prompt_lines: the text of the prompts, for training a vocabulary. When not given, the words of the
+            prompts that these ids are made for: the alignment system's with `short`, else OpenP5's.
+            `prompts.templates.vocabulary_lines` has those of other templates.
         overwrite: replace an existing index.
 
     Raises:
@@ -117,8 +120,7 @@ def build_index(
     artefacts.check_output(
         output, overwrite=overwrite, ours=_is_index(output), kind="an index that was made here"
     )
-    lines = list(prompt_lines)
-
+    lines = _default_lines(config.method) if prompt_lines is None else list(prompt_lines)
     titles = sorted({title for one in loaded for title in one.item_titles if title})
 
     def words(ids: Sequence[item_ids.ItemIds]) -> Vocabulary:
@@ -171,6 +173,13 @@ def build_index(
                 )
             )
     return built
+
+
+def _default_lines(method: Method) -> list[str]:
+    """The words of the prompts that ids of a method are made for."""
+    short = method == "short"
+    file = templates.ALIGNMENT_TEMPLATES if short else templates.OPENP5_TEMPLATES
+    return templates.vocabulary_lines(templates.load_templates(file))
 
 
 def make_item_ids(

@@ -73,7 +73,10 @@ def train(
         )
     lines = [line for line in lines if line.strip()]
     if not lines:
-        raise UserError("there is no text to train a vocabulary on; pass the prompts' lines")
+        raise UserError(
+            "there is no text to train a vocabulary on; wanted lines of the prompts' words, such as"
+            " `genrec_jax.prompts.templates.vocabulary_lines` makes of templates"
+        )
     groups = [
         "".join(digits)
         for length in range(1, digits_per_token + 1)

@@ -5,6 +5,7 @@ import pathlib
 import re
 import string
 import tomllib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from genrec_jax.data import artefacts
@@ -54,6 +55,7 @@ _TARGET_SLOTS: dict[str, tuple[set[str], set[str]]] = {
     "bpr": ({"chosen"}, {"chosen"}),
     "ie": ({"value"}, {"value"}),
 }
+_SLOT_WORD = re.compile(r"\S*\{[^}]*\}\S*")
 _ONE_TRIE = ("sequential", "straightforward", "retrieval", "ranking")
 _FIELDS = {"id": str, "task": str, "seen": bool, "input": str, "target": str}
 _OPTIONAL_FIELDS = {"shows": int, "field": str, "words": int}
@@ -213,6 +215,26 @@ def find(templates: tuple[Template, ...] | list[Template], template_id: str) -> 
             return template
     known = ", ".join(template.id for template in templates)
     raise UserError(f"there is no template {template_id!r}; wanted one of {known}")
+
+
+def vocabulary_lines(templates: Sequence[Template]) -> list[str]:
+    """The words that prompts have whatever they are filled with, for a vocabulary to be trained on.
+
+    Args:
+        templates: those of one file.
+
+    Returns:
+        lines of the templates' own words without those that hold a slot, and of what joins items.
+    """
+    texts = templates[0].texts
+    written = [text for template in templates for text in (template.input, template.target)]
+    written += [texts.item, texts.item_untitled, texts.masked_item + texts.after_item]
+    written += [texts.like, texts.dislike]
+    lines = [line for text in written if (line := _SLOT_WORD.sub(" ", text)).strip()]
+    separator = texts.between_items.strip()
+    if separator and not any(separator in line.split() for line in lines):
+        lines.append(separator)
+    return lines
 
 
 def slots(text: str) -> list[str]:

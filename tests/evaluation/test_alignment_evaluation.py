@@ -9,7 +9,6 @@ import pytest
 
 from genrec_jax.baselines import history, popularity
 from genrec_jax.checkpoint.run_dir import RunDir
-from genrec_jax.cli import index as index_command
 from genrec_jax.cli import main
 from genrec_jax.data import artefacts
 from genrec_jax.data import splits as splits_lib
@@ -37,12 +36,7 @@ def made(tmp_path_factory):
     dataset = tiny_run.make_dataset(folder)
     path = templates_lib.ALIGNMENT_TEMPLATES
     index = folder / "index"
-    (built,) = build.build_index(
-        [dataset.path],
-        build.IndexConfig("short"),
-        output=index,
-        prompt_lines=index_command.prompt_lines(str(path)),
-    )
+    (built,) = build.build_index([dataset.path], build.IndexConfig("short"), output=index)
     vocabulary = Vocabulary(index / item_ids_lib.VOCABULARY)
     ids = built.item_ids
     assembler = PromptAssembler(

@@ -9,6 +9,7 @@ from genrec_jax.data import dataset
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import build, item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.prompts import templates
 
 
 def _sequences(seed=0, users=60, items=40):
@@ -57,6 +58,29 @@ def test_building_twice_gives_the_same_bytes(make_dataset, prompt_lines, tmp_pat
         )
     for file in ("index.json", "vocabulary.model", "item_ids.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("method", "file"),
+    [("random", templates.OPENP5_TEMPLATES), ("short", templates.ALIGNMENT_TEMPLATES)],
+)
+def test_without_lines_the_vocabulary_has_the_words_of_its_method_s_prompts(
+    make_dataset, tmp_path, method, file
+):
+    data = make_dataset(_sequences())
+    config = build.IndexConfig(method)
+    (plain,) = build.build_index([data.path], config)
+    lines = templates.vocabulary_lines(templates.load_templates(file))
+    (told,) = build.build_index([data.path], config, output=tmp_path / "o", prompt_lines=lines)
+    assert plain.vocabulary.sha256 == told.vocabulary.sha256
+    for word in " ".join(lines).split():
+        assert len(plain.vocabulary.encode(word)) == 1, word
+
+
+def test_no_line_at_all_names_what_makes_them(make_dataset):
+    data = make_dataset(_sequences())
+    with pytest.raises(UserError, match=r"prompts\.templates\.vocabulary_lines"):
+        build.build_index([data.path], build.IndexConfig("random"), prompt_lines=[])
 
 
 def test_settings_reach_the_method_and_the_manifest(make_dataset, prompt_lines):

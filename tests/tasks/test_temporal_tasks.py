@@ -2,7 +2,6 @@
 
 import pytest
 
-from genrec_jax.cli import index
 from genrec_jax.data import dataset, prepare, splits, toystore
 from genrec_jax.indexing import build
 from genrec_jax.pipeline import openp5, seqio_alignment, seqio_tasks, windows
@@ -32,12 +31,7 @@ def targets(data: dataset.Dataset) -> dict[str, int]:
 
 
 def test_openp5(seqio, shop, tmp_path):
-    build.build_index(
-        [shop.path],
-        build.IndexConfig("random"),
-        output=tmp_path / "index",
-        prompt_lines=index.prompt_lines(),
-    )
+    build.build_index([shop.path], build.IndexConfig("random"), output=tmp_path / "index")
     names = seqio_tasks.register(
         shop.path, tmp_path / "index", name_prefix="dated", templates_per_example=1
     )
@@ -48,12 +42,7 @@ def test_openp5(seqio, shop, tmp_path):
 
 
 def test_alignment(seqio, shop, tmp_path):
-    build.build_index(
-        [shop.path],
-        build.IndexConfig("short"),
-        output=tmp_path / "index",
-        prompt_lines=index.prompt_lines(index.default_templates("short")),
-    )
+    build.build_index([shop.path], build.IndexConfig("short"), output=tmp_path / "index")
     seqio_alignment.register(
         shop.path, tmp_path / "index", name_prefix="dated_a", num_candidates=20, validation_users=3
     )
