@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what `genrec train` wrote, or its URL; with gin, MODEL_DIR says it too",
     )
     run_flags.add_checkpoint(parser)
+    parser.set_defaults(checkpoint=None)  # so that --watch can tell whether it was given
     parser.add_argument(
         "--split",
         choices=("validation", "test"),
@@ -184,6 +185,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.watch:
         if len(run_dirs) > 1 or arguments.aggregate is not None:
             raise UserError("--watch takes one run dir and no --aggregate; leave the others out")
+        if arguments.checkpoint is not None:
+            raise UserError(
+                "--watch evaluates every checkpoint as it comes, and --checkpoint names one; leave one of"
+                " them out"
+            )
         for written in watch.watch_run(
             run_dirs[0],
             lambda run_dir: RunEvaluation(run_dir, config, **options),
@@ -198,7 +204,9 @@ def run(arguments: argparse.Namespace) -> None:
         _check_same_datasets(loaded)
     for one in loaded:
         evaluation = RunEvaluation(one, config, **options)
-        written = evaluation.evaluate(arguments.checkpoint)
+        written = evaluation.evaluate(
+            "best" if arguments.checkpoint is None else arguments.checkpoint
+        )
         _show(written, console)
         evaluations.append(written)
     if arguments.aggregate is not None and first_host:

@@ -17,6 +17,7 @@ from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.parallel import mesh as meshes
 from tests.evaluation import tiny_run
 
+ENDLESS = ["--watch", "--watch-poll", "0.01", "--watch-timeout", "0.1"]
 QUICK = ["--templates", "A1", "--num-beams", "6", "--batch-size", "32"]
 
 
@@ -175,6 +176,8 @@ def test_a_mesh_of_devices_gives_one_devices_lists(runs, tmp_path, capsys):
         (["--templates", "Z1"], "this run has no template Z1; wanted one or several of A1"),
         (["--exact", "--length-penalty", "1"], "length_penalty is 1.0 and exact is asked for"),
         (["--watch", "--aggregate", "x.json"], "--watch takes one run dir"),
+        ([*ENDLESS, "--checkpoint", "999"], "--watch evaluates every checkpoint"),
+        ([*ENDLESS, "--checkpoint", "best"], "--watch evaluates every checkpoint"),
         (["--fsdp", "3"], "there are 8 devices; the nearest mesh that fits is"),
         (["--tensor", "4"], "does not divide this model's dimensions: 2 by tensor=4"),
     ],
