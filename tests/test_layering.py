@@ -19,9 +19,9 @@ ORDER = (
     ("model",),
     ("checkpoint",),
     ("decoding",),
+    ("baselines",),
     ("evaluation",),
     ("training",),
-    ("baselines",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import functools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -162,8 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
     import jax
 
     from genrec_jax.checkpoint.run_dir import RunDir
-    from genrec_jax.evaluation import watch
-    from genrec_jax.evaluation.checkpoints import RunEvaluation
+    from genrec_jax.evaluation import checkpoints, reference_ranks, watch
     from genrec_jax.parallel import compilation_cache
     from genrec_jax.parallel import mesh as meshes
 
@@ -173,9 +171,7 @@ def run(arguments: argparse.Namespace) -> None:
         multihost.join()
     options: dict[str, Any] = {
         "data": run_flags.data_paths(arguments),
-        "references": None if arguments.no_baselines else rank_references,
-        "candidate_references": None if arguments.no_baselines else rank_candidates,
-        "rate_references": None if arguments.no_baselines else rate_references,
+        "references": reference_ranks.NONE if arguments.no_baselines else reference_ranks.BASELINES,
         "show_progress": True,
         "profile": _tell if arguments.profile else None,
         "mesh": meshes.make_mesh(fsdp=arguments.fsdp, tensor=arguments.tensor),
@@ -192,7 +188,7 @@ def run(arguments: argparse.Namespace) -> None:
             )
         for written in watch.watch_run(
             run_dirs[0],
-            lambda run_dir: RunEvaluation(run_dir, config, **options),
+            lambda run_dir: checkpoints.RunEvaluation(run_dir, config, **options),
             poll_seconds=arguments.watch_poll,
             timeout_seconds=arguments.watch_timeout,
             notify=_tell,
@@ -202,11 +198,9 @@ def run(arguments: argparse.Namespace) -> None:
     evaluations, loaded = [], [RunDir.load(run_dir) for run_dir in run_dirs]
     if arguments.aggregate is not None:
         _check_same_datasets(loaded)
+    which = "best" if arguments.checkpoint is None else arguments.checkpoint
     for one in loaded:
-        evaluation = RunEvaluation(one, config, **options)
-        written = evaluation.evaluate(
-            "best" if arguments.checkpoint is None else arguments.checkpoint
-        )
+        written = checkpoints.evaluate_checkpoint(one, which, config, **options)
         _show(written, console)
         evaluations.append(written)
     if arguments.aggregate is not None and first_host:
@@ -215,41 +209,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def rank_references(dataset: Any, splits: Any, split: Any) -> dict[str, Any]:
-    """Popularity and both transitions on both footings (`checkpoints.References`)."""
-    from genrec_jax.baselines import popularity, transition
-
-    tables = {"transition": transition.count(dataset, splits)}
-    tables["transition_2"] = transition.count(dataset, splits, lag=2)
-    rankings = {
-        "popularity": popularity.rank_targets,
-        **{name: functools.partial(transition.rank_targets_by, tables[name]) for name in tables},
-    }
-    return {
-        name: {
-            "seen_kept": rank_targets(dataset, splits, split, exclude_seen=False),
-            "seen_excluded": rank_targets(dataset, splits, split, exclude_seen=True),
-        }
-        for name, rank_targets in rankings.items()
-    }
-
-
-def rank_candidates(
-    dataset: Any, splits: Any, targets_E: Any, candidates_EC: Any
-) -> dict[str, Any]:
-    """Popularity among each example's candidates (`alignment.RankCandidates`)."""
-    from genrec_jax.baselines import popularity
-
-    return {"popularity": popularity.rank_among(dataset, splits, targets_E, candidates_EC)}
-
-
-def rate_references(dataset: Any, splits: Any, users_E: Any, like_above: float) -> dict[str, Any]:
-    """The share of what each user liked in training (`alignment.Rate`)."""
-    from genrec_jax.baselines import history
-
-    return {"history": history.liked_shares(dataset, splits, users_E, like_above=like_above)}
 
 
 def _configure(arguments: argparse.Namespace) -> "tuple[EvaluateConfig, list[str]]":

@@ -31,11 +31,11 @@ from genrec_jax.evaluation import (
     tie_orders,
 )
 from genrec_jax.evaluation import evaluator as evaluators
-from genrec_jax.evaluation.alignment import AlignmentEvaluator, RankCandidates, Rate
+from genrec_jax.evaluation.alignment import AlignmentEvaluator
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
 from genrec_jax.evaluation.exact import ExactRanks
-from genrec_jax.evaluation.reference_ranks import ReferenceGroup
-from genrec_jax.evaluation.results import References, SystemRanks
+from genrec_jax.evaluation.reference_ranks import BASELINES, ReferenceGroup, References
+from genrec_jax.evaluation.results import SystemRanks
 from genrec_jax.parallel import mesh as meshes
 from genrec_jax.parallel.profiling import TracedBatches
 from genrec_jax.progress import Steps
@@ -60,20 +60,23 @@ def evaluate_checkpoint(
     config: EvaluateConfig | None = None,
     *,
     data: from_run.DataPaths | None = None,
-    references: References | None = None,
+    references: References = BASELINES,
     mesh: Mesh | None = None,
     show_progress: bool = False,
+    profile: Callable[[str], None] | None = None,
 ) -> tuple[Evaluation, ...]:
-    """Searches the whole catalogue for every user, and writes metrics and predictions.
+    """Searches the whole catalogue for every user, and writes metrics and predictions: `genrec evaluate`.
 
     Args:
         run_dir: the run.
         checkpoint: `best` on validation, `latest`, or a step.
         config: split, templates, beams; the defaults when not given.
         data: dataset name -> folder, where a dataset has moved since training.
-        references: systems to stand beside the model and be compared with.
+        references: systems to stand beside the model and be compared with: the baselines, unless others
+            are given, or `reference_ranks.NONE`.
         mesh: the devices; all of them, each with its own users, when not given.
         show_progress: draw a bar on stderr.
+        profile: trace the first batches, and tell this where the trace lies.
 
     Returns:
         One evaluation for each dataset of the run. What an earlier one of the same parameters and
@@ -84,7 +87,13 @@ def evaluate_checkpoint(
             full disk.
     """
     evaluation = RunEvaluation(
-        run_dir, config, data=data, references=references, mesh=mesh, show_progress=show_progress
+        run_dir,
+        config,
+        data=data,
+        references=references,
+        mesh=mesh,
+        show_progress=show_progress,
+        profile=profile,
     )
     return evaluation.evaluate(checkpoint)
 
@@ -92,9 +101,7 @@ def evaluate_checkpoint(
 class RunEvaluation:
     """Evaluates any number of checkpoints of one run; datasets, search and references are made once.
 
-    The arguments are those of `evaluate_checkpoint`, and the alignment system's references: systems that
-    rank each example's candidates, and that rate. With `profile` the first batches are traced, and it is
-    told where the trace lies.
+    The arguments are those of `evaluate_checkpoint`.
     """
 
     def __init__(
@@ -103,9 +110,7 @@ class RunEvaluation:
         config: EvaluateConfig | None = None,
         *,
         data: from_run.DataPaths | None = None,
-        references: References | None = None,
-        candidate_references: RankCandidates | None = None,
-        rate_references: Rate | None = None,
+        references: References = BASELINES,
         mesh: Mesh | None = None,
         show_progress: bool = False,
         profile: Callable[[str], None] | None = None,
@@ -120,8 +125,7 @@ class RunEvaluation:
         self._mesh = mesh or meshes.make_mesh()
         self._show_progress = show_progress and jax.process_index() == 0
         self._counter = _Counter()
-        self._candidate_references = candidate_references
-        self._rate_references = rate_references
+        self._references = references
         self._evaluators = {
             entry.name: from_run.build(
                 self.run,
@@ -141,18 +145,19 @@ class RunEvaluation:
                 profile(text)
 
             tracer = TracedBatches(self.run.events_dir, say=traced)
-        self._references: dict[str, list[ReferenceGroup]] = {}
+        self._groups: dict[str, list[ReferenceGroup]] = {}
         self._tie_orders: dict[str, dict[str, Any] | None] = {}
         for name, evaluator in self._evaluators.items():
             evaluator.tracer = tracer
-            self._references[name], self._tie_orders[name] = [], None
-            if references is not None and reference_ranks.has_users(evaluator):
-                self._references[name] = reference_ranks.of_scored_users(evaluator, references)
+            self._groups[name], self._tie_orders[name] = [], None
+            rank_targets = references.rank_targets
+            if rank_targets is not None and reference_ranks.has_users(evaluator):
+                self._groups[name] = reference_ranks.of_scored_users(evaluator, rank_targets)
                 self._tie_orders[name] = tie_orders.reference_spread(
                     evaluator.dataset,
                     evaluator.splits,
                     evaluator.split,
-                    references,
+                    rank_targets,
                     max_rank=evaluator.max_rank,
                 )
 
@@ -187,8 +192,10 @@ class RunEvaluation:
                         exact,
                         self._config,
                         [
-                            *self._references[name],
-                            *reference_ranks.of_candidates(evaluator, self._candidate_references),
+                            *self._groups[name],
+                            *reference_ranks.of_candidates(
+                                evaluator, self._references.rank_candidates
+                            ),
                         ],
                     ),
                     "ratings": self._rate(name, params, steps),
@@ -253,8 +260,8 @@ class RunEvaluation:
         if rated is None:  # nobody has a rated item to be asked about
             return None
         others = {}
-        if self._rate_references is not None:
-            others = self._rate_references(
+        if self._references.rate is not None:
+            others = self._references.rate(
                 evaluator.dataset, evaluator.splits, rated.users_E, question.like_above
             )
         return rated.summary(others, self._config.intervals.level)

@@ -5,10 +5,31 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from genrec_jax.baselines import references as baselines
 from genrec_jax.evaluation import evaluator as evaluators
-from genrec_jax.evaluation.alignment import AlignmentEvaluator, RankCandidates
+from genrec_jax.evaluation.alignment import AlignmentEvaluator, RankCandidates, Rate
 from genrec_jax.evaluation.evaluator import Evaluator
-from genrec_jax.evaluation.results import References, SystemRanks
+from genrec_jax.evaluation.results import RankTargets, SystemRanks
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """Reference systems for each question that a run may be asked; None where there are none.
+
+    Attributes:
+        rank_targets: rank every user's target in the whole catalogue.
+        rank_candidates: rank the alignment system's targets among each example's candidates.
+        rate: say how probable it is that users like what comes next.
+    """
+
+    rank_targets: RankTargets | None = None
+    rank_candidates: RankCandidates | None = None
+    rate: Rate | None = None
+
+
+BASELINES = References(baselines.rank_targets, baselines.rank_candidates, baselines.rate)
+"""Popularity, what followed the last item and the second-last, and what share of items a user liked."""
+NONE = References()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +53,7 @@ def has_users(evaluator: Evaluator) -> bool:
     )
 
 
-def of_scored_users(evaluator: Evaluator, references: References) -> list[ReferenceGroup]:
+def of_scored_users(evaluator: Evaluator, rank_targets: RankTargets) -> list[ReferenceGroup]:
     """The reference systems' ranks of exactly the users that the model is scored on.
 
     Where rows of the model are on different users, each such group has references of its own, named
@@ -40,7 +61,7 @@ def of_scored_users(evaluator: Evaluator, references: References) -> list[Refere
     """
     with_target_U = evaluator.splits.targets_U(evaluator.split) >= 0
     place_U = np.cumsum(with_target_U) - 1
-    found = references(evaluator.dataset, evaluator.splits, evaluator.split)
+    found = rank_targets(evaluator.dataset, evaluator.splits, evaluator.split)
     groups: dict[bytes, list[evaluators.Scored]] = {}
     for template in evaluator.templates:
         users_E = evaluator.users_of(template)
@@ -58,17 +79,19 @@ def of_scored_users(evaluator: Evaluator, references: References) -> list[Refere
     return made
 
 
-def of_candidates(evaluator: Evaluator, references: RankCandidates | None) -> list[ReferenceGroup]:
+def of_candidates(
+    evaluator: Evaluator, rank_candidates: RankCandidates | None
+) -> list[ReferenceGroup]:
     """The reference systems' ranks among ranking's candidates, once these are known."""
     if (
         not isinstance(evaluator, AlignmentEvaluator)
         or evaluator.choices is None
-        or references is None
+        or rank_candidates is None
     ):
         return []
     users_E = evaluator.choices.users_E
     targets_E = evaluator.dataset.items_X[evaluator.splits.targets_U(evaluator.split)[users_E]]
-    found = references(
+    found = rank_candidates(
         evaluator.dataset, evaluator.splits, targets_E, evaluator.choices.items_UC[users_E]
     )
     names = tuple(evaluators.system_name(t) for t in evaluator.templates if t.task == "ranking")

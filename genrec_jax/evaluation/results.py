@@ -89,9 +89,8 @@ INTERVAL_METHOD = "percentile bootstrap over {unit}"
 SystemRanks = Mapping[str, Int[np.ndarray, " E"]]
 """Ranks (0 is a miss) of the same users under each footing, `seen_kept` and `seen_excluded`."""
 
-References = Callable[[Dataset, Splits, SplitName], Mapping[str, SystemRanks]]
-"""Ranks of other systems, by name, of every user of the dataset who has a target, in user order. This
-is how baselines come in: they are imported by the command line, not from here."""
+RankTargets = Callable[[Dataset, Splits, SplitName], Mapping[str, SystemRanks]]
+"""Ranks by other systems, by name, of every user of the dataset who has a target, in user order."""
 
 
 def pool_of(system: str, metrics: Mapping[str, Any]) -> Pool:

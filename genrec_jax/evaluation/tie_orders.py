@@ -14,7 +14,7 @@ from genrec_jax.data import audit
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.evaluation.metrics import RankHistogram
-from genrec_jax.evaluation.results import References
+from genrec_jax.evaluation.results import RankTargets
 
 ORDERS = 5
 
@@ -37,7 +37,7 @@ def reference_spread(
     dataset: Dataset,
     splits: Splits,
     split: SplitName,
-    references: References,
+    rank_targets: RankTargets,
     *,
     max_rank: int,
 ) -> dict[str, Any] | None:
@@ -54,7 +54,7 @@ def reference_spread(
     runs = []
     for order in range(ORDERS):
         # Lengths stay as they are, so the split's positions hold for the shuffled log too.
-        found = references(shuffle_ties(dataset, seed=order), splits, split)
+        found = rank_targets(shuffle_ties(dataset, seed=order), splits, split)
         runs.append(
             {
                 system: {

@@ -68,6 +68,20 @@ def test_evaluates_and_prints_a_table_with_the_baselines(runs, toy, capsys):
     assert compared == {("model/sequential/A1", b) for b in rankings}
 
 
+def test_python_measures_what_the_command_measures(runs, tmp_path, capsys):
+    """By default too: the baselines are there unless somebody leaves them out."""
+    typed, called = (tmp_path / name / "run" for name in ("typed", "called"))
+    for copy in (typed, called):
+        shutil.copytree(runs[0], copy, ignore=shutil.ignore_patterns("eval"))
+    assert run(typed, *QUICK) == 0
+    config = EvaluateConfig(templates=("A1",), num_beams=6, batch_size=32)
+    (found,) = checkpoints.evaluate_checkpoint(called, config=config)
+    wanted = json.loads((typed / "eval" / "test-10-beams6" / "metrics.json").read_text())
+    assert {"popularity", "transition", "transition_2"} <= set(wanted["systems"])
+    for part in ("systems", "paired", "tie_orders", "checkpoint"):
+        assert found.metrics[part] == wanted[part]
+
+
 def test_a_sample_of_users_is_called_one(runs, capsys):
     assert run(runs[0], *QUICK, "--max-users", 7, "--split", "validation", "--no-baselines") == 0
     assert "validation, step 10, 7 of 40 users, 6 beams" in capsys.readouterr().out

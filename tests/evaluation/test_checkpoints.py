@@ -12,7 +12,14 @@ import pytest
 
 from genrec_jax.data import dataset as datasets
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import checkpoints, from_run, intervals, ranking, results
+from genrec_jax.evaluation import (
+    checkpoints,
+    from_run,
+    intervals,
+    ranking,
+    reference_ranks,
+    results,
+)
 from genrec_jax.evaluation.evaluator import EvaluateConfig, choose_templates
 from genrec_jax.evaluation.in_training import ValidationEvaluator
 from genrec_jax.parallel import mesh as meshes
@@ -53,10 +60,13 @@ def rank_by_name(dataset, splits, split):
     return {"numbered": {"seen_kept": users_E + 1, "seen_excluded": users_E + 1}}
 
 
+NUMBERED = reference_ranks.References(rank_by_name)
+
+
 @pytest.fixture(scope="module")
 def written(run_dir, mesh):
     (evaluation,) = checkpoints.evaluate_checkpoint(
-        run_dir, config=CONFIG, mesh=mesh, references=rank_by_name
+        run_dir, config=CONFIG, mesh=mesh, references=NUMBERED
     )
     return evaluation
 
@@ -137,10 +147,10 @@ def test_references_stand_beside_the_model_and_are_compared(written, toy):
 
 def test_references_are_cut_to_the_users_that_were_scored(run_dir, mesh, toy):
     config = dataclasses.replace(CONFIG, max_users=7, seed=3, templates=("A1",))
-    evaluation = checkpoints.RunEvaluation(run_dir, config, mesh=mesh, references=rank_by_name)
+    evaluation = checkpoints.RunEvaluation(run_dir, config, mesh=mesh, references=NUMBERED)
     evaluator = evaluation._evaluators["toystore"]
     chosen = ranking.choose_users(toy, evaluator.splits, "test", 7, 3)
-    (group,) = evaluation._references["toystore"]
+    (group,) = evaluation._groups["toystore"]
     ranks = group.systems["numbered"]["seen_kept"]
     assert ranks.tolist() == (chosen + 1).tolist()
 
@@ -148,7 +158,9 @@ def test_references_are_cut_to_the_users_that_were_scored(run_dir, mesh, toy):
 def test_a_narrower_evaluation_adds_to_what_there_is(run_dir, mesh, written, tmp_path, toy):
     copy = tiny_run.RunDir.load(shutil.copytree(run_dir.path, tmp_path / "run"))
     narrow = dataclasses.replace(CONFIG, templates=("A11", "A5"))
-    (both,) = checkpoints.evaluate_checkpoint(copy, config=narrow, mesh=mesh)
+    (both,) = checkpoints.evaluate_checkpoint(
+        copy, config=narrow, mesh=mesh, references=reference_ranks.NONE
+    )
     assert both.folder.name == written.folder.name
     before, after = written.metrics, results.load(both.folder)
     assert after == both.metrics
@@ -177,7 +189,9 @@ def test_another_search_has_a_folder_of_its_own(run_dir, mesh, written, tmp_path
     copy = tiny_run.RunDir.load(shutil.copytree(run_dir.path, tmp_path / "run"))
     before = (written.folder / "metrics.json").read_bytes()
     other = dataclasses.replace(CONFIG, templates=("A1",), num_beams=5, max_users=9, seed=2)
-    (apart,) = checkpoints.evaluate_checkpoint(copy, config=other, mesh=mesh)
+    (apart,) = checkpoints.evaluate_checkpoint(
+        copy, config=other, mesh=mesh, references=reference_ranks.NONE
+    )
     assert apart.folder.name == "test-10-sample9-seed2-beams5-resamples200"
     assert list(apart.metrics["systems"]) == ["model/sequential/A1"]
     assert (copy.eval_dir / written.folder.name / "metrics.json").read_bytes() == before

@@ -12,7 +12,7 @@ import pytest
 from genrec_jax.cli import main
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import checkpoints, from_run, intervals, report, results
+from genrec_jax.evaluation import checkpoints, from_run, intervals, reference_ranks, report, results
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.evaluation.in_training import ValidationEvaluator
 from genrec_jax.parallel import mesh as meshes
@@ -131,11 +131,14 @@ def reference(dataset, splits, split):
     return {"numbered": {"seen_kept": ranks, "seen_excluded": ranks}}
 
 
+REFERENCE = reference_ranks.References(reference)
+
+
 def evaluate(run, mesh, **fields):
     """From nothing: what was evaluated before would stand beside it."""
     shutil.rmtree(run.eval_dir, ignore_errors=True)
     config = dataclasses.replace(CONFIG, **fields)
-    (found,) = checkpoints.evaluate_checkpoint(run, config=config, mesh=mesh, references=reference)
+    (found,) = checkpoints.evaluate_checkpoint(run, config=config, mesh=mesh, references=REFERENCE)
     rows = pq.read_table(found.folder / "predictions.parquet").to_pylist()
     return found.metrics, rows
 
@@ -290,7 +293,7 @@ def test_a_task_scored_later_stands_beside_the_others(runs, mesh):
     first, _ = evaluate(runs[1], mesh)
     config = dataclasses.replace(CONFIG, templates=("half",))
     (found,) = checkpoints.evaluate_checkpoint(
-        runs[1], config=config, mesh=mesh, references=reference
+        runs[1], config=config, mesh=mesh, references=REFERENCE
     )
     systems = found.metrics["systems"]
     assert systems["numbered"] == first["systems"]["numbered"]
