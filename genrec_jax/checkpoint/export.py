@@ -23,6 +23,8 @@ from genrec_jax.model.config import T5Config
 
 Target = Literal["hugging_face", "t5x"]
 SHARD_BYTES = 5_000_000_000
+MARK = "genrec_export.json"
+"""The file that says that a folder was written here, so that `overwrite` replaces no other."""
 MIN_FACTORED = 128  # T5X's Adafactor factors a matrix whose both sides are at least this
 
 
@@ -71,21 +73,26 @@ def export(
     *,
     to: Target = "hugging_face",
     checkpoint: restore.Which = "best",
+    overwrite: bool = False,
 ) -> Exportable:
     """Writes what `path` holds for another framework.
 
     Args:
         path: a run dir, or what `genrec import-weights` wrote.
-        output: the folder to write; it must not exist. For T5X, `checkpoint_0` goes into it.
+        output: the folder to write. For T5X, `checkpoint_0` goes into it.
         to: `hugging_face` or `t5x`.
         checkpoint: which of a run's checkpoints.
+        overwrite: replace an earlier export.
 
     Raises:
-        UserError: as `load`; or the network is none that the other framework has.
+        UserError: as `load`; the network is none that the other framework has; or a folder in the way.
     """
-    artefacts.check_output(output, overwrite=False, ours=False, kind="an export")
+    ours = (pathlib.Path(output) / MARK).is_file()
+    kind = "an export for Hugging Face or T5X"
+    artefacts.check_output(output, overwrite=overwrite, ours=ours, kind=kind)
     what = load(path, checkpoint)
-    with artefacts.atomic_directory(output) as folder:
+    with artefacts.atomic_directory(output, overwrite=overwrite) as folder:
+        artefacts.write_json(folder / MARK, {"to": to})
         if to == "hugging_face":
             write_hugging_face(folder, what)
         else:

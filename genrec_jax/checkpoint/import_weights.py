@@ -182,6 +182,7 @@ def import_weights(
     output: artefacts.PathLike,
     *,
     vocabulary: artefacts.PathLike | None = None,
+    overwrite: bool = False,
 ) -> ImportedWeights:
     """Turns a folder of weights into one that `INITIAL_CHECKPOINT_PATH` takes.
 
@@ -190,9 +191,10 @@ def import_weights(
 
     Args:
         folder: a Hugging Face folder or a T5X checkpoint.
-        output: the folder to write; it must not exist.
+        output: the folder to write.
         vocabulary: the `spiece.model` that the weights were trained with; the one in `folder` when not
             given.
+        overwrite: replace an earlier import.
 
     Raises:
         UserError: as `ForeignWeights.open`; `output` is a URL, exists or cannot be written; the
@@ -207,7 +209,8 @@ def import_weights(
             file=str(output),
         )
     target = pathlib.Path(output).absolute()
-    artefacts.check_output(target, overwrite=False, ours=False, kind="imported weights")
+    ours = ImportedWeights.exists(target)
+    artefacts.check_output(target, overwrite=overwrite, ours=ours, kind="imported weights")
     weights = ForeignWeights.open(folder)
     words = find_vocabulary(weights.folder)
     if vocabulary is not None:
@@ -225,7 +228,7 @@ def import_weights(
         about = {"folder": weights.folder.name, "format": weights.format}
         with artefacts.disk_errors(target):
             imported.write(temporary, params, weights.config, vocabulary=words, source=about)
-        hosts.from_first(lambda: _put_in_place(temporary, target))
+        hosts.from_first(lambda: _put_in_place(temporary, target, overwrite))
     finally:
         if jax.process_index() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -237,8 +240,11 @@ def _temporary(target: pathlib.Path) -> str:
         return str(artefacts.temporary_folder(target))
 
 
-def _put_in_place(temporary: pathlib.Path, target: pathlib.Path) -> None:
+def _put_in_place(temporary: pathlib.Path, target: pathlib.Path, overwrite: bool) -> None:
     with artefacts.disk_errors(target):
+        if overwrite:
+            artefacts.replace_folder(temporary, target)
+            return
         try:
             temporary.rename(target)
         except OSError as error:

@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for whom (default: hugging_face)",
     )
     run_flags.add_checkpoint(parser)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier export of the same --to"
+    )
     only = parser.add_argument_group("with --to jax")
     only.add_argument(
         "--rows", type=numeric_flags.COUNT, nargs="+", metavar="N", help="requests of a batch (1)"
@@ -88,7 +91,11 @@ def run(arguments: argparse.Namespace) -> None:
     from genrec_jax.checkpoint import export
 
     what = export.export(
-        arguments.run_dir, arguments.output, to=arguments.to, checkpoint=arguments.checkpoint
+        arguments.run_dir,
+        arguments.output,
+        to=arguments.to,
+        checkpoint=arguments.checkpoint,
+        overwrite=arguments.overwrite,
     )
     if what.config.whole_word_embedding:
         print(WHOLE_WORDS.format(output=arguments.output), file=sys.stderr)
@@ -106,7 +113,8 @@ def _export_programs(arguments: argparse.Namespace, settings: dict) -> None:
         num_beams=settings["num_beams"],
     )
     names = ("rows", "lengths", "k", "platforms")
-    folder = recommender.export(arguments.output, **{name: settings[name] for name in names})
+    chosen = {name: settings[name] for name in names}
+    folder = recommender.export(arguments.output, overwrite=arguments.overwrite, **chosen)
     shapes = len(settings["rows"]) * len(settings["lengths"])
     print(
         f"step {recommender.step} written to {folder}: {shapes} program{'s' * (shapes > 1)};"

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="the spiece.model that the weights were trained with (default: the one in WEIGHTS)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier import")
     multihost.add_argument(parser)
 
 
@@ -49,7 +50,10 @@ def run(arguments: argparse.Namespace) -> None:
     from genrec_jax.training.state import number_of_parameters
 
     made = import_weights.import_weights(
-        arguments.weights, arguments.output, vocabulary=arguments.vocabulary
+        arguments.weights,
+        arguments.output,
+        vocabulary=arguments.vocabulary,
+        overwrite=arguments.overwrite,
     )
     if jax.process_index() != 0:
         return

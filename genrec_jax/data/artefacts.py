@@ -76,7 +76,7 @@ def atomic_directory(
     if storage.exists(path) and not overwrite:
         raise UserError(
             "already exists; wanted a path that does not. Choose another output folder, or pass"
-            " --overwrite to replace this one",
+            " overwrite (`--overwrite`) to replace this one",
             file=str(path),
         )
     if storage.is_remote(path):
@@ -93,18 +93,24 @@ def atomic_directory(
             for folder, _, files in os.walk(temporary):
                 for name in (*files, "."):
                     _flush(pathlib.Path(folder, name))
-            if not target.exists():
-                temporary.rename(target)
-            elif target.is_symlink() or not target.is_dir() or not _exchange(temporary, target):
-                aside = pathlib.Path(
-                    tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)
-                )
-                target.rename(aside / target.name)
-                temporary.rename(target)
-                shutil.rmtree(aside)
-            _flush(target.parent)
+            replace_folder(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(temporary: pathlib.Path, target: pathlib.Path) -> None:
+    """Puts a finished folder in the place of what is at `target`, if anything; in one step where it can.
+
+    What was at `target` may then be at `temporary`, for the caller to remove.
+    """
+    if not target.exists():
+        temporary.rename(target)
+    elif target.is_symlink() or not target.is_dir() or not _exchange(temporary, target):
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+        target.rename(aside / target.name)
+        temporary.rename(target)
+        shutil.rmtree(aside)
+    _flush(target.parent)
 
 
 def temporary_folder(path: PathLike) -> pathlib.Path:
@@ -158,14 +164,14 @@ def check_output(path: PathLike, *, overwrite: bool, ours: bool, kind: str) -> N
         return
     if not overwrite:
         raise UserError(
-            "already exists; wanted a path that does not. Choose another --output, or pass"
-            " --overwrite to replace this one",
+            "already exists; wanted a path that does not. Choose another output, or pass overwrite"
+            " (`--overwrite`) to replace this one",
             file=str(path),
         )
     if not ours and not storage.is_empty(path):
         raise UserError(
             f"exists and is not {kind}; wanted one to overwrite, or a path that does not exist."
-            " Choose another --output",
+            " Choose another output",
             file=str(path),
         )
 

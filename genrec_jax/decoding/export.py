@@ -131,7 +131,7 @@ def write(
         UserError: a shape below one, an unknown platform, or a folder that stands in the way.
     """
     target = pathlib.Path(folder)
-    ours = (target / MANIFEST).exists()
+    ours = all((target / name).is_file() for name in (MANIFEST, LOADER))
     artefacts.check_output(target, overwrite=overwrite, ours=ours, kind="an exported recommender")
     if not shapes or min(min(shape) for shape in shapes) < 1:
         raise UserError(f"shapes are {list(shapes)}; wanted one or more pairs (requests, tokens)")

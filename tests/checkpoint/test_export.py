@@ -171,8 +171,27 @@ def test_imported_weights_export_with_their_vocabulary(shared, tmp_path):
     assert first.vocabulary is not None and second.vocabulary is not None
     assert second.vocabulary.sha256 == first.vocabulary.sha256
     foreign.assert_same(foreign.flat(second.restore_params()), foreign.flat(first.restore_params()))
+
+
+def test_overwrite_replaces_an_export_and_nothing_else(shared, tmp_path):
+    first, second = (
+        import_weights.import_weights(shared / "fixtures" / name, tmp_path / name).path
+        for name in ("hf_t50", "hf_t511")
+    )
+    output = tmp_path / "out"
+    export.export(first, output)
     with pytest.raises(UserError, match="already exists"):
-        export.export(tmp_path / "first", tmp_path / "out")
+        export.export(second, output)
+    export.export(second, output, overwrite=True)
+    theirs = ForeignWeights.open(shared / "fixtures/hf_t511")
+    assert ForeignWeights.open(output).config == theirs.config
+    for name in ("hf_t50", "hf_t511"):  # imported weights are no export, and neither are others'
+        with pytest.raises(UserError, match="exists and is not an export"):
+            export.export(second, tmp_path / name, overwrite=True)
+    (output / export.MARK).unlink()
+    with pytest.raises(UserError, match="exists and is not an export"):
+        export.export(first, output, overwrite=True)
+    assert (output / "config.json").is_file()
 
 
 @pytest.fixture(scope="module")

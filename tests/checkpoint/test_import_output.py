@@ -18,6 +18,19 @@ def test_an_output_that_exists_is_kept(shared, tmp_path):
         import_weights.import_weights(shared / "fixtures/hf_t50", tmp_path)
 
 
+def test_overwrite_replaces_an_import_and_nothing_else(shared, tmp_path):
+    first, second = shared / "fixtures/hf_t50", shared / "fixtures/hf_t511"
+    target = tmp_path / "weights"
+    import_weights.import_weights(first, target)
+    made = import_weights.import_weights(second, target, overwrite=True)
+    assert made.model_config == ForeignWeights.open(second).config
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+    (target / imported.MANIFEST).unlink()  # a folder of somebody else's now
+    with pytest.raises(UserError, match="exists and is not imported weights"):
+        import_weights.import_weights(first, target, overwrite=True)
+    assert (target / imported.PARAMETERS).is_dir()
+
+
 def test_imports_at_once_do_not_touch_each_others_files(shared, tmp_path, monkeypatch):
     """Both begin, both write, the first to end stands whole; the other leaves nothing and says so."""
     target, begun = tmp_path / "deep" / "weights", threading.Barrier(2)

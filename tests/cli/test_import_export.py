@@ -18,6 +18,16 @@ def test_in_and_out(shared, tmp_path, capsys):
     assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
     again = str(tmp_path / "t5x")
     assert main.main(["export", weights, "--to", "t5x", "--output", again]) == 0
+    commands = [
+        ["import-weights", str(fixture), "--output", weights],
+        ["export", weights, "--output", out],
+        ["export", weights, "--to", "t5x", "--output", again],
+    ]
+    for command in commands:
+        assert main.main(command) == 2
+        error = capsys.readouterr().err
+        assert "already exists" in error and "pass overwrite (`--overwrite`)" in error
+        assert main.main([*command, "--overwrite"]) == 0
     assert (tmp_path / "t5x/checkpoint_0/checkpoint").is_file()
 
 

@@ -150,6 +150,10 @@ def test_only_an_export_is_replaced(recommender, tmp_path):
         with pytest.raises(UserError):
             recommender.export(standing, overwrite=overwrite)
     assert (standing / "notes.txt").read_text() == "keep me"
+    checkpoint = recommender.run_dir.checkpoint_dir / "10"  # which has a manifest.json, too
+    with pytest.raises(UserError, match="exists and is not an exported recommender"):
+        recommender.export(checkpoint, overwrite=True)
+    assert checkpoint.is_dir()
 
 
 def test_command_line_writes_the_same_programs(recommender, tmp_path, capsys):
@@ -158,6 +162,9 @@ def test_command_line_writes_the_same_programs(recommender, tmp_path, capsys):
     assert "--rows means nothing to --to hugging_face" in capsys.readouterr().err
     assert main.main([*words, "--to", "jax", "--rows", "2", "--lengths", "32"]) == 0
     assert "1 program;" in capsys.readouterr().out
+    assert main.main([*words, "--to", "jax"]) == 2
+    assert "pass overwrite (`--overwrite`)" in capsys.readouterr().err
+    assert main.main([*words, "--to", "jax", "--rows", "2", "--lengths", "32", "--overwrite"]) == 0
     again = recommender.export(tmp_path / "again", rows=(2,), lengths=(32,))
     for name in ("params.npz", "trie.npz", "load.py", "items.json", "manifest.json"):
         assert (tmp_path / "exported" / name).read_bytes() == (again / name).read_bytes()
