@@ -29,6 +29,7 @@ FOR_JAX = {
     "k": 10,
     "num_beams": 20,
     "platforms": None,
+    "room": 0,
     "dataset": None,
 }
 
@@ -73,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cpu, cuda, rocm, tpu: where it will run (default: what this machine has)",
     )
     only.add_argument(
+        "--room",
+        type=numeric_flags.COUNT,
+        metavar="N",
+        help="items that later catalogues may have more than this one (0)",
+    )
+    only.add_argument(
         "--dataset", metavar="NAME", help="which dataset, where the run was trained on several"
     )
 
@@ -111,6 +118,7 @@ def _export_programs(arguments: argparse.Namespace, settings: dict) -> None:
         checkpoint=arguments.checkpoint,
         dataset=settings["dataset"],
         num_beams=settings["num_beams"],
+        room=settings["room"],
     )
     names = ("rows", "lengths", "k", "platforms")
     chosen = {name: settings[name] for name in names}

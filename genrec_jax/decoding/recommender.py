@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from genrec_jax.checkpoint import restore
-from genrec_jax.checkpoint.run_dir import VOCABULARY, RunDir
+from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.data.splits import NO_TARGET
 from genrec_jax.decoding import constraints, export, request_checks, request_shapes
@@ -281,22 +281,32 @@ class Recommender:
         if k < 1:
             raise UserError(f"k is {k}; wanted at least 1")
         beams = self._beams_for(k)
-        stock = self._stock
-        names = zip(stock.catalogue.source_ids, stock.catalogue.titles, strict=True)
         return export.write(
             folder,
             self._graphdef,
             self._params,
-            stock.trie,
+            self._stock,
+            self.run_dir,
             BeamConfig(num_beams=beams, num_results=beams),
             [(count, length) for count in rows for length in lengths],
-            whole_words=self.run_dir.model_config.whole_word_embedding,
             platforms=platforms,
-            items=[{"source_id": source_id, "title": title} for source_id, title in names],
-            vocabulary=self.run_dir.path / VOCABULARY,
             origin={"dataset": self.dataset, "step": self.step, "prompt": self._prompt()},
             overwrite=overwrite,
         )
+
+    def export_catalogue(
+        self, folder: artefacts.PathLike, path: artefacts.PathLike | None = None
+    ) -> pathlib.Path:
+        """Writes the items of now, trie and names in one file, for an exported recommender.
+
+        Args:
+            folder: what `export` wrote.
+            path: the file; by default the export's own, which is replaced in one step.
+
+        Raises:
+            UserError: no export of this run's vocabulary, or items that it has no room for.
+        """
+        return export.write_catalogue(folder, self._stock, self.run_dir.vocabulary, path)
 
     def _prompt(self) -> dict[str, Any] | None:
         """What whoever writes prompts without this library must know; None: no list was trained."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -162,6 +163,18 @@ def split_layers(params: nnx.State) -> nnx.State:
         return variable.replace(LayerTuple(jnp.unstack(variable.get_value())))
 
     flat = [(path, split(variable)) for path, variable in nnx.to_flat_state(params)]
+    return nnx.from_flat_state(flat)
+
+
+def stack_layers(params: nnx.State) -> nnx.State:
+    """The parameters as checkpoints have them, whether or not `split_layers` split them; on the host."""
+
+    def stack(variable):
+        arrays = variable.get_value()
+        stacked = np.stack(arrays) if isinstance(arrays, LayerTuple) else np.asarray(arrays)
+        return variable.replace(stacked)
+
+    flat = [(path, stack(variable)) for path, variable in nnx.to_flat_state(params)]
     return nnx.from_flat_state(flat)
 
 

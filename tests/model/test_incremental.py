@@ -118,8 +118,11 @@ def test_split_layers_are_the_stack_layer_by_layer():
     config = dataclasses.replace(CONFIG, relative_bias_per_layer=True)
     _, params = t5.graph_and_params(t5.T5(config, rngs=nnx.Rngs(0)))
     split = dict(nnx.to_flat_state(stacks.split_layers(params)))
+    again = dict(nnx.to_flat_state(stacks.stack_layers(stacks.split_layers(params))))
     for path, variable in nnx.to_flat_state(params):
         ours, theirs = split[path].get_value(), variable.get_value()
         if "layers" in path:
             assert isinstance(ours, stacks.LayerTuple) and len(ours) == len(theirs)
         np.testing.assert_array_equal(np.asarray(ours), theirs)
+        assert again[path].get_value().shape == theirs.shape
+        np.testing.assert_array_equal(again[path].get_value(), theirs)
