@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
     import jax
 
     from genrec_jax.checkpoint.run_dir import RunDir
-    from genrec_jax.evaluation import checkpoints, reference_ranks, watch
+    from genrec_jax.evaluation import aggregate, checkpoints, reference_ranks, watch
     from genrec_jax.parallel import compilation_cache
     from genrec_jax.parallel import mesh as meshes
 
@@ -196,15 +196,16 @@ def run(arguments: argparse.Namespace) -> None:
             _show(written, console)
         return
     evaluations, loaded = [], [RunDir.load(run_dir) for run_dir in run_dirs]
-    if arguments.aggregate is not None:
+    if arguments.aggregate is not None:  # refused before an evaluation, which may take hours
         _check_same_datasets(loaded)
+        aggregate.check_seeds([one.location for one in loaded], [one.manifest for one in loaded])
     which = "best" if arguments.checkpoint is None else arguments.checkpoint
     for one in loaded:
         written = checkpoints.evaluate_checkpoint(one, which, config, **options)
         _show(written, console)
         evaluations.append(written)
     if arguments.aggregate is not None and first_host:
-        _aggregate(evaluations, arguments.aggregate, console)
+        _aggregate(loaded, evaluations, arguments.aggregate, console)
 
 
 def _tell(line: str) -> None:
@@ -290,7 +291,10 @@ def _check_same_datasets(runs: "Sequence[RunDir]") -> None:
 
 
 def _aggregate(
-    evaluations: "Sequence[Sequence[Evaluation]]", file: pathlib.Path, console: rich.console.Console
+    runs: "Sequence[RunDir]",
+    evaluations: "Sequence[Sequence[Evaluation]]",
+    file: pathlib.Path,
+    console: rich.console.Console,
 ) -> None:
     """One aggregate a dataset, which every run has; of several datasets the file holds them by name."""
     from genrec_jax.data import artefacts
@@ -301,7 +305,10 @@ def _aggregate(
         for evaluation in written:
             name = evaluation.metrics["dataset"]["name"]
             by_dataset.setdefault(name, []).append(evaluation.metrics)
-    combined = {name: aggregate.aggregate(metrics) for name, metrics in by_dataset.items()}
+    manifests = [run.manifest for run in runs]
+    combined = {
+        name: aggregate.aggregate(metrics, manifests) for name, metrics in by_dataset.items()
+    }
     for content in combined.values():
         for title, made in table.tables(content, console.width):
             console.print(title, soft_wrap=True)

@@ -17,9 +17,10 @@ figure that a run lacks (`results` says which may be null) has null for all of t
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genrec_jax.checkpoint.run_dir import compare_settings
 from genrec_jax.errors import UserError
 
 FORMAT_VERSION = 1
@@ -27,20 +28,28 @@ MUST_AGREE = (
     *("split", "protocol", "users"),
     *("num_beams", "length_penalty", "finish_within_beams", "exact_exclusion"),
 )
+PLACES = tuple(f"settings.data.{name}" for name in ("datasets", "index_dir", "templates_file"))
+"""Settings that say where something lay; what was there is known by its fingerprint."""
+MOST_NAMED, LONGEST_VALUE = 6, 60
 
 
-def aggregate(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def aggregate(
+    results: Sequence[dict[str, Any]], manifests: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Combines evaluations of runs that differ in nothing but their seed.
 
     Args:
         results: contents of metrics.json files, one a run.
+        manifests: of the runs, in the same order (`RunDir.manifest`).
 
     Raises:
-        UserError: they were not made on the same data, item ids, split and search, or a run comes twice.
+        UserError: they were not made on the same data, item ids, split and search, they were trained with
+            other settings or with the same seed, or a run comes twice.
     """
     if not results:
         raise UserError("got no results to aggregate; name at least one run dir")
     _check_comparable(results)
+    check_seeds([result["run_dir"] for result in results], manifests)
     systems = {}
     for system, footings in results[0]["systems"].items():
         if all(system in result["systems"] for result in results):
@@ -114,6 +123,61 @@ def _check_comparable(results: Sequence[dict[str, Any]]) -> None:
             )
     for one, other in itertools.combinations(results, 2):
         _check_two_runs(one, other)
+
+
+def compare_runs(
+    one: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[list[tuple[str, str, str]], bool]:
+    """How two runs differ in what they were trained with.
+
+    Args:
+        one: a run's manifest.
+        other: another's.
+
+    Returns:
+        The settings that differ, but for seeds and folders: dotted name and both values as text. And
+        whether any seed differs.
+    """
+    parts = ("model", "mixture", "settings")
+    differing = compare_settings(*({part: run.get(part) for part in parts} for run in (one, other)))
+    seeds = {name for name, *_ in differing if "seed" in name.rpartition(".")[2]}
+    return [d for d in differing if d[0] not in seeds and d[0] not in PLACES], bool(seeds)
+
+
+def check_seeds(names: Sequence[str], manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses to average runs of different settings, and two of one seed.
+
+    Args:
+        names: what to call the runs.
+        manifests: of these runs (`RunDir.manifest`).
+
+    Raises:
+        UserError: it names the settings that differ, or the runs of one seed.
+    """
+    runs = list(zip(names, manifests, strict=True))
+    for (one, manifest), (other, other_manifest) in itertools.combinations(runs, 2):
+        settings, seeds_differ = compare_runs(manifest, other_manifest)
+        if settings:
+            named = "; ".join(
+                f"{name} is {_short(theirs)} in {other} and {_short(ours)} in {one}"
+                for name, ours, theirs in settings[:MOST_NAMED]
+            )
+            more = len(settings) - MOST_NAMED
+            raise UserError(
+                "the runs cannot be averaged, for they were trained with different settings:"
+                f" {named}{f'; and {more} more' if more > 0 else ''}. Name runs that differ in their seed"
+                " alone; to tell two configurations apart, use --compare or `genrec report`"
+            )
+        if not seeds_differ:
+            raise UserError(
+                f"{one} and {other} were trained with the same seed, so they say nothing of how seeds"
+                " differ. Train each with another, such as --gin.RANDOM_SEED=1; a run that has two names,"
+                " name once"
+            )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def _check_two_runs(one: dict[str, Any], other: dict[str, Any]) -> None:

@@ -125,33 +125,19 @@ def _of_search(metrics: dict[str, Any], *, but_beams: bool = False) -> str:
 
 def seed_groups(ranked: Sequence[Ranked]) -> list[list[Ranked]]:
     """Groups of at least two runs whose settings differ in seeds only."""
-    groups: dict[str, list[Ranked]] = {}
+    groups: list[tuple[list[Any], list[Ranked]]] = []
     for run, view, main in ranked:
-        manifest = run.run.manifest
-        key = repr(
-            [
-                _without_seeds(
-                    {part: manifest.get(part) for part in ("model", "mixture", "settings")}
-                ),
-                main,
-                [view.metrics[key] for key in aggregate.MUST_AGREE],
-                view.metrics["dataset"]["fingerprint"],
-                view.metrics.get("item_ids"),
-            ]
-        )
-        groups.setdefault(key, []).append((run, view, main))
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _without_seeds(value: Any) -> Any:
-    """Settings without seeds, and without the folders that differ with them."""
-    if isinstance(value, dict):
-        return {
-            name: _without_seeds(inner)
-            for name, inner in sorted(value.items())
-            if "seed" not in name and name not in ("model_dir", "run_dir", "output")
-        }
-    return [_without_seeds(inner) for inner in value] if isinstance(value, list | tuple) else value
+        metrics = view.metrics
+        measured = [main, *(metrics[key] for key in aggregate.MUST_AGREE)]
+        measured += [metrics["dataset"]["fingerprint"], metrics.get("item_ids")]
+        for known, group in groups:
+            settings, _ = aggregate.compare_runs(group[0][0].run.manifest, run.run.manifest)
+            if known == measured and not settings:
+                group.append((run, view, main))
+                break
+        else:
+            groups.append((measured, [(run, view, main)]))
+    return [group for _, group in groups if len(group) > 1]
 
 
 def _picture(name: str, ranked: Sequence[Ranked], *, salt: str) -> Markup:
@@ -207,7 +193,7 @@ def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
     for group in seed_groups(ranked):
         named = [view.metrics | {"run_dir": run.name} for run, view, _ in group]
         try:
-            combined = aggregate.aggregate(named)
+            combined = aggregate.aggregate(named, [run.run.manifest for run, _, _ in group])
         except UserError as error:
             said = f"No mean over these {len(group)} runs, whose settings differ in seeds only: {error}."
             notes.append(element("p", said, class_="notes"))

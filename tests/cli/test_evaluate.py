@@ -30,7 +30,7 @@ def toy(tmp_path_factory):
 def runs(tmp_path_factory, toy):
     folder = tmp_path_factory.mktemp("runs")
     return [
-        tiny_run.make_run(folder / f"seed{seed}", [toy.path], steps=(seed,)).path
+        tiny_run.make_run(folder / f"seed{seed}", [toy.path], steps=(seed,), seed=seed).path
         for seed in (10, 11)
     ]
 
@@ -143,6 +143,13 @@ def test_a_run_dir_that_looks_like_markup_is_shown_as_it_is(runs, tmp_path, caps
     assert f"wrote {folder / 'eval' / 'test-10-beams6' / 'metrics.json'}\n" in printed
     assert f"wrote {file}\n" in printed
     assert "[dim]" not in printed and "seen wording" in printed
+
+
+def test_one_seed_twice_is_refused_before_anything_is_evaluated(runs, tmp_path, capsys):
+    copy = shutil.copytree(runs[0], tmp_path / "copy", ignore=shutil.ignore_patterns("eval"))
+    assert run(runs[0], copy, *QUICK, "--aggregate", tmp_path / "seeds.json") == 2
+    assert "were trained with the same seed" in capsys.readouterr().err
+    assert not (copy / "eval").exists()
 
 
 def test_gin_says_what_flags_may_override(runs, capsys):

@@ -5,7 +5,21 @@ import copy
 import pytest
 
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation.aggregate import aggregate
+from genrec_jax.evaluation import aggregate as aggregating
+
+
+def manifest(seed, **settings):
+    data = {"datasets": [f"/scratch/{seed}/beauty"], "history": 20}
+    return {
+        "model": {"embed_dim": 64},
+        "mixture": {"name": "openp5", "seed": seed},
+        "settings": {"seed": seed, "data": data, "train_steps": 300} | settings,
+    }
+
+
+def aggregate(found, manifests=None):
+    """Of runs of one configuration whose seeds are 0, 1, ..."""
+    return aggregating.aggregate(found, manifests or [manifest(n) for n in range(len(found))])
 
 
 def result(seed, value):
@@ -111,3 +125,26 @@ def test_without_checksums_path_and_step_tell_runs_apart():
 def test_nothing_is_refused():
     with pytest.raises(UserError, match="no results"):
         aggregate([])
+
+
+def test_runs_of_other_settings_are_refused_by_name():
+    """300 and 1,600 steps used to be averaged as two seeds."""
+    found = [result(0, 0.5), result(1, 0.75)]
+    with pytest.raises(
+        UserError, match=r"settings.train_steps is 1600 in runs/seed1 and 300 in runs/seed0"
+    ):
+        aggregate(found, [manifest(0), manifest(1, train_steps=1600)])
+
+
+def test_runs_of_one_seed_are_refused():
+    with pytest.raises(
+        UserError, match="runs/seed0 and runs/seed1 were trained with the same seed"
+    ):
+        aggregate([result(0, 0.5), result(1, 0.75)], [manifest(0), manifest(0)])
+
+
+def test_many_and_long_settings_are_told_in_short():
+    many = {f"setting_{n}": n for n in range(9)} | {"aaa": "x" * 500}
+    with pytest.raises(UserError) as refused:
+        aggregate([result(0, 0.5), result(1, 0.75)], [manifest(0), manifest(1, **many)])
+    assert "; and 4 more" in str(refused.value) and "x" * 60 not in str(refused.value)

@@ -97,7 +97,8 @@ def test_two_datasets_of_one_name_are_told_apart(run):
 def test_a_run_that_comes_twice_costs_the_mean_and_not_the_page(run, tmp_path, checksums):
     """Copies all say the path that they were evaluated at; their parameters' checksums tell them apart."""
     folders = [shutil.copytree(run.path, tmp_path / f"seed{n}") for n in range(len(checksums))]
-    for folder, checksum in zip(folders, checksums, strict=True):
+    for seed, (folder, checksum) in enumerate(zip(folders, checksums, strict=True)):
+        artefacts.write_json(folder / "run.json", run.manifest | {"settings": {"seed": seed}})
         file = folder / "eval/test-400/metrics.json"
         artefacts.write_json(file, results.load(file) | {"parameters": checksum})
     page = report.write_report(folders, tmp_path / "report.html", num_examples=0)

@@ -14,6 +14,7 @@ from tests.evaluation.test_report import HEADER
 
 MODEL = "model/rating/rating"
 RANKING = "model/ranking/ranking"
+SEEDS = [{"settings": {"seed": 0}}, {"settings": {"seed": 1}}]
 NO_AREA = dict.fromkeys(("model", "history", "low", "high"))
 
 
@@ -239,7 +240,7 @@ def test_areas_that_do_not_exist_have_no_mean(reported):
         | {"run_dir": f"seed{n}"}
         for n in range(2)
     ]
-    combined = aggregate.aggregate(found)
+    combined = aggregate.aggregate(found, SEEDS)
     spread = combined["ratings"]["systems"][MODEL]["auc_roc"]
     assert spread["mean"] is spread["standard_deviation"] is None
     assert spread["values"] == [None, None]
@@ -253,7 +254,7 @@ def test_areas_of_seeds_are_averaged(reported):
         | {"run_dir": f"seed{n}"}
         for n, model in enumerate((0.70, 0.72))
     ]
-    combined = aggregate.aggregate(found)["ratings"]["systems"]
+    combined = aggregate.aggregate(found, SEEDS)["ratings"]["systems"]
     assert combined[MODEL]["auc_roc"]["mean"] == pytest.approx(0.71)
     assert combined[MODEL]["auc_roc"]["standard_deviation"] == pytest.approx(0.0002**0.5)
     assert combined["history"]["auc_roc"]["standard_deviation"] == 0

@@ -43,10 +43,12 @@ def make_run(
     *,
     tasks: tuple[str, ...] = ("sequential", "straightforward"),
     steps: tuple[int, ...] = (10,),
+    seed: int = 0,
 ) -> RunDir:
     """A run dir with a checkpoint for each step, its parameters drawn from that number.
 
-    The checkpoints' validation metric `hr@10` falls with the step, so the first is the best.
+    Its settings name `seed`. The checkpoints' validation metric `hr@10` falls with the step, so the first
+    is the best.
     """
     templates_text = templates_lib.OPENP5_TEMPLATES.read_text(encoding="utf-8")
     templates = templates_lib.load_templates()
@@ -81,7 +83,7 @@ def make_run(
         templates_text=templates_text,
         write_trie=write_trie,
         selection={"metric": "hr@10", "mode": "max"},
-        settings={},
+        settings={"seed": seed},
     )
     for step in steps:
         add_checkpoint(run_dir, step)
