@@ -170,7 +170,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.multihost:
         multihost.join()
     options: dict[str, Any] = {
-        "data": run_flags.data_paths(arguments),
         "references": reference_ranks.NONE if arguments.no_baselines else reference_ranks.BASELINES,
         "show_progress": True,
         "profile": _tell if arguments.profile else None,
@@ -188,7 +187,9 @@ def run(arguments: argparse.Namespace) -> None:
             )
         for written in watch.watch_run(
             run_dirs[0],
-            lambda run_dir: checkpoints.RunEvaluation(run_dir, config, **options),
+            lambda run_dir: checkpoints.RunEvaluation(
+                run_dir, config, data=run_flags.data_paths(arguments, [run_dir]), **options
+            ),
             poll_seconds=arguments.watch_poll,
             timeout_seconds=arguments.watch_timeout,
             notify=_tell,
@@ -200,8 +201,9 @@ def run(arguments: argparse.Namespace) -> None:
         _check_same_datasets(loaded)
         aggregate.check_seeds([one.location for one in loaded], [one.manifest for one in loaded])
     which = "best" if arguments.checkpoint is None else arguments.checkpoint
+    data = run_flags.data_paths(arguments, loaded)
     for one in loaded:
-        written = checkpoints.evaluate_checkpoint(one, which, config, **options)
+        written = checkpoints.evaluate_checkpoint(one, which, config, data=data, **options)
         _show(written, console)
         evaluations.append(written)
     if arguments.aggregate is not None and first_host:

@@ -58,14 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the page and prints where it lies."""
+    from genrec_jax.checkpoint.run_dir import RunDir
     from genrec_jax.evaluation import report
 
     output = arguments.output or storage.join(arguments.run_dirs[0], "report.html")
+    runs = [RunDir.load(run_dir) for run_dir in arguments.run_dirs]
     written = report.write_report(
-        arguments.run_dirs,
+        runs,
         output,
         paper_figures=arguments.paper_figures,
-        data=run_flags.data_paths(arguments),
+        data=run_flags.data_paths(arguments, runs),
         title=arguments.title,
         num_examples=arguments.examples,
         overwrite=arguments.overwrite,

@@ -1,9 +1,15 @@
 """Flags that several subcommands on run dirs share."""
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from genrec_jax import storage
 from genrec_jax.data import dataset as datasets
+from genrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from genrec_jax.checkpoint.run_dir import RunDir
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +34,32 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def data_paths(arguments: argparse.Namespace) -> dict[str, storage.PathLike]:
-    """Where the dataset of each name is, as far as `--data` says it."""
-    return {datasets.load(path, verify=False).name: path for path in arguments.data}
+def data_paths(
+    arguments: argparse.Namespace, runs: "Sequence[RunDir]"
+) -> dict[str, storage.PathLike]:
+    """Where the dataset of each fingerprint is, as far as `--data` says it.
+
+    Args:
+        arguments: with `--data`.
+        runs: the runs that were named.
+
+    Raises:
+        UserError: a folder holds no dataset, or one that none of the runs was trained on.
+    """
+    trained = {entry.fingerprint: entry.name for run in runs for entry in run.datasets}
+    places = {}
+    for path in arguments.data:
+        found = datasets.load(path, verify=False)
+        if found.fingerprint not in trained:
+            known = "; ".join(f"{name!r}, fingerprint {mark}" for mark, name in trained.items())
+            raise UserError(
+                f"holds the dataset {found.name!r}, fingerprint {found.fingerprint}, which was not trained"
+                f" on; wanted {known}. Name the folder that has it, or prepare it again from the same"
+                " sources with the same settings",
+                file=str(path),
+            )
+        places[found.fingerprint] = path
+    return places
 
 
 def _checkpoint(text: str) -> str | int:

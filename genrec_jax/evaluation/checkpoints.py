@@ -71,7 +71,7 @@ def evaluate_checkpoint(
         run_dir: the run.
         checkpoint: `best` on validation, `latest`, or a step.
         config: split, templates, beams; the defaults when not given.
-        data: dataset name -> folder, where a dataset has moved since training.
+        data: dataset name or fingerprint -> folder, where a dataset has moved since training.
         references: systems to stand beside the model and be compared with: the baselines, unless others
             are given, or `reference_ranks.NONE`.
         mesh: the devices; all of them, each with its own users, when not given.

@@ -37,7 +37,7 @@ def describe(
         "exact_block": config.exact_block if config.exact else None,
         "history": run.mixture["history"],
         "dataset": {
-            "name": dataset.name,
+            "name": dataset_name,
             "path": dataset.location,
             "fingerprint": dataset.fingerprint,
             "users": dataset.num_users,

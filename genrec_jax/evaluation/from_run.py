@@ -37,6 +37,7 @@ LENGTHS = tuple(width << power for power in range(3, 17) for width in (2, 3))
 shapes to compile, the same ones for all templates."""
 
 DataPaths = Mapping[str, artefacts.PathLike]
+"""A dataset's name or fingerprint -> its folder, where it has moved since training."""
 
 Ready = Callable[[Iterable[PromptBatch]], Iterator[PromptBatch]]
 """Pads batches to few shapes, and tells of each."""
@@ -47,12 +48,12 @@ def open_dataset(entry: RunDataset, data: DataPaths) -> Dataset:
 
     Args:
         entry: the run's record of it.
-        data: dataset name -> folder, where it has moved since.
+        data: its name or fingerprint -> folder, where it has moved since.
 
     Raises:
         UserError: it is not there, or is not the one trained on.
     """
-    path = storage.join(data.get(entry.name, entry.path))
+    path = storage.join(data.get(entry.fingerprint, data.get(entry.name, entry.path)))
     if not storage.exists(path):
         raise UserError(
             f"is not there; wanted the dataset {entry.name!r} that this run was trained on. If it has"
@@ -93,7 +94,7 @@ def build(
         config: split, templates, beams, users.
         mesh: the devices; the batch is rounded up to divide among them.
         dataset_name: which dataset, where the run has several.
-        data: dataset name -> folder, where a dataset has moved since training.
+        data: dataset name or fingerprint -> folder, where a dataset has moved since training.
         keep_prompts: hold the prompts in memory, to score the same users many times, as training does;
             a ranking's candidates are then searched and not scored one by one beside it.
         on_batch: told the number of users of each batch as it comes up.

@@ -7,6 +7,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from genrec_jax import storage
+from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import (
@@ -26,7 +27,7 @@ MARK = '<meta name="generator" content="genrec_jax">'
 
 
 def write_report(
-    run_dirs: Sequence[artefacts.PathLike],
+    run_dirs: Sequence[RunDir | artefacts.PathLike],
     output: artefacts.PathLike,
     *,
     paper_figures: artefacts.PathLike | None = None,
@@ -38,11 +39,12 @@ def write_report(
     """Writes the page. It needs nothing else: no script, no font, no picture is fetched.
 
     Args:
-        run_dirs: what `genrec train` wrote; several are compared, seeds of one setting averaged.
+        run_dirs: what `genrec train` wrote, opened or not; several are compared, seeds of one setting
+            averaged.
         output: the .html file to write; an earlier report there is replaced.
         paper_figures: a CSV file of published figures to stand beside ours, with the columns
             `paper,table,task,dataset,method,metric,value,note`.
-        data: dataset name -> folder, where a dataset has moved since training.
+        data: dataset name or fingerprint -> folder, where a dataset has moved since training.
         title: of the page; made from the runs' names when not given.
         num_examples: users to show for each evaluation.
         overwrite: replace a file that is no report, too.
@@ -70,12 +72,13 @@ def write_report(
     return target
 
 
-def run_names(run_dirs: Sequence[artefacts.PathLike]) -> list[str]:
+def run_names(run_dirs: Sequence[RunDir | artefacts.PathLike]) -> list[str]:
     """The shortest tails of the paths that tell the runs apart.
 
     Raises:
         UserError: one run dir was named twice.
     """
+    run_dirs = [run.location if isinstance(run, RunDir) else run for run in run_dirs]
     parts = [
         tuple(os.fspath(path).rstrip("/").split("/"))
         if storage.is_remote(path)

@@ -133,7 +133,7 @@ class RunView:
 
 
 def read_run(
-    path: artefacts.PathLike,
+    path: RunDir | artefacts.PathLike,
     *,
     name: str,
     data: Mapping[str, artefacts.PathLike],
@@ -142,15 +142,15 @@ def read_run(
     """Reads everything that a report shows of a run.
 
     Args:
-        path: the run dir.
+        path: the run dir, opened or not.
         name: how to call it.
-        data: dataset name -> folder, where a dataset has moved since training.
+        data: dataset name or fingerprint -> folder, where a dataset has moved since training.
         num_examples: users to show.
 
     Raises:
         UserError: no run dir, or a broken metrics file.
     """
-    run = RunDir.load(path)
+    run = path if isinstance(path, RunDir) else RunDir.load(path)
     run.bring(EVALUATIONS)
     found = [
         (file.parent, results.load(file))
@@ -193,8 +193,8 @@ def _view(
     num_examples: int,
 ) -> EvaluationView:
     stored = EvaluationView(folder, metrics, metrics.get("audit", []), False, (), None)
-    name = metrics["dataset"]["name"]
-    place = storage.join(data.get(name, metrics["dataset"]["path"]))
+    name, fingerprint = metrics["dataset"]["name"], metrics["dataset"]["fingerprint"]
+    place = storage.join(data.get(fingerprint, data.get(name, metrics["dataset"]["path"])))
     file = folder / predictions.PREDICTIONS_FILE
     try:
         dataset = datasets.load(place)
@@ -204,7 +204,7 @@ def _view(
             " shown. Name its folder with --data."
         )
         return dataclasses.replace(stored, notice=notice)
-    if dataset.fingerprint != metrics["dataset"]["fingerprint"]:
+    if dataset.fingerprint != fingerprint:
         notice = (
             f"{place} holds another dataset than the one evaluated; the audit is the stored one."
         )
@@ -214,7 +214,7 @@ def _view(
     checks = [
         *audit.audit_dataset(dataset, part),
         *audit.audit_item_ids(dataset, part, texts),
-        *_training_audit(run, dataset, part),
+        *_training_audit(run, name, dataset, part),
     ]
     main = stored.main_system
     if main is None:
@@ -244,7 +244,7 @@ def _view(
 
 
 def _training_audit(
-    run: RunDir, dataset: datasets.Dataset, part: splits.Splits
+    run: RunDir, name: str, dataset: datasets.Dataset, part: splits.Splits
 ) -> list[audit.AuditResult]:
     """What training read: what the run's own audit found and, of OpenP5's mixtures, positions anew."""
     if run.mixture.get("module") is not None:
@@ -255,7 +255,7 @@ def _training_audit(
         "tasks_hold_out_the_same", "warn", "not known: the run keeps no audit of its mixture"
     )
     if len(stored) == len(names):
-        of_tasks = audit.AuditResult(**stored[names.index(dataset.name)])
+        of_tasks = audit.AuditResult(**stored[names.index(name)])
     if run.mixture["name"].startswith("alignment"):
         return [of_tasks]
     found = [_training_inputs(run, dataset, part)]

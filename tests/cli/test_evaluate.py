@@ -152,6 +152,30 @@ def test_one_seed_twice_is_refused_before_anything_is_evaluated(runs, tmp_path, 
     assert not (copy / "eval").exists()
 
 
+def test_a_dataset_that_is_not_the_runs_is_refused_whatever_its_name(runs, toy, tmp_path, capsys):
+    """It used to be left aside: the old dataset's figures, and all was well."""
+    other = tiny_run.make_dataset(tmp_path, name="ts2", num_users=20)
+    for command in ("evaluate", "report"):
+        assert main.main([command, str(runs[0]), "--data", str(other.path)]) == 2
+        said = capsys.readouterr().err
+        assert f"holds the dataset 'ts2', fingerprint {other.fingerprint}" in said
+        assert f"wanted 'toystore', fingerprint {toy.fingerprint}" in said
+
+
+def test_a_moved_dataset_is_known_by_its_fingerprint(tmp_path, capsys):
+    shop = tiny_run.make_dataset(tmp_path, num_users=20)
+    folder = tiny_run.make_run(tmp_path / "run", [shop.path]).path
+    shutil.rmtree(shop.path)
+    again = tiny_run.make_dataset(tmp_path / "again", name="same_but_its_name", num_users=20)
+    assert again.fingerprint == shop.fingerprint
+    assert run(folder, *QUICK, "--data", again.path) == 0
+    assert "toystore, test, step 10" in capsys.readouterr().out
+    output = tmp_path / "report.html"
+    words = [folder, "--data", again.path, "--output", output]
+    assert main.main(["report", *map(str, words)]) == 0
+    assert "Made anew for this report" in output.read_text(encoding="utf-8")
+
+
 def test_gin_says_what_flags_may_override(runs, capsys):
     words = ["--gin_file=gin_configs/runs/evaluate.gin", f'--gin.MODEL_DIR="{runs[0]}"']
     words += ['--gin.SPLIT="validation"', '--gin.TEMPLATES=["A1"]', "--gin.NUM_BEAMS=9"]
