@@ -7,7 +7,7 @@ from typing import Any
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts, audit
 from genrec_jax.evaluation import evaluator as evaluators
-from genrec_jax.evaluation import ranking
+from genrec_jax.evaluation import from_run, ranking
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
 from genrec_jax.evaluation.reference_ranks import has_users
 from genrec_jax.indexing import item_ids as item_ids_lib
@@ -22,6 +22,7 @@ def describe(
 ) -> dict[str, Any]:
     """The entries from `protocol` to `oracle`, the audit made anew among them; see `results`."""
     dataset = evaluator.dataset
+    tasks = from_run.trained_tasks(run)
     index = artefacts.read_json(
         run.dataset(dataset_name).folder / item_ids_lib.MANIFEST,
         wanted="the description of the run's item ids",
@@ -47,7 +48,11 @@ def describe(
         },
         "item_ids": {"method": index["method"], "parameters": index["parameters"]},
         "templates": {
-            template.id: {"task": template.task, "seen": template.seen}
+            template.id: {
+                "task": template.task,
+                "seen": template.seen,
+                "trained": None if template.seen is None else template.task in tasks,
+            }
             for template in evaluator.templates
         },
         "audit": _audit(run, evaluator, dataset_name, ranks, index.get("audit", [])),

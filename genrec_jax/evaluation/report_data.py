@@ -90,8 +90,8 @@ class EvaluationView:
     def main_system(self) -> str | None:
         """The model's row for the headline; None where it only rated.
 
-        Rows over the whole catalogue come before those over candidates, then sequential before others
-        and a seen wording before unseen.
+        Rows over the whole catalogue come before those over candidates, then tasks that were trained on,
+        sequential before others and a seen wording before unseen.
         """
         return self.main_of("catalogue") or self.main_of("candidates")
 
@@ -99,9 +99,10 @@ class EvaluationView:
         """The model's row for the headline among those that ranked `catalogue` or `candidates`."""
         templates = self.metrics.get("templates", {})
 
-        def order(system: str) -> tuple[bool, bool]:
+        def order(system: str) -> tuple[bool, bool, bool]:
             template = templates.get(system.rpartition("/")[2], {})
-            return (template.get("task") != "sequential", not template.get("seen", True))
+            untrained = template.get("trained") is False
+            return (untrained, template.get("task") != "sequential", not template.get("seen", True))
 
         models = [name for name in self.metrics["systems"] if name.startswith("model/")]
         if not models and not self.metrics.get("ratings"):

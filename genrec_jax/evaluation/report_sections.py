@@ -49,9 +49,8 @@ def system_title(system: str, metrics: dict[str, Any]) -> str:
     first = "Model" if kind == "model" else "Model without beams"
     if [template_id] == task:  # a task of one prompt
         return f"{first}, {template_id}"
-    seen = metrics.get("templates", {}).get(template_id, {}).get("seen")
-    wording = "" if seen is None else f" ({'seen' if seen else 'unseen'} wording)"
-    return ", ".join([first, *task, template_id]) + wording
+    said = results.wording(metrics.get("templates", {}).get(template_id, {}))
+    return ", ".join([first, *task, template_id]) + ("" if said is None else f" ({said})")
 
 
 def unit(metrics: dict[str, Any]) -> str:

@@ -22,7 +22,9 @@
         "model/sequential/A11": {...},        one a template, or a task: "model/seqio/my_task"
         "popularity": {...}, "transition": {...}, "transition_2": {...}  (no third in earlier versions)
       },
-      "templates": {"A1": {"task": "sequential", "seen": true}, ...},
+      "templates": {"A1": {"task": "sequential", "seen": true, "trained": true}, ...},
+                                              whether training saw the wording, and any of the task; null
+                                              for a SeqIO task
       "paired": [{"a": "model/sequential/A1", "b": "transition", "footing": "seen_kept",
                   "metric": "hr@10", "difference": -.01, "low": ..., "high": ..., "p_value": ...}],
       "interval": {"method": ..., "level": 0.95, "resamples": 10000, "seed": 0},
@@ -97,6 +99,15 @@ def pool_of(system: str, metrics: Mapping[str, Any]) -> Pool:
     """What a system of a metrics.json ranks: the `catalogue`, or each user's own `candidates`."""
     template = metrics.get("templates", {}).get(system.rpartition("/")[2], {})
     return "candidates" if template.get("task") == "ranking" else "catalogue"
+
+
+def wording(template: Mapping[str, Any]) -> str | None:
+    """What training saw of a prompt, by its `templates` entry; None where that is not known."""
+    if template.get("seen") is None:
+        return None
+    if not template.get("trained", True):  # earlier versions did not say
+        return "task not trained on"
+    return "seen wording" if template["seen"] else "unseen wording"
 
 
 def entry(figures: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import rich.table
 from rich.text import Text
 
-from genrec_jax.evaluation.results import POOLS, Pool, is_by_date, pool_of
+from genrec_jax.evaluation.results import POOLS, Pool, is_by_date, pool_of, wording
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr@10")
 BY_IMPORTANCE = ("hr@10", "ndcg@10", "hr@20", "hr@5", "hr@1", "mrr@10")
@@ -219,8 +219,7 @@ def _systems(result: dict[str, Any], footing: str, pool: Pool) -> dict[str, Any]
 
 
 def _label(system: str, metrics: dict[str, Any]) -> str | Text:
-    template = metrics["templates"].get(system.rpartition("/")[2])
-    ours = system.startswith(("model/", "exact/"))
-    if not ours or template is None or template["seen"] is None:
+    said = wording(metrics["templates"].get(system.rpartition("/")[2], {}))
+    if said is None or not system.startswith(("model/", "exact/")):
         return system
-    return _over(system, f"{'seen' if template['seen'] else 'unseen'} wording")
+    return _over(system, said)

@@ -176,6 +176,20 @@ def test_a_moved_dataset_is_known_by_its_fingerprint(tmp_path, capsys):
     assert "Made anew for this report" in output.read_text(encoding="utf-8")
 
 
+def test_prompts_of_a_task_that_was_not_trained_on_are_not_called_seen(toy, tmp_path, capsys):
+    folder = tiny_run.make_run(tmp_path / "run", [toy.path], tasks=("sequential",)).path
+    words = ["--templates", "A1,A11,B1", "--num-beams", "6", "--no-baselines"]
+    assert run(folder, *words) == 0
+    printed = capsys.readouterr().out.partition("struck")[0]
+    said = [line.split("│")[1].strip() for line in printed.splitlines() if "│" in line]
+    assert said[said.index("model/sequential/A1") + 1] == "seen wording"
+    assert said[said.index("model/sequential/A11") + 1] == "unseen wording"
+    assert said[said.index("model/straightforward/B1") + 1] == "task not trained on"
+    output = tmp_path / "report.html"
+    assert main.main(["report", str(folder), "--output", str(output)]) == 0
+    assert "straightforward, B1 (task not trained on)" in output.read_text(encoding="utf-8")
+
+
 def test_gin_says_what_flags_may_override(runs, capsys):
     words = ["--gin_file=gin_configs/runs/evaluate.gin", f'--gin.MODEL_DIR="{runs[0]}"']
     words += ['--gin.SPLIT="validation"', '--gin.TEMPLATES=["A1"]', "--gin.NUM_BEAMS=9"]

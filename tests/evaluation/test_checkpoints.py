@@ -120,8 +120,8 @@ def test_metrics_say_how_they_were_made(written, toy):
     assert metrics["num_beams"] == 6
     assert metrics["dataset"]["fingerprint"] == toy.fingerprint
     assert metrics["templates"] == {
-        "A1": {"task": "sequential", "seen": True},
-        "A11": {"task": "sequential", "seen": False},
+        "A1": {"task": "sequential", "seen": True, "trained": True},
+        "A11": {"task": "sequential", "seen": False, "trained": True},
     }
     assert "hr@10" not in metrics["systems"]["model/sequential/A1"]["seen_kept"]
     assert metrics["oracle"] == toy.manifest["oracle"]

@@ -195,7 +195,7 @@ def test_what_is_missing_is_said(written):
     assert metrics["protocol"] == "seqio_tasks"
     assert (metrics["users"], metrics["unit"]) == (80, "examples")
     assert metrics["interval"]["method"] == "percentile bootstrap over examples"
-    assert metrics["templates"]["pairs"] == {"task": "seqio", "seen": None}
+    assert metrics["templates"]["pairs"] == {"task": "seqio", "seen": None, "trained": None}
     assert json.loads(json.dumps(metrics)) == metrics
 
 
