@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 
 from genrec_jax import storage
 from genrec_jax.cli import numeric_flags, run_flags
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Writes the page and prints where it lies."""
     from genrec_jax.checkpoint.run_dir import RunDir
-    from genrec_jax.evaluation import report
+    from genrec_jax.evaluation import report, stored
 
     output = arguments.output or storage.join(arguments.run_dirs[0], "report.html")
     runs = [RunDir.load(run_dir) for run_dir in arguments.run_dirs]
@@ -73,3 +74,10 @@ def run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     print(written)
+    for run in runs:
+        if not stored.every(run):
+            print(
+                f"{run.location}: not evaluated, so the page has no results of it: run `genrec evaluate"
+                f" {run.location}`, then this again",
+                file=sys.stderr,
+            )

@@ -1,4 +1,4 @@
-"""Evaluates one checkpoint of a run: `eval/<split>-<step>/{metrics.json,predictions.parquet}`.
+"""Evaluates one checkpoint of a run: `eval/<split>-<step>/`, with metrics, lists and the baselines' ranks.
 
 What is searched otherwise than usual, a sample of N users for instance, goes to a folder of its own,
 `eval/<split>-<step>-sampleN/` (`EvaluateConfig.folder`).
@@ -177,6 +177,13 @@ class RunEvaluation:
                 place.mkdir(exist_ok=True)
                 began = time.monotonic()
                 ranks, lists, exact = self._score(name, params, place, steps)
+                references = [
+                    *self._groups[name],
+                    *reference_ranks.of_candidates(evaluator, self._references.rank_candidates),
+                ]
+                predictions.write_references(
+                    place / predictions.REFERENCES_FILE, reference_ranks.rows(references, ranks)
+                )
                 now = {
                     "format_version": results.FORMAT_VERSION,
                     "run_dir": self.run.location,
@@ -186,18 +193,7 @@ class RunEvaluation:
                     "split": self._config.split,
                     "max_users": self._config.max_users,
                     **description.describe(self.run, evaluator, self._config, name, ranks),
-                    **_systems(
-                        evaluator,
-                        ranks,
-                        exact,
-                        self._config,
-                        [
-                            *self._groups[name],
-                            *reference_ranks.of_candidates(
-                                evaluator, self._references.rank_candidates
-                            ),
-                        ],
-                    ),
+                    **_systems(evaluator, ranks, exact, self._config, references),
                     "ratings": self._rate(name, params, steps),
                     "lists": lists,
                     "exact": {name: found.summary() for name, found in exact.items()} or None,

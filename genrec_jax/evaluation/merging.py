@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import predictions, results
 
@@ -97,10 +99,21 @@ def _with_own_references(before: dict[str, Any], now: dict[str, Any]) -> dict[st
 def merge_predictions(
     folder: pathlib.Path, earlier_folder: pathlib.Path, scored: Sequence[str]
 ) -> None:
-    """Adds an earlier evaluation's lists to those in `folder`, but for templates scored anew."""
-    file = earlier_folder / predictions.PREDICTIONS_FILE
-    if file.is_file():
-        predictions.add_from(folder / predictions.PREDICTIONS_FILE, file, without=scored)
+    """Adds an earlier evaluation's rows to those in `folder`, but for templates that have them anew.
+
+    Args:
+        folder: of the new one.
+        earlier_folder: of the earlier one.
+        scored: templates that have lists in the new one; baselines need not stand beside them.
+    """
+    earlier_lists = earlier_folder / predictions.PREDICTIONS_FILE
+    if earlier_lists.is_file():
+        predictions.add_from(folder / predictions.PREDICTIONS_FILE, earlier_lists, without=scored)
+    earlier_ranks = earlier_folder / predictions.REFERENCES_FILE
+    if earlier_ranks.is_file():
+        file = folder / predictions.REFERENCES_FILE
+        anew = pq.read_table(file, columns=["template"])["template"].unique().to_pylist()
+        predictions.add_from(file, earlier_ranks, without=anew)
 
 
 def _in_order(entries: dict[str, Any], template_order: Sequence[str]) -> dict[str, Any]:

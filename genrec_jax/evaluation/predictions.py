@@ -17,21 +17,31 @@ end-of-sequence included: what the list is ordered by, and for a P of 1 the mean
 
 Rows stand in the order they were computed: by template, then by prompt length; rows that an earlier
 evaluation left in the same file come last.
+
+references.parquet beside it has the baselines' ranks, for each template and user that they stand beside:
+
+| column | type | |
+|---|---|---|
+| template, user | string, int32 | as above |
+| system | string | such as `popularity` |
+| rank | int32 | of the target among all items, or a ranking's candidates, from 1; 0 where it has none |
+| rank_seen_excluded | int32 | the same without items of the history; null if unknown |
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int, Int32, Int64
 
 from genrec_jax.data import artefacts
 
 PREDICTIONS_FILE = "predictions.parquet"
+REFERENCES_FILE = "references.parquet"
 ROWS_PER_GROUP = 8192
 
 SCHEMA = pa.schema(
@@ -45,6 +55,16 @@ SCHEMA = pa.schema(
         ("items", pa.list_(pa.int32())),
         ("item_ids", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float32())),
+    ]
+)
+
+REFERENCES_SCHEMA = pa.schema(
+    [
+        ("template", pa.string()),
+        ("user", pa.int32()),
+        ("system", pa.string()),
+        ("rank", pa.int32()),
+        ("rank_seen_excluded", pa.int32()),
     ]
 )
 
@@ -113,16 +133,17 @@ def add_from(
     """Adds the rows of an earlier file, but for those of templates that were scored anew.
 
     Args:
-        path: a predictions.parquet; replaced once all is written.
-        earlier: another.
+        path: a predictions.parquet or references.parquet; replaced once all is written.
+        earlier: another of the same columns.
         without: templates whose rows are left out.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
+    schema = pq.read_schema(path)
     with (
         artefacts.atomic_file(path) as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         for source, left_out in ((path, ()), (earlier, without)):
             with pq.ParquetFile(source) as opened:
@@ -130,7 +151,38 @@ def add_from(
                     rows = pa.Table.from_batches([batch])
                     wanted = pa.array(list(left_out), pa.string())
                     known = pc.is_in(rows["template"], value_set=wanted)
-                    writer.write_table(rows.filter(pc.invert(known)).cast(SCHEMA))
+                    writer.write_table(rows.filter(pc.invert(known)).cast(schema))
+
+
+def write_references(
+    path: artefacts.PathLike,
+    found: Iterable[tuple[str, str, Int64[np.ndarray, " E"], Mapping[str, Int[np.ndarray, " E"]]]],
+) -> None:
+    """Writes references.parquet.
+
+    Args:
+        path: the file to make.
+        found: template, system, the users, and under each footing the system's ranks of these.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    with (
+        artefacts.atomic_file(path) as temporary,
+        pq.ParquetWriter(temporary, REFERENCES_SCHEMA, compression="zstd") as writer,
+    ):
+        for template, system, users_E, footings in found:
+            count, excluded_E = len(users_E), footings.get("seen_excluded")
+            columns = [
+                pa.array([template] * count, pa.string()),
+                pa.array(users_E, pa.int32()),
+                pa.array([system] * count, pa.string()),
+                pa.array(footings["seen_kept"], pa.int32()),
+                pa.nulls(count, pa.int32())
+                if excluded_E is None
+                else pa.array(excluded_E, pa.int32()),
+            ]
+            writer.write_table(pa.table(columns, schema=REFERENCES_SCHEMA))
 
 
 def read_rows(path: artefacts.PathLike, rows: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Reference systems beside the model: on exactly its users, and in ranking on the same candidates."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from genrec_jax.baselines import references as baselines
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation.alignment import AlignmentEvaluator, RankCandidates, Rate
 from genrec_jax.evaluation.evaluator import Evaluator
+from genrec_jax.evaluation.ranking import UserRanks
 from genrec_jax.evaluation.results import RankTargets, SystemRanks
 
 
@@ -77,6 +78,22 @@ def of_scored_users(evaluator: Evaluator, rank_targets: RankTargets) -> list[Ref
         }
         made.append(ReferenceGroup(tuple(map(evaluators.system_name, templates)), systems))
     return made
+
+
+def rows(
+    groups: Sequence[ReferenceGroup], ranks: Mapping[str, UserRanks]
+) -> Iterator[tuple[str, str, np.ndarray, SystemRanks]]:
+    """What `predictions.write_references` takes: each system beside each template of its group.
+
+    Args:
+        groups: the references.
+        ranks: the model's rows, by name, for their users.
+    """
+    for group in groups:
+        for model in group.models:
+            for system, footings in group.systems.items():
+                template = model.rpartition("/")[2]
+                yield template, system.partition("/")[0], ranks[model].users_E, footings
 
 
 def of_candidates(

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 
 from genrec_jax import storage
 from genrec_jax.checkpoint import run_log
-from genrec_jax.checkpoint.run_dir import EVALUATIONS, RunDir
+from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts, audit, splits
 from genrec_jax.data import dataset as datasets
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import predictions, results
+from genrec_jax.evaluation import predictions, results, stored
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.pipeline import openp5
 
@@ -152,12 +152,7 @@ def read_run(
         UserError: no run dir, or a broken metrics file.
     """
     run = path if isinstance(path, RunDir) else RunDir.load(path)
-    run.bring(EVALUATIONS)
-    found = [
-        (file.parent, results.load(file))
-        for pattern in ("*", "*/*")
-        for file in sorted(run.eval_dir.glob(f"{pattern}/{results.METRICS_FILE}"))
-    ]
+    found = [(one.folder, one.metrics) for one in stored.every(run)]
     found.sort(key=lambda pair: _importance(pair[1]))
     chosen = {metrics["dataset"]["name"]: (folder, metrics) for folder, metrics in found}
     views = tuple(
@@ -193,7 +188,7 @@ def _view(
     data: Mapping[str, artefacts.PathLike],
     num_examples: int,
 ) -> EvaluationView:
-    stored = EvaluationView(folder, metrics, metrics.get("audit", []), False, (), None)
+    bare = EvaluationView(folder, metrics, metrics.get("audit", []), False, (), None)
     name, fingerprint = metrics["dataset"]["name"], metrics["dataset"]["fingerprint"]
     place = storage.join(data.get(fingerprint, data.get(name, metrics["dataset"]["path"])))
     file = folder / predictions.PREDICTIONS_FILE
@@ -204,12 +199,12 @@ def _view(
             f"The dataset is not at hand ({error}), so the audit is the stored one and no users are"
             " shown. Name its folder with --data."
         )
-        return dataclasses.replace(stored, notice=notice)
+        return dataclasses.replace(bare, notice=notice)
     if dataset.fingerprint != fingerprint:
         notice = (
             f"{place} holds another dataset than the one evaluated; the audit is the stored one."
         )
-        return dataclasses.replace(stored, notice=notice)
+        return dataclasses.replace(bare, notice=notice)
     part = splits.of(dataset)
     texts = item_ids_lib.load(run.dataset(name).folder).texts
     checks = [
@@ -217,11 +212,11 @@ def _view(
         *audit.audit_item_ids(dataset, part, texts),
         *_training_audit(run, name, dataset, part),
     ]
-    main = stored.main_system
+    main = bare.main_system
     if main is None:
-        view = stored
+        view = bare
     elif not file.is_file():
-        view = dataclasses.replace(stored, notice=f"{file} is missing, so no users are shown.")
+        view = dataclasses.replace(bare, notice=f"{file} is missing, so no users are shown.")
     else:
         table = pq.read_table(file, columns=["user", "template", "target", "rank"])
         users_E = table["user"].fill_null(-1).to_numpy()
@@ -237,7 +232,7 @@ def _view(
             num_examples,
         )
         examples = _examples(dataset, part, metrics["split"], file, rows)
-        view = dataclasses.replace(stored, examples=examples)
+        view = dataclasses.replace(bare, examples=examples)
     repeated = [dataclasses.asdict(check) for check in checks]
     return dataclasses.replace(
         view, audit=[*repeated, *_only_stored(metrics, repeated)], audit_repeated=True
@@ -251,16 +246,16 @@ def _training_audit(
     if run.mixture.get("module") is not None:
         return [_training_inputs(run, dataset, part)]
     names = [entry.name for entry in run.datasets]
-    stored = run.mixture.get("audit", [])
+    kept = run.mixture.get("audit", [])
     of_tasks = audit.AuditResult(
         "tasks_hold_out_the_same", "warn", "not known: the run keeps no audit of its mixture"
     )
-    if len(stored) == len(names):
-        of_tasks = audit.AuditResult(**stored[names.index(name)])
+    if len(kept) == len(names):
+        of_tasks = audit.AuditResult(**kept[names.index(name)])
     if run.mixture["name"].startswith("alignment"):
         return [of_tasks]
     found = [_training_inputs(run, dataset, part)]
-    return [of_tasks, *found] if stored else found
+    return [of_tasks, *found] if kept else found
 
 
 def _training_inputs(

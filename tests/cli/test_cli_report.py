@@ -1,5 +1,7 @@
 """`genrec report` as a user types it."""
 
+import shutil
+
 import pytest
 
 from genrec_jax.cli import main
@@ -22,6 +24,16 @@ def test_it_writes_the_page_and_prints_where(run, tmp_path, capsys):
     text = output.read_text(encoding="utf-8")
     assert "<title>Ours</title>" in text
     assert text.count("<article") == 2
+
+
+def test_a_run_that_was_never_evaluated_is_named(run, tmp_path, capsys):
+    bare = shutil.copytree(run.path, tmp_path / "bare", ignore=shutil.ignore_patterns("eval"))
+    words = ["report", str(run.path), str(bare), "--output", str(tmp_path / "page.html")]
+    assert main.main(words) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'page.html'}\n"
+    assert said.err.startswith(f"{bare}: not evaluated") and said.err.count("\n") == 1
+    assert f"run `genrec evaluate {bare}`" in said.err
 
 
 def test_without_output_it_lies_in_the_run_dir(run, capsys):

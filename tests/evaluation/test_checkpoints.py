@@ -1,8 +1,10 @@
 """Evaluating real run dirs (random parameters): what is written, and what is refused."""
 
 import dataclasses
+import functools
 import json
 import math
+import pathlib
 import re
 import shutil
 
@@ -106,6 +108,30 @@ def test_metrics_follow_from_the_predictions_file(written, toy):
             for name, total in metrics.items():
                 assert found[name]["value"] == pytest.approx(total / toy.num_users)
                 assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+
+
+def test_the_baselines_ranks_are_written_user_by_user(run_dir, mesh, toy, tmp_path):
+    """Their hit ratios from the file alone are metrics.json's; a later evaluation leaves them in place."""
+    ranks_U = np.arange(toy.num_users, dtype=np.int64) % 9
+
+    def references(dataset, splits, split):
+        return {"turns": {"seen_kept": ranks_U, "seen_excluded": ranks_U // 2}}
+
+    copy = shutil.copytree(run_dir.path, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    config = dataclasses.replace(CONFIG, max_users=13)
+    evaluate = functools.partial(checkpoints.evaluate_checkpoint, copy, mesh=mesh)
+    evaluate(config=config, references=references)
+    (after,) = evaluate(config=dataclasses.replace(config, templates=("A2",)))
+    rows = pq.read_table(pathlib.Path(after.folder) / "references.parquet").to_pylist()
+    assert {row["template"] for row in rows} == {"A1", "A11"}
+    for row in rows:
+        assert row["system"] == "turns"
+        assert row["rank"] == ranks_U[row["user"]]
+        assert row["rank_seen_excluded"] == ranks_U[row["user"]] // 2
+    of_first = [row["rank"] for row in rows if row["template"] == "A1"]
+    assert len(of_first) == 13
+    found = after.metrics["systems"]["turns"]["seen_kept"]["hr@5"]["value"]
+    assert found == pytest.approx(np.mean([1 <= rank <= 5 for rank in of_first]))
 
 
 def test_item_ids_are_those_of_the_run(written, run_dir):
