@@ -31,6 +31,7 @@ examples:
   genrec evaluate runs/quickstart
   genrec evaluate runs/quickstart --split validation --templates A1 --num-beams 10
   genrec evaluate runs/seed0 runs/seed1 runs/seed2 --aggregate runs/seeds.json
+  genrec evaluate runs/sequential runs/collaborative --compare
   genrec evaluate runs/quickstart --exact --max-users 100
   genrec evaluate runs/quickstart --profile --max-users 640
   genrec evaluate runs/quickstart --watch
@@ -122,6 +123,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write mean and spread over the run dirs (training seeds) to this file",
     )
     parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="print each metric's paired difference between the run dirs, user by user, too",
+    )
+    parser.add_argument(
         "--watch", action="store_true", help="evaluate each new checkpoint until the run is done"
     )
     parser.add_argument(
@@ -178,8 +184,10 @@ def run(arguments: argparse.Namespace) -> None:
     first_host = jax.process_index() == 0
     console = consoles.make(quiet=not first_host, width_elsewhere=132)
     if arguments.watch:
-        if len(run_dirs) > 1 or arguments.aggregate is not None:
-            raise UserError("--watch takes one run dir and no --aggregate; leave the others out")
+        if len(run_dirs) > 1 or arguments.aggregate is not None or arguments.compare:
+            raise UserError(
+                "--watch takes one run dir, no --aggregate and no --compare; leave the others out"
+            )
         if arguments.checkpoint is not None:
             raise UserError(
                 "--watch evaluates every checkpoint as it comes, and --checkpoint names one; leave one of"
@@ -200,6 +208,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.aggregate is not None:  # refused before an evaluation, which may take hours
         _check_same_datasets(loaded)
         aggregate.check_seeds([one.location for one in loaded], [one.manifest for one in loaded])
+    if arguments.compare:
+        _check_same_data(loaded)
     which = "best" if arguments.checkpoint is None else arguments.checkpoint
     data = run_flags.data_paths(arguments, loaded)
     for one in loaded:
@@ -208,6 +218,8 @@ def run(arguments: argparse.Namespace) -> None:
         evaluations.append(written)
     if arguments.aggregate is not None and first_host:
         _aggregate(loaded, evaluations, arguments.aggregate, console)
+    if arguments.compare and first_host:
+        _compare(loaded, evaluations, console)
 
 
 def _tell(line: str) -> None:
@@ -320,6 +332,49 @@ def _aggregate(
         file, only if len(combined) == 1 else {"format_version": 1, "datasets": combined}
     )
     console.print(f"wrote {file}", soft_wrap=True)
+
+
+def _check_same_data(runs: "Sequence[RunDir]") -> None:
+    """Refuses, before any is evaluated, runs that share no users by number."""
+    if len(runs) < 2:
+        raise UserError("--compare wants two run dirs or more; got one")
+    marks = [{dataset.fingerprint: dataset.name for dataset in one.datasets} for one in runs]
+    for one, known in zip(runs, marks, strict=True):
+        if known.keys() != marks[0].keys():
+            told = [
+                ", ".join(f"{name} (fingerprint {mark})" for mark, name in of_run.items())
+                for of_run in (known, marks[0])
+            ]
+            raise UserError(
+                f"--compare wants runs on the same prepared data: {one.location} was trained on {told[0]}"
+                f" and {runs[0].location} on {told[1]}. Users' numbers mean the same in one dataset only"
+            )
+
+
+def _compare(
+    runs: "Sequence[RunDir]",
+    evaluations: "Sequence[Sequence[Evaluation]]",
+    console: rich.console.Console,
+) -> None:
+    """Prints the differences of each pair of runs on each dataset."""
+    from genrec_jax import storage
+    from genrec_jax.evaluation import run_pairs, table
+    from genrec_jax.evaluation.stored import Stored
+
+    by_dataset: dict[str, list[tuple[str, Stored]]] = {}
+    for run, written in zip(runs, evaluations, strict=True):
+        for one in written:
+            found = Stored(storage.local_copy(one.folder), one.metrics)
+            mark = one.metrics["dataset"]["fingerprint"]
+            by_dataset.setdefault(mark, []).append((run.location, found))
+    for stored in by_dataset.values():
+        for system, compared in run_pairs.compare_all(stored):
+            first, dataset = compared[0], stored[0][1].metrics["dataset"]["name"]
+            console.print(
+                f"{dataset}, {system}, {first['count']} users: {first['a']} less {first['b']}",
+                soft_wrap=True,
+            )
+            console.print(table.pair_table(compared))
 
 
 def _names(text: str) -> tuple[str, ...]:

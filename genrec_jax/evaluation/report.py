@@ -14,6 +14,7 @@ from genrec_jax.evaluation import (
     report_compare,
     report_exact,
     report_headline,
+    report_pairs,
     report_papers,
     report_ratings,
     report_sections,
@@ -107,7 +108,7 @@ def render(
         *(report_sections.audit_warning(view) for run in runs for view in run.evaluations),
     ]
     if several:
-        body.append(report_compare.comparison(runs))
+        body += [report_compare.comparison(runs), report_pairs.against_each_other(runs)]
     for number, run in enumerate(runs):
         content = _run(run, figures, salt=f"r{number}", level=3 if several else 2)
         body.append(

@@ -33,26 +33,39 @@ def comparison(runs: Sequence[RunView]) -> Markup:
     Runs share a table where their figures can be compared: the same question about the same targets of
     the same users, searched in the same way. The table's caption says all of this, and so is its key.
     """
-    views = [(run, view) for run in runs for view in run.evaluations]
-    names = _dataset_names([view.metrics for _, view in views])
-    ranked: dict[str, list[Ranked]] = {}
     rated: dict[str, list[tuple[RunView, EvaluationView]]] = {}
-    for run, view in views:
-        metrics = view.metrics
-        targets = f"{names[_dataset(metrics)]}, {metrics['split']} items{_of_sample(metrics)}"
-        for pool in results.POOLS:
-            main = view.main_of(pool)
-            if main is not None:
-                title = f"{targets}, {_of_row(metrics, main)}"
-                ranked.setdefault(title, []).append((run, view, main))
-        if metrics.get("ratings"):
-            title = f"{targets}, {metrics['ratings']['users']:,} users"
+    for targets, run, view in _titled(runs):
+        if view.metrics.get("ratings"):
+            title = f"{targets}, {view.metrics['ratings']['users']:,} users"
             rated.setdefault(title, []).append((run, view))
     parts: list[object] = []
-    for number, (title, group) in enumerate(ranked.items()):
+    for number, (title, group) in enumerate(ranked_groups(runs).items()):
         parts += [_picture(title, group, salt=f"cmp{number}"), _table(title, group)]
     parts += [_ratings(title, group) for title, group in rated.items()]
     return section("All runs", *parts, id_="all-runs")
+
+
+def ranked_groups(runs: Sequence[RunView]) -> dict[str, list[Ranked]]:
+    """The runs' main rows that can be compared with each other, by what they have in common."""
+    ranked: dict[str, list[Ranked]] = {}
+    for targets, run, view in _titled(runs):
+        for pool in results.POOLS:
+            main = view.main_of(pool)
+            if main is not None:
+                title = f"{targets}, {_of_row(view.metrics, main)}"
+                ranked.setdefault(title, []).append((run, view, main))
+    return ranked
+
+
+def _titled(runs: Sequence[RunView]) -> list[tuple[str, RunView, EvaluationView]]:
+    """Every evaluation with the targets that it is of, in words."""
+    views = [(run, view) for run in runs for view in run.evaluations]
+    names = _dataset_names([view.metrics for _, view in views])
+    return [
+        (f"{names[_dataset(m)]}, {m['split']} items{_of_sample(m)}", run, view)
+        for run, view in views
+        for m in [view.metrics]
+    ]
 
 
 def _dataset(metrics: dict[str, Any]) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """An evaluation as tables for the terminal: a row a system, the interval under each figure."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import rich.table
@@ -105,6 +105,22 @@ def comparison_lines(metrics: dict[str, Any]) -> list[str]:
         for c in metrics["paired"]
         if c["metric"] == LEADING_METRIC and c["footing"] == "seen_kept"
     ]
+
+
+def pair_table(compared: Sequence[dict[str, Any]]) -> rich.table.Table:
+    """The paired differences of two runs: a row a metric, each footing's difference, interval and p."""
+    made = rich.table.Table()
+    made.add_column("difference", no_wrap=True)
+    cells: dict[str, dict[str, str]] = {}
+    for c in compared:
+        cells.setdefault(c["footing"], {})[c["metric"]] = (
+            f"{c['difference']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}], p = {c['p_value']:.2g}"
+        )
+    for footing in cells:
+        made.add_column(footing.replace("_", " "), justify="right", no_wrap=True)
+    for metric in dict.fromkeys(c["metric"] for c in compared):
+        made.add_row(metric.upper(), *(found[metric] for found in cells.values()))
+    return made
 
 
 def exact_lines(metrics: dict[str, Any]) -> list[str]:

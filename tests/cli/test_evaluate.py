@@ -145,6 +145,36 @@ def test_a_run_dir_that_looks_like_markup_is_shown_as_it_is(runs, tmp_path, caps
     assert "[dim]" not in printed and "seen wording" in printed
 
 
+def test_two_runs_are_compared_user_by_user(runs, capsys):
+    assert run(*runs, *QUICK, "--max-users", 30, "--no-baselines", "--compare") == 0
+    printed = capsys.readouterr().out
+    said = f"toystore, model/sequential/A1, 30 users: {runs[0]} less {runs[1]}"
+    assert said in printed
+    rows = [line.split("│") for line in printed.partition(said)[2].splitlines() if "│" in line]
+    cells = {row[1].strip(): [cell.strip() for cell in row[2:4]] for row in rows}
+    for place, footing in enumerate(("seen_kept", "seen_excluded")):
+        one, other = (
+            json.loads((path / f"eval/test-{step}-sample30-beams6/metrics.json").read_text())
+            for path, step in zip(runs, (10, 11), strict=True)
+        )
+        for metric in ("hr@1", "hr@5", "ndcg@5", "mrr@5"):
+            a, b = (
+                m["systems"]["model/sequential/A1"][footing][metric]["value"] for m in (one, other)
+            )
+            difference = float(cells[metric.upper()][place].split()[0])
+            assert difference == pytest.approx(a - b, abs=6e-5)
+
+
+def test_runs_on_other_data_are_not_compared(runs, tmp_path, capsys):
+    other = tiny_run.make_dataset(tmp_path, num_users=20)
+    folder = tiny_run.make_run(tmp_path / "run", [other.path]).path
+    assert run(runs[0], folder, "--compare") == 2
+    said = capsys.readouterr().err
+    assert "--compare wants runs on the same prepared data" in said and other.fingerprint in said
+    assert run(runs[0], "--compare") == 2
+    assert "wants two run dirs" in capsys.readouterr().err
+
+
 def test_one_seed_twice_is_refused_before_anything_is_evaluated(runs, tmp_path, capsys):
     copy = shutil.copytree(runs[0], tmp_path / "copy", ignore=shutil.ignore_patterns("eval"))
     assert run(runs[0], copy, *QUICK, "--aggregate", tmp_path / "seeds.json") == 2
