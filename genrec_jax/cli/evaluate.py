@@ -100,6 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --exact: id prefixes scored at once for each user; memory is in proportion (128)",
     )
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the activations (the run's own); float32 for lists that no batch or mesh changes",
+    )
+    parser.add_argument(
         "--batch-size", type=numeric_flags.COUNT, metavar="N", help="users searched at once (64)"
     )
     parser.add_argument(
@@ -251,6 +256,7 @@ def _configure(arguments: argparse.Namespace) -> "tuple[EvaluateConfig, list[str
         "exact_exclusion": arguments.exact_exclusion,
         "exact": arguments.exact,
         "exact_block": arguments.exact_block,
+        "dtype": arguments.dtype,
         "batch_size": arguments.batch_size,
         "max_users": arguments.max_users,
         "seed": arguments.seed,

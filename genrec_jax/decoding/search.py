@@ -3,8 +3,9 @@
 The network is seen only through `Network`, so that the search is tested without one. k running beams
 carry unfinished ids; a finished id leaves them for a separate pool. A cut keeps the highest scores
 and, among equal scores, the smallest item numbers: a finished id has its item's number, an unfinished
-one the smallest number of the items it may still become. So lists do not depend on batch, chunk width
-or layout, and equal scores give the same list everywhere.
+one the smallest number of the items it may still become. So equal scores give the same list everywhere,
+and lists of a float32 network do not depend on batch, chunk width or layout. A bfloat16 network's scores
+do, and with them its lists.
 
 On a mesh each device selects among the beams of its own rows (`shard_map`), with the whole trie at hand:
 the compiler's own partitioning of gathers and selections would bring candidates together. What crosses
@@ -48,7 +49,7 @@ class BeamConfig:
             present length, which may be too soon.
         renormalise: score each token under the softmax over the trie's children instead of the whole
             vocabulary.
-        chunk_width: children of a beam read at a time; the lists do not depend on it.
+        chunk_width: children of a beam read at a time; a float32 network's lists do not depend on it.
     """
 
     num_beams: int = 20

@@ -36,6 +36,7 @@ def describe(
         "finish_within_beams": config.finish_within_beams,
         "exact_exclusion": config.exact_exclusion,
         "exact_block": config.exact_block if config.exact else None,
+        "dtype": config.dtype or run.model_config.dtype,
         "history": run.mixture["history"],
         "dataset": {
             "name": dataset_name,

@@ -24,6 +24,7 @@ from genrec_jax.evaluation import auc, ranking
 from genrec_jax.evaluation.exact import ExactComparison
 from genrec_jax.evaluation.intervals import BootstrapConfig
 from genrec_jax.evaluation.ranking import OnLists, UserRanks
+from genrec_jax.model.config import CHOICES
 from genrec_jax.parallel.profiling import TracedBatches
 from genrec_jax.pipeline.batch import PromptBatch
 from genrec_jax.prompts.templates import EVALUATED_TASKS, SEARCHED_TASKS, Template
@@ -84,6 +85,8 @@ class EvaluateConfig:
             which leaves it shorter and understates these figures at large cutoffs.
         exact: score every item of the catalogue too, for true ranks and for what the beams missed.
         exact_block: prefixes scored at once for each user; memory is in proportion.
+        dtype: activations, `float32` or `bfloat16`; None takes the run's own. bfloat16 rounds so coarsely
+            that lists and exact scores depend on batch, mesh and block.
         batch_size: users searched at once.
         max_users: score a seeded sample of this many users only; None scores everybody.
         seed: of that sample.
@@ -98,6 +101,7 @@ class EvaluateConfig:
     exact_exclusion: bool = False
     exact: bool = False
     exact_block: int = BLOCK_SIZE
+    dtype: str | None = None
     batch_size: int = 64
     max_users: int | None = None
     seed: int = 0
@@ -117,6 +121,9 @@ class EvaluateConfig:
             raise UserError(
                 f"max_users is {self.max_users}; wanted at least 1, or None for all users"
             )
+        if self.dtype not in (None, *CHOICES["dtype"]):
+            known = " or ".join(CHOICES["dtype"])
+            raise UserError(f"dtype is {self.dtype!r}; wanted {known}, or None for the run's own")
         if self.seed < 0:
             raise UserError(f"seed is {self.seed}; wanted a whole number from 0")
         if self.exact and self.length_penalty:
@@ -139,6 +146,7 @@ class EvaluateConfig:
             f"penalty{self.length_penalty:g}": self.length_penalty != usual.length_penalty,
             "within-beams": self.finish_within_beams,
             "exact-exclusion": self.exact_exclusion,
+            f"{self.dtype}": self.dtype is not None,
             f"level{self.intervals.level:g}": self.intervals.level != of_intervals.level,
             f"resamples{self.intervals.resamples}": self.intervals.resamples
             != of_intervals.resamples,

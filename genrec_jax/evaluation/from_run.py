@@ -91,7 +91,7 @@ def build(
 
     Args:
         run_dir: the run; its checkpoints are not looked at.
-        config: split, templates, beams, users.
+        config: split, templates, beams, users, type of the activations.
         mesh: the devices; the batch is rounded up to divide among them.
         dataset_name: which dataset, where the run has several.
         data: dataset name or fingerprint -> folder, where a dataset has moved since training.
@@ -103,6 +103,7 @@ def build(
         UserError: the dataset is not the trained one, a template is unknown, or the run's own SeqIO
             mixture cannot be evaluated.
     """
+    run_dir = _in_dtype(run_dir, config.dtype)
     entry = run_dir.dataset(dataset_name)
     dataset = open_dataset(entry, data or {})
     splits = splitting.of(dataset)
@@ -126,6 +127,16 @@ def build(
     if run_dir.mixture.get("module") is not None:
         return _of_tasks(run_dir, entry, config, batch_size, ready, common)
     return _of_templates(run_dir, entry, config, batch_size, ready, searches, common)
+
+
+def _in_dtype(run_dir: RunDir, dtype: str | None) -> RunDir:
+    """The run with activations of another type; its parameters are float32 in any case."""
+    if dtype is None:
+        return run_dir
+    model = run_dir.manifest["model"] | {"dtype": dtype}
+    if dtype != "bfloat16" and model.get("attention") == "cudnn":  # a kernel of bfloat16 alone
+        model["attention"] = "own"
+    return dataclasses.replace(run_dir, manifest=run_dir.manifest | {"model": model})
 
 
 def _of_tasks(

@@ -105,6 +105,8 @@ def other_evaluations(run: RunView, *, level: int) -> Markup:
     for metrics in ordered[-MOST_OTHERS:]:
         named = f"{metrics['dataset']['name']}, {metrics['split']}, step {metrics['step']:,}"
         named += _of_sample(metrics) + _of_search(metrics)
+        if metrics.get("dtype", run.run.model_config.dtype) != run.run.model_config.dtype:
+            named += f", in {metrics['dtype']}"
         for system, footings in metrics["systems"].items():
             if system.startswith("model/"):
                 metric = headline_metric(metrics, system)

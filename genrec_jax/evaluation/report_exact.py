@@ -47,9 +47,11 @@ def exact_section(view: EvaluationView, *, level: int) -> Markup:
         f"Every {what} was scored, so these are the model's own ranks, whatever"
         f" {beams} beams find of them. Where the beams miss little, more of them would change nothing."
     )
+    noise = results.noise_of(metrics)
     return section(
         f"Beams against {'the whole catalogue' if 'catalogue' in pools else 'all candidates'}",
         element("p", said),
+        element("p", noise, class_="notes") if noise else None,
         table(
             "True ranks of the held-out items",
             ["", "seen items", "MRR", "median rank", "mean rank"],

@@ -323,6 +323,7 @@ def facts(view: EvaluationView) -> Markup:
             ),
             ("Item IDs", ids.get("method")),
             ("Search", _search(view)),
+            ("Activations", metrics.get("dtype")),
             ("Asked to rate", f"{ratings['users']:,} users" if ratings else None),
             ("Checkpoint", f"step {metrics['step']:,} ({metrics.get('checkpoint', 'named')})"),
             ("Evaluated", moment(metrics.get("created"))),

@@ -12,7 +12,8 @@
       "users": 22363,                         users scored (a cap makes this fewer), or else examples
       "unit": "users",                        or "examples": of all tasks of a SeqIO mixture
       "num_beams": 20, "length_penalty": 0.0, "finish_within_beams": false,
-      "exact_exclusion": false, "history": 20, "item_ids": {"method": ..., "parameters": {...}},
+      "exact_exclusion": false, "dtype": "float32" (or "bfloat16": of the activations), "history": 20,
+      "item_ids": {"method": ..., "parameters": {...}},
       "systems": {
         "model/sequential/A1": {
           "seen_kept":     {"hr@10": {"value": .05, "low": .047, "high": .053, "count": 22363}, ...},
@@ -108,6 +109,16 @@ def wording(template: Mapping[str, Any]) -> str | None:
     if not template.get("trained", True):  # earlier versions did not say
         return "task not trained on"
     return "seen wording" if template["seen"] else "unseen wording"
+
+
+def noise_of(metrics: Mapping[str, Any]) -> str | None:
+    """What rounding does to a comparison with exact scores; None where it does nothing to speak of."""
+    if metrics.get("dtype") != "bfloat16":  # earlier versions did not say
+        return None
+    return (
+        "The network was evaluated in bfloat16, whose scores depend on batch and block, so beams that lose"
+        " nothing seem to miss some items too; `genrec evaluate --exact --dtype float32` has no such floor."
+    )
 
 
 def entry(figures: Any) -> dict[str, Any]:

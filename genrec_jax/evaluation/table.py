@@ -7,7 +7,7 @@ from typing import Any
 import rich.table
 from rich.text import Text
 
-from genrec_jax.evaluation.results import POOLS, Pool, is_by_date, pool_of, wording
+from genrec_jax.evaluation.results import POOLS, Pool, is_by_date, noise_of, pool_of, wording
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr@10")
 BY_IMPORTANCE = ("hr@10", "ndcg@10", "hr@20", "hr@5", "hr@1", "mrr@10")
@@ -134,7 +134,8 @@ def exact_lines(metrics: dict[str, Any]) -> list[str]:
             f" {whole['median_rank']:g}, mean {whole['mean_rank']:.1f};"
             f" {metrics['num_beams']} beams miss of the truly best items {missed}"
         )
-    return lines
+    noise = noise_of(metrics)
+    return [*lines, noise] if lines and noise else lines
 
 
 def ratings_table(result: dict[str, Any]) -> rich.table.Table:

@@ -1,8 +1,11 @@
 """`genrec evaluate --exact` on a real run dir: true ranks against a search that cannot miss."""
 
+import shutil
+
 import pytest
 
 from genrec_jax.cli import main
+from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import report, results, table
 from genrec_jax.evaluation.evaluator import EvaluateConfig
@@ -80,3 +83,30 @@ def test_a_block_too_small_for_an_id_is_one_readable_line(evaluated, capsys):
     words = ["evaluate", str(evaluated[0].path), "--exact", "--exact-block", "2"]
     assert main.main(words) == 2
     assert "does not hold the longest id" in capsys.readouterr().err
+
+
+def test_a_bfloat16_run_is_evaluated_in_float32_where_that_is_asked_for(
+    evaluated, tmp_path, capsys
+):
+    """From the same parameters: figures and scores of the float32 run, and no floor of noise."""
+    run, dataset, found = evaluated
+    copy = shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    model = run.manifest["model"] | {"dtype": "bfloat16"}
+    artefacts.write_json(copy / "run.json", run.manifest | {"model": model})
+    words = ["evaluate", str(copy), "--exact", "--templates", "A1", "--max-users", "24"]
+    words += ["--exact-block", "48", "--num-beams", str(dataset.num_items)]
+    assert main.main([*words, "--dtype", "float32"]) == 0
+    assert "has no such floor" not in capsys.readouterr().out
+    folder = copy / f"eval/test-10-sample24-beams{dataset.num_items}"
+    exact = results.load(f"{folder}-float32")
+    assert exact["dtype"] == found[dataset.num_items]["dtype"] == "float32"
+    assert exact["exact"] == found[dataset.num_items]["exact"]
+    assert main.main(words) == 0
+    assert "has no such floor" in capsys.readouterr().out
+    rounded = results.load(folder)
+    assert rounded["dtype"] == "bfloat16"
+    assert rounded["exact"] != exact["exact"]
+    page = copy / "page.html"
+    assert main.main(["report", str(copy), "--output", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")  # of the newest, with the other named below
+    assert "has no such floor" in text and "beams, in float32" in text
