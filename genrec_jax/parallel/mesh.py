@@ -50,6 +50,8 @@ def make_mesh(
 ) -> Mesh:
     """A mesh with axes `data`, `fsdp` and `tensor`.
 
+    Of several TPU slices, which a slower network joins, `data` alone crosses from one to the next.
+
     Args:
         data: copies of the parameters; each works on its own rows. -1 takes all devices left over.
         fsdp: ways in which parameters and optimizer state are split, beside the rows.
@@ -58,7 +60,8 @@ def make_mesh(
         divisions: what the nearest mesh that an error names must divide too (`rules.divisions`).
 
     Raises:
-        UserError: the axes do not multiply to the number of devices; it names the nearest that do.
+        UserError: the axes do not multiply to the number of devices, or the slices do not divide `data`;
+            it names the nearest that fit.
     """
     devices = jax.devices() if devices is None else devices
     wanted = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -66,11 +69,18 @@ def make_mesh(
         raise UserError(f"mesh sizes are {wanted}; wanted at least 1 each (data may be -1)")
     if data == -1:
         wanted["data"] = max(1, len(devices) // (fsdp * tensor))
-    sizes = Sizes(**wanted)
+    sizes, slices = Sizes(**wanted), number_of_slices(devices)
+    problem = None
     if math.prod(sizes) != len(devices):
+        problem = f"multiply to {math.prod(sizes)}, but there are {len(devices)} devices"
+    elif sizes.data % slices:
+        problem = (
+            f"do not divide `data` among {slices} slices, and it alone crosses from one to the next"
+        )
+    if problem is not None:
         raise UserError(
-            f"mesh sizes {wanted} multiply to {math.prod(sizes)}, but there are {len(devices)} devices;"
-            f" the nearest mesh that fits is {nearest(sizes, len(devices), divisions or {})}"
+            f"mesh sizes {wanted} {problem};"
+            f" the nearest mesh that fits is {nearest(sizes, len(devices), divisions or {}, slices)}"
         )
     return Mesh(_grid(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
@@ -125,7 +135,12 @@ def does_not_fit(sizes: Sizes, divisions: Divisions) -> list[tuple[tuple[str, ..
     ]
 
 
-def nearest(sizes: Sizes, devices: int, divisions: Divisions) -> Sizes:
+def number_of_slices(devices: Iterable[Any]) -> int:
+    """How many TPU slices devices belong to; 1 for other devices."""
+    return len(_by_slice(devices))
+
+
+def nearest(sizes: Sizes, devices: int, divisions: Divisions, slices: int = 1) -> Sizes:
     """The mesh of that many devices that fits and is nearest to the one asked for.
 
     Nearest is the least sum of the axes' ratios, as powers of two; of equally near ones the one that
@@ -136,13 +151,14 @@ def nearest(sizes: Sizes, devices: int, divisions: Divisions) -> Sizes:
         sizes: what was asked for.
         devices: the number of devices.
         divisions: what the model's dimensions must divide by (`rules.divisions`).
+        slices: what must divide `data`.
     """
 
     def distance(candidate: Sizes) -> tuple[float, int, int]:
         ratios = (abs(math.log2(own / asked)) for own, asked in zip(candidate, sizes, strict=True))
         return round(sum(ratios), 6), candidate.tensor, candidate.fsdp
 
-    candidates = meshes_of(devices)
+    candidates = (c for c in meshes_of(devices) if c.data % slices == 0)
     return min((c for c in candidates if not does_not_fit(c, divisions)), key=distance)
 
 
@@ -157,16 +173,31 @@ def meshes_of(devices: int) -> list[Sizes]:
 
 
 def _grid(devices: Sequence[Any], sizes: Sizes) -> np.ndarray:
-    """Devices in the order of their wiring on a TPU, where hosts then still hold whole parts of rows."""
-    plain = np.asarray(devices).reshape(sizes)
+    """Devices slice by slice along `data`, and within a slice in the order of a TPU's wiring.
+
+    The order is as it comes where the wiring has no such mesh, or where hosts would not hold whole parts
+    of rows in it.
+    """
+    slices = _by_slice(devices)
+    plain = np.asarray([device for part in slices for device in part]).reshape(sizes)
     if devices[0].platform == "tpu" and len(devices) > 1:
+        own = sizes._replace(data=sizes.data // len(slices))
         try:
-            wired = mesh_utils.create_device_mesh(sizes, devices)
-        except (NotImplementedError, ValueError):  # a slice whose wiring has no such mesh
+            wired = np.concatenate([mesh_utils.create_device_mesh(own, part) for part in slices])
+        except (NotImplementedError, ValueError, AssertionError):
             return plain
         if _are_even(sorted(set(_rows_of_processes(wired).values()))):
             return wired
     return plain
+
+
+def _by_slice(devices: Iterable[Any]) -> list[list[Any]]:
+    """The devices of each TPU slice; of other devices, all as one."""
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        number = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+        slices.setdefault(number, []).append(device)
+    return [slices[number] for number in sorted(slices)]
 
 
 def _rows_of_processes(grid: np.ndarray) -> dict[int, tuple[int, ...]]:

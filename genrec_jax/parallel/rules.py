@@ -125,9 +125,10 @@ def check_mesh(tree: Any, mesh: Mesh) -> None:
         f"{number} by {' x '.join(f'{axis}={named[axis]}' for axis in axes)}"
         for axes, number in problems
     )
+    slices = meshes.number_of_slices(mesh.devices.flat)
     raise UserError(
         f"the mesh {sizes} does not divide this model's dimensions: {listed}. The nearest mesh of"
-        f" {mesh.size} devices that fits is {meshes.nearest(sizes, mesh.size, wanted)}"
+        f" {mesh.size} devices that fits is {meshes.nearest(sizes, mesh.size, wanted, slices)}"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.errors import UserError
-from genrec_jax.parallel import mesh
+from genrec_jax.parallel import mesh, topology
 from genrec_jax.parallel.mesh import Sizes
 
 
@@ -85,3 +85,43 @@ def test_hosts_that_share_a_tensor_split_hold_the_same_rows(hosts, sizes, shares
 def test_rows_that_hosts_hold_in_unequal_parts_are_refused():
     with pytest.raises(UserError, match=r"on the mesh data=2, fsdp=1, tensor=3 hosts hold"):
         mesh.row_share_of(on_hosts(3, (2, 1, 3)), 0)
+
+
+@pytest.fixture(scope="module")
+def two_slices():
+    """The 32 chips, of 8 hosts, of two slices."""
+    if not topology.has_libtpu():
+        pytest.skip("needs libtpu, which compiles for TPUs: pip install 'genrec-jax[tpu-plan]'")
+    from jax.experimental import topologies
+
+    assert topology.devices_of(topology.parse("v5e-16"))  # libtpu is loaded
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name="v5e:4x4", num_slices=2
+    ).devices
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows"),
+    [
+        ((-1, 16, 1), (1, 8)),
+        ((-1, 4, 1), (1, 8)),
+        ((32, 1, 1), (1, 8)),
+        ((2, 1, 16), (0, 2)),
+        ((2, 8, 2), (1, 8)),  # the wiring of 4x4 chips has no such mesh
+    ],
+)
+def test_data_alone_crosses_from_slice_to_slice(two_slices, sizes, rows):
+    made = mesh.make_mesh(*sizes, devices=two_slices)
+    of_slice = np.vectorize(lambda device: device.slice_index)(made.devices)
+    half = made.shape["data"] // 2
+    assert set(of_slice[:half].flat) == {0}
+    assert set(of_slice[half:].flat) == {1}
+    assert mesh.row_share_of(made.devices, 1) == rows
+
+
+def test_a_mesh_that_would_split_over_slices_is_refused(two_slices):
+    wanted = "among 2 slices.*nearest mesh that fits is data=2, fsdp=16, tensor=1"
+    with pytest.raises(UserError, match=wanted):
+        mesh.make_mesh(1, 32, 1, two_slices)
+    with pytest.raises(UserError, match=r"multiply to 64.*is data=2, fsdp=16, tensor=1"):
+        mesh.make_mesh(1, 64, 1, two_slices)
