@@ -126,7 +126,7 @@ def write(
     parameters = folder / PARAMETERS
     parameters.mkdir(exist_ok=True)
     pieces.write(parameters, params)
-    hosts.barrier("genrec_imported_pieces")
+    hosts.barrier()
     if jax.process_index() == 0:
         manifest.write(parameters, step=0, metrics={}, progress={})
         entry = None

@@ -295,7 +295,7 @@ class CheckpointStore:
                 newer = step is None or not name.isdecimal() or int(name) > step
                 if newer or manifest.read(self.directory / name) is None:
                     self._remove(name)
-        hosts.barrier("genrec_discard")
+        hosts.barrier()
 
     # Inside
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from genrec_jax.parallel import hosts
 from tests.training import test_hosts
 
@@ -38,7 +40,7 @@ for chosen in (0, 1):
     except UserError as error:
         print(error)
 hosts.together(steps, on=lambda host: host > 0, file="runs/b")
-hosts.barrier("end")
+hosts.barrier()
 print(len(asked))
 """
 )
@@ -53,7 +55,7 @@ def test_one_host_is_asked_and_all_are_told():
     assert told[1] == [1, value, [], "runs/a:3: is damaged"]
     said = "host 0 failed (ValueError: no such thing); see its message"
     assert [each[1] for each in lines] == ["ValueError: no such thing", f"UserError: {said}"]
-    own, heard = "runs/a:3: is damaged", "runs/b: host {} failed; see its message"
+    own, heard = "runs/a:3: is damaged", "runs/b: host {} failed: runs/a:3: is damaged"
     assert [each[2:4] for each in lines] == [[own, heard.format(1)], [heard.format(0), own]]
     assert [each[4] for each in lines] == ["1", "1"], (
         "the second host acted, the first had been asked"
@@ -62,3 +64,31 @@ def test_one_host_is_asked_and_all_are_told():
 
 def test_a_single_process_asks_itself():
     assert hosts.from_first(lambda: (1, 2)) == (1, 2)
+
+
+LATE = (
+    test_hosts.JOIN
+    + """
+import time
+import numpy as np
+from jax.experimental import multihost_utils
+from genrec_jax.parallel import hosts
+
+def slow():
+    time.sleep(35)
+    return "found"
+
+print(hosts.from_first(slow))
+hosts.together(slow, on=lambda host: host == 1, file="runs/a")
+print(multihost_utils.process_allgather(np.int32(jax.process_index())))
+"""
+)
+
+
+@pytest.mark.long
+def test_a_host_may_be_late_by_more_than_gloo_waits_for_it():
+    outputs = test_hosts.finish(test_hosts.start(LATE, (2, 1, 1)))
+    assert all(
+        [line for line in output.splitlines() if "Gloo" not in line] == ["found", "[0 1]"]
+        for output in outputs
+    )
