@@ -13,7 +13,7 @@ import traceback
 from typing import NoReturn
 
 from genrec_jax import __version__
-from genrec_jax.cli import absent_tpu, huge_pages
+from genrec_jax.cli import absent_tpu, huge_pages, multihost
 from genrec_jax.errors import UserError
 
 COMMANDS = {
@@ -90,22 +90,32 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         module.run(parsed)
     except UserError as error:
-        if parsed.debug:
-            traceback.print_exc()
-        print(f"genrec {command}: error: {error}", file=sys.stderr)
-        return 2
+        details = traceback.format_exc() if parsed.debug else ""
+        return _failed(f"genrec {command}: error: {error}", 2, details)
     except KeyboardInterrupt:
         resume = (
             "; the same command goes on from the last checkpoint, if any"
             if command == "train"
             else ""
         )
-        print(f"genrec {command}: interrupted{resume}", file=sys.stderr)
-        return 130
+        return _failed(f"genrec {command}: interrupted{resume}", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if multihost.watch is None:
+            raise
+        reason = f"genrec {command}: error: {type(error).__name__}: {error}"
+        multihost.watch.fail(reason, 1, details=traceback.format_exc(), consequence=True)
     return 0
+
+
+def _failed(reason: str, code: int, details: str = "") -> int:
+    """Says why the command failed; of several processes all end then."""
+    if multihost.watch is not None:
+        multihost.watch.fail(reason, code, details=details)
+    print(details + reason, file=sys.stderr)
+    return code
 
 
 def build_parser(command: str) -> argparse.ArgumentParser:

@@ -1,11 +1,20 @@
 """`--multihost`: joins the processes of a job on several hosts, before JAX looks for devices."""
 
+from __future__ import annotations
+
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from genrec_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from genrec_jax.parallel.failure import Watch
+
 COORDINATOR, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+watch: Watch | None = None
+"""Of the other processes, once they have joined."""
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -20,13 +29,14 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def join() -> None:
-    """Waits until all processes of the job are there.
+    """Waits until all processes of the job are there; from then on the failure of one ends all.
 
     Raises:
         UserError: nothing says which processes there are.
     """
     import jax
 
+    global watch
     try:
         count, number = (
             int(os.environ[name]) if name in os.environ else None for name in (COUNT, NUMBER)
@@ -37,3 +47,7 @@ def join() -> None:
             f"--multihost: {error} Wanted a cluster that JAX knows (TPU pod, Slurm, Open MPI, Kubernetes),"
             f" or {COORDINATOR}=HOST:PORT, {COUNT} and {NUMBER} in the environment of every process"
         ) from error
+    from genrec_jax.parallel.failure import Watch
+
+    if jax.process_count() > 1:
+        watch = Watch()

@@ -3,10 +3,12 @@
 A running validation stops after its current batch and is repeated when the run resumes. A second
 Ctrl-C interrupts at once, for a run that is still compiling its first step.
 
-One process listens to the signal itself; several agree on the place through JAX's preemption service,
-which the coordinator of `jax.distributed` runs, since all hosts must save the same step.
+One process listens to the signals itself; several agree on the place through JAX's preemption service,
+which the coordinator of `jax.distributed` runs, since all hosts must save the same step. It listens to
+SIGTERM alone, so Ctrl-C on one of them is sent on as that.
 """
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -33,8 +35,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         main = threading.current_thread() is threading.main_thread()
-        if jax.process_count() == 1 and main:
-            for number in (signal.SIGTERM, signal.SIGINT):
+        alone = jax.process_count() == 1
+        if main:
+            for number in (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -46,6 +49,8 @@ class StopRequest:
     def request(self) -> None:
         """Asks the run to stop after the step it is at, or within the validation."""
         self._requested.set()
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     @property
     def requested(self) -> bool:
@@ -74,4 +79,4 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one interrupts
-        self._requested.set()
+        self.request()

@@ -122,7 +122,7 @@ def train(
     with StopRequest() as stop:
         if mesh is None:
             mesh = _make_mesh(config)
-        inputs = inputs_lib.open_inputs(config.data, config.seed, mesh, config.microbatches)
+        inputs = _open_inputs(config, mesh)
         steps = config.steps(inputs.steps_per_epoch)
         config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
         run_dir, lock = _open_run_dir(config, inputs, operative_config)
@@ -218,6 +218,16 @@ def _make_mesh(config: TrainConfig) -> Mesh:
     return mesh
 
 
+def _open_inputs(config: TrainConfig, mesh: Mesh) -> Inputs:
+    """What to train on, opened by every host; where one of them cannot, all say why."""
+    given = hosts.together(
+        lambda: inputs_lib.open_inputs(config.data, config.seed, mesh, config.microbatches),
+        file=config.model_dir,
+    )
+    assert given is not None
+    return given
+
+
 def _open_run_dir(
     config: TrainConfig, inputs: Inputs, operative_config: str | None
 ) -> tuple[RunDir, RunLock | None]:
@@ -238,18 +248,26 @@ def _open_run_dir(
                 names = (path.name for path in folder.iterdir() if path.name != LOCK_FILE)
                 mirror.publish(*names, last=[MANIFEST])
 
+    def open_own() -> RunDir:
+        number = jax.process_index()
+        if mirror is not None and number:
+            _start_from_store(mirror)
+        if number and not RunDir.exists(folder):
+            raise UserError(
+                f"host {number} does not see the run dir that host 0 made, {folder}; MODEL_DIR must lie on"
+                " a file system that all hosts share, or be a URL"
+            )
+        return dataclasses.replace(RunDir.load(folder), mirror=mirror)
+
     try:
         hosts.together(open_first, on=lambda host: host == 0, file=config.model_dir)
-        if mirror is not None:
-            copy = functools.partial(_start_from_store, mirror)
-            hosts.together(copy, on=lambda host: host > 0, file=config.model_dir)
+        run_dir = hosts.together(open_own, file=config.model_dir)
     except Exception:
         if lock is not None:
             lock.release()
         raise
-    if mirror is None:
-        return RunDir.load(config.model_dir), lock
-    return dataclasses.replace(RunDir.load(mirror.folder), mirror=mirror), lock
+    assert run_dir is not None
+    return run_dir, lock
 
 
 def _mirror(model_dir: str) -> Mirror | None:
