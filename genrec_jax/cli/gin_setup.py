@@ -7,7 +7,7 @@ import difflib
 import logging
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import gin
@@ -18,7 +18,8 @@ from genrec_jax.errors import UserError
 
 Configured = TypeVar("Configured")
 
-_MACRO_LINE = re.compile(r"^([A-Z][A-Z0-9_]*)\s*=\s*(.*)$", re.MULTILINE)
+_MACRO_LINE = re.compile(r"^(\w+)\s*=", re.MULTILINE)
+_REFERENCE = re.compile(r"%(\w+)")
 _INCLUDE_LINE = re.compile(r"^include\s+['\"](.+?)['\"]", re.MULTILINE)
 LIBRARY = pathlib.Path(__file__).resolve().parent.parent.parent
 """Where `gin_configs` lies: the checkout, or what the library is installed into."""
@@ -32,6 +33,8 @@ def parse(
 ) -> None:
     """Parses files, then bindings, and checks that nothing is unknown and nothing required is missing.
 
+    A macro that no binding uses is taken for a misspelt one, unless it is one of the commands' own.
+
     Args:
         files: `.gin` files, later ones win.
         bindings: `NAME=VALUE`, which win over the files.
@@ -40,28 +43,40 @@ def parse(
         fill: values of required macros that the command does without, where nobody set them.
 
     Raises:
-        UserError: a file that is missing or broken, an unknown macro or parameter, a value that is
-            not a Python literal, or a required macro without a value.
+        UserError: a file that is missing or broken, an unknown or unused macro, an unknown parameter, a
+            value that is not a Python literal, or a required macro without a value.
     """
     gin.clear_config(clear_constants=False)
     paths = [path for paths in search_paths for path in paths.split(",") if path]
     for path in [str(LIBRARY), *paths]:  # gin looks in the current folder first
         gin.add_config_file_search_path(path)
-    known: dict[str, str] = {}
+    known: dict[str, tuple[pathlib.Path, int]] = {}  # where each macro is set
+    used = {name for binding in bindings for name in _REFERENCE.findall(binding)} | set(MACROS)
     for file in files:
         for path in included_files(file, paths):
-            known.update(dict(_MACRO_LINE.findall(path.read_text(encoding="utf-8"))))
+            text = path.read_text(encoding="utf-8")
+            used.update(_REFERENCE.findall(text))
+            for found in _MACRO_LINE.finditer(text):
+                known[found[1]] = path, text.count("\n", 0, found.start()) + 1
     with gin.unlock_config():
         for file in files:
             _parse(lambda file=file: gin.parse_config_file(file), file)
         for binding in bindings:
             name = binding.partition("=")[0].strip()
             if "." not in name and "/" not in name and name not in known:
-                raise UserError(_unknown(name, known))
+                raise UserError(f"--gin.{name}: there is no such macro.{_guess(name, known)}")
             _parse(lambda binding=binding: gin.parse_config(binding), f"--gin.{binding}")
         for name, value in (fill or {}).items():
             if name in known and _is_required(name):
                 gin.parse_config(f"{name} = {value}")
+    for name, (path, line) in known.items():
+        if name not in used:
+            others = known.keys() & used
+            raise UserError(
+                f"no parameter uses the macro {name}.{_guess(name, others)}",
+                file=str(path),
+                line=line,
+            )
     missing = [name for name in known if _is_required(name)]
     if missing:
         raise UserError(_missing(missing))
@@ -152,11 +167,11 @@ def _is_required(name: str) -> bool:
         return False
 
 
-def _unknown(name: str, known: dict[str, str]) -> str:
+def _guess(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f" Did you mean {near[0]}?" if near else ""
     listed = ", ".join(sorted(known)) or "none: give a --gin_file"
-    return f"--gin.{name}: there is no such macro.{guess} Macros of these files: {listed}"
+    return f"{guess} Macros of these files: {listed}"
 
 
 def _missing(names: list[str]) -> str:

@@ -94,7 +94,7 @@ def test_the_current_folder_is_looked_in_before_search_paths_and_these_in_order(
 ):
     for folder, text in (
         ("here", "RANDOM_SEED = 1"),
-        ("first", "RANDOM_SEED = 2\nLEARNING_RATE = 0.2\nONLY_FIRST = 5"),
+        ("first", "RANDOM_SEED = 2\nLEARNING_RATE = %ONLY_FIRST\nONLY_FIRST = 0.2"),
         ("second", "RANDOM_SEED = 3\nLEARNING_RATE = 0.3"),
     ):
         (tmp_path / folder).mkdir()
@@ -127,6 +127,18 @@ def test_missing_macros_are_listed_with_an_example(capsys, trained):
 def test_an_unknown_macro_gets_a_suggestion(capsys, trained):
     message = fails(capsys, *FILES, *NEEDED, "--gin.TRAIN_STEP=5")
     assert "--gin.TRAIN_STEP: there is no such macro. Did you mean TRAIN_STEPS?" in message
+
+
+@pytest.mark.parametrize("macro", ["LEARNING_RAET", "learning_rate"])
+def test_a_macro_of_a_file_that_nothing_uses_gets_a_suggestion(capsys, trained, tmp_path, macro):
+    file = tmp_path / "mine.gin"
+    file.write_text(f"# {macro}\n\n{macro} = 0.5\nRANDOM_SEED = 3\n")
+    message = fails(capsys, *FILES, f"--gin_file={file}", *NEEDED)
+    assert f"{file}:3: no parameter uses the macro {macro}." in message
+    assert ("Did you mean LEARNING_RATE?" in message) == macro.isupper()
+    flag = f"--gin.schedules.LearningRate.peak=%{macro}"
+    assert main.main(["train", *FILES, f"--gin_file={file}", *NEEDED, flag]) == 0
+    assert trained[0][0].optimizer.learning_rate.peak == 0.5
 
 
 def test_an_unknown_parameter_is_named(capsys, trained):
