@@ -89,6 +89,17 @@ def is_empty(path: PathLike) -> bool:
         return system.isdir(place) and not system.find(place)
 
 
+def find(path: PathLike, name: str) -> list[str]:
+    """Where files of that name lie anywhere below a path or URL, sorted; links are not followed."""
+    if not is_remote(path):
+        return sorted(str(file) for file in pathlib.Path(path).rglob(name))
+    with _errors(path):
+        system, place = _open(path)
+        place = place.rstrip("/")
+        below = [file[len(place) + 1 :] for file in system.find(place)]
+    return sorted(os.fspath(join(path, file)) for file in below if file.split("/")[-1] == name)
+
+
 def refuse_remote(path: PathLike, what: str) -> None:
     """Raises `UserError` where `what` (a run dir, say) must be on a file system and `path` is a URL."""
     if is_remote(path):

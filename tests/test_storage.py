@@ -220,3 +220,15 @@ def test_a_file_goes_to_a_url_whole_or_not_at_all(store):
 def test_an_unknown_store_is_a_readable_error():
     with pytest.raises(UserError, match=r"^nosuch://bucket/a: .*nosuch"):
         dataset.load("nosuch://bucket/a")
+
+
+def test_a_dataset_dir_with_a_run_below_it_is_not_overwritten(store):
+    put(
+        store, **{"shop/dataset.json": "{}", "shop/runs/a/run.json": "{}", "shop/my-run.json": "{}"}
+    )
+    with pytest.raises(UserError, match="the training run memory://bucket/shop/runs/a, which"):
+        artefacts.check_output(
+            "memory://bucket/shop", overwrite=True, ours=True, kind="a dataset dir"
+        )
+    store.rm_file("/bucket/shop/runs/a/run.json")
+    artefacts.check_output("memory://bucket/shop", overwrite=True, ours=True, kind="a dataset dir")

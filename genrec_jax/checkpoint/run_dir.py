@@ -36,7 +36,7 @@ from genrec_jax.model.config import T5Config
 from genrec_jax.prompts import templates as templates_lib
 
 FORMAT_VERSION = 1
-MANIFEST = "run.json"
+MANIFEST = artefacts.RUN_MANIFEST
 CONFIG = "config.gin"
 CHECKPOINTS, EVALUATIONS, EVENTS_FOLDER = "checkpoints", "eval", "tensorboard"
 VOCABULARY = item_ids_lib.VOCABULARY

@@ -25,6 +25,8 @@ from genrec_jax import storage
 from genrec_jax.errors import UserError
 from genrec_jax.storage import PathLike
 
+RUN_MANIFEST = "run.json"
+
 
 @contextlib.contextmanager
 def atomic_file(path: PathLike) -> Iterator[pathlib.Path]:
@@ -71,7 +73,7 @@ def atomic_directory(
         manifests: the files without which nobody reads such a folder.
 
     Raises:
-        UserError: `path` exists and `overwrite` is false, or the disk is full.
+        UserError: `path` exists and `overwrite` is false or it holds a run dir, or the disk is full.
     """
     if storage.exists(path) and not overwrite:
         raise UserError(
@@ -79,6 +81,8 @@ def atomic_directory(
             " overwrite (`--overwrite`) to replace this one",
             file=str(path),
         )
+    if overwrite:
+        _refuse_runs(path)
     if storage.is_remote(path):
         if not manifests:
             storage.refuse_remote(path, "this output")
@@ -172,6 +176,20 @@ def check_output(path: PathLike, *, overwrite: bool, ours: bool, kind: str) -> N
         raise UserError(
             f"exists and is not {kind}; wanted one to overwrite, or a path that does not exist."
             " Choose another output",
+            file=str(path),
+        )
+    _refuse_runs(path)
+
+
+def _refuse_runs(path: PathLike) -> None:
+    """Raises `UserError` where a run dir lies at or below `path`: replacing it would delete checkpoints."""
+    runs = storage.find(path, RUN_MANIFEST)
+    if runs:
+        run = runs[0].removesuffix(f"/{RUN_MANIFEST}")
+        more = f" (and {len(runs) - 1} more)" if len(runs) > 1 else ""
+        raise UserError(
+            f"holds the training run {run}{more}, which replacing this folder would delete; wanted a"
+            " folder without runs. Move the run elsewhere or remove it, or choose another --output",
             file=str(path),
         )
 

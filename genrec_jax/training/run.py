@@ -21,8 +21,9 @@ from genrec_jax.checkpoint.run_dir import (
 )
 from genrec_jax.checkpoint.run_log import FINISHED, METRICS_FILE
 from genrec_jax.checkpoint.store import CheckpointStore, print_notice
-from genrec_jax.data import artefacts
+from genrec_jax.data import artefacts, dataset
 from genrec_jax.errors import UserError
+from genrec_jax.indexing import item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.mirror import Mirror
 from genrec_jax.model import t5
@@ -239,6 +240,7 @@ def _open_run_dir(
 
     def open_first() -> None:
         nonlocal lock
+        _refuse_dataset_dir(config.model_dir)
         lock = RunLock(folder)
         if mirror is not None:
             _start_from_store(mirror)
@@ -268,6 +270,17 @@ def _open_run_dir(
         raise
     assert run_dir is not None
     return run_dir, lock
+
+
+def _refuse_dataset_dir(model_dir: str) -> None:
+    """Raises `UserError` where `prepare --overwrite` or `index --overwrite` might delete the run."""
+    for manifest, kind in ((dataset.MANIFEST, "a dataset dir"), (item_ids.MANIFEST, "an index")):
+        if storage.exists(storage.join(model_dir, manifest)) and not RunDir.exists(model_dir):
+            raise UserError(
+                f"is {kind} (it holds {manifest}); wanted a folder of its own for the run, made here."
+                " Set MODEL_DIR to another, such as runs/first",
+                file=model_dir,
+            )
 
 
 def _mirror(model_dir: str) -> Mirror | None:

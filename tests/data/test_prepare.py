@@ -357,6 +357,19 @@ def test_only_datasets_are_overwritten(tmp_path):
     assert (tmp_path / "home" / "precious").read_text() == "x"
 
 
+def test_a_dataset_dir_with_a_run_in_it_is_not_overwritten(tmp_path):
+    out = tmp_path / "out"
+    written = prepare_run.prepare_from("toystore", None, out)
+    (out / "runs/a").mkdir(parents=True)
+    (out / "runs/a/run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds the training run \S*out/runs/a, which"):
+        prepare_run.prepare_from("toystore", None, out, overwrite=True)
+    with pytest.raises(UserError, match="holds the training run"):
+        make(tmp_path, log([("u", "a", 1), ("u", "b", 2), ("u", "c", 3)]), overwrite=True)
+    assert (out / "runs/a/run.json").exists()
+    assert dataset.load(out).fingerprint == written.fingerprint
+
+
 def test_reader_names_and_options_are_checked(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"no reader 'netflix'; wanted one of amazon, movielens"):

@@ -183,6 +183,9 @@ def test_overwrite_replaces_an_index_and_nothing_else(make_dataset, prompt_lines
         with pytest.raises(UserError, match="exists and is not an index"):
             index([one.path], output)
     assert dataset.load(one.path).num_items == one.num_items
+    (one.path / "index/random/run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds the training run \S*random, which"):
+        index([one.path], one.path / "index/random")
     (tmp_path / "empty").mkdir()
     for data in ([one.path], [one.path, two.path], [two.path]):
         index(data, tmp_path / "empty")

@@ -362,3 +362,13 @@ def test_too_few_beams_for_the_metric_are_refused_before_anything_is_trained():
     with pytest.raises(UserError, match=r"chosen by hr@10, but 4 beams"):
         config.ValidationConfig(num_beams=4)
     config.ValidationConfig(num_beams=4, metric="loss")
+
+
+def test_a_run_is_not_put_into_a_dataset_dir_or_an_index(make_config, toy_dataset):
+    for folder, kind in (
+        (toy_dataset, "a dataset dir"),
+        (toy_dataset / "index/sequential", "an index"),
+    ):
+        with pytest.raises(UserError, match=f"is {kind} .* Set MODEL_DIR to another"):
+            train(make_config(model_dir=str(folder)))
+        assert not (folder / "run.json").exists()
