@@ -11,7 +11,17 @@ from rich import box, table, text
 
 from genrec_jax import storage
 from genrec_jax.cli import console, numeric_flags
-from genrec_jax.data import audit, dataset, download, prepare, prepare_run, recipes, splits
+from genrec_jax.data import (
+    audit,
+    dataset,
+    download,
+    item_matching,
+    prepare,
+    prepare_run,
+    recipes,
+    splits,
+)
+from genrec_jax.data.readers import staging
 from genrec_jax.errors import UserError
 
 HELP = """\
@@ -173,6 +183,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="table, tfds: user=COLUMN,item=COLUMN,timestamp=COLUMN,rating=COLUMN; with --no-header"
         " what each column is, in order: user,item,_,timestamp",
     )
+    own.add_argument(
+        "--null-values",
+        metavar="WORDS",
+        help="table: words that stand for no user, item or title, with commas between; '' for none, where"
+        f" NA is an item (default: {','.join(staging.NULL_VALUES)})",
+    )
     own.add_argument("--no-header", dest="header", action="store_false", default=None, help="table")
     own.add_argument(
         "--separator", metavar="S", help="table: between columns, such as ';' or '\\t'"
@@ -208,6 +224,7 @@ OWN_OPTIONS = (
     "from_date",
     "to_date",
     "columns",
+    "null_values",
     "header",
     "separator",
     "quoted",
@@ -276,6 +293,10 @@ def show(written: dataset.Dataset) -> None:
         facts.add_row(key, f"{value:,}")
     titled = sum(title is not None for title in written.item_titles)
     facts.add_row("items with a title", f"{titled:,}")
+    if (matched := manifest.get("item_table")) is not None:
+        facts.add_row(
+            "found in the table of items", item_matching.summary(matched, written.num_items)
+        )
     if rows["read"] is not None:
         facts.add_row("rows read", f"{rows['read']:,}")
     facts.add_row("dropped by k-core", f"{rows['dropped_by_k_core']:,}")

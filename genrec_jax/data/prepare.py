@@ -21,6 +21,7 @@ from genrec_jax.data import (
     audit,
     dataset,
     hashing,
+    item_matching,
     kcore,
     rawlog,
     splits,
@@ -163,6 +164,7 @@ def prepare(
         kept = _sort(kept, timed=timed, tie_seed=filters.tie_seed)
     tables = _number(kept, user_ids, item_ids)
     _check_counts(tables, expected_counts, name=name, path=target)
+    items, matched = item_matching.match(tables.item_ids, raw.items, file=target)
     times_X = kept["timestamp"].to_numpy() if timed else None
     part = splits.manifest_entry(split.protocol, times_X, split.validation_from, split.test_from)
     content: dict[str, Any] = {
@@ -181,6 +183,7 @@ def prepare(
         },
         "duplicates": {"exact_kept": _count_duplicates(kept, timed), "exact_dropped": dropped},
         "ties": _ties(kept, filters.tie_seed) if timed else None,
+        "item_table": matched,
         "sources": [dataclasses.asdict(source) for source in raw.sources],
         "versions": {
             package: importlib.metadata.version(package) for package in ("polars", "pyarrow")
@@ -195,7 +198,7 @@ def prepare(
             output,
             name=name,
             interactions=interactions,
-            items=_item_table(tables.item_ids, raw.items),
+            items=items.to_arrow(),
             users=pa.table(
                 {
                     "user": np.arange(len(tables.user_ids), dtype=np.int32),
@@ -405,15 +408,3 @@ def _interaction_table(kept: pl.DataFrame, tables: _Numbered, log: pl.LazyFrame)
         for column in texts:
             columns[column] = gathered[column].to_arrow().cast(pa.string())
     return pa.table(columns)
-
-
-def _item_table(item_ids: pl.Series, described: pl.DataFrame | None) -> pa.Table:
-    items = pl.DataFrame(
-        {"item": pl.int_range(len(item_ids), dtype=pl.Int32, eager=True), "source_id": item_ids}
-    )
-    if described is not None:
-        first = described.rename({"item": "source_id"}).unique(
-            "source_id", keep="first", maintain_order=True
-        )
-        items = items.join(first, on="source_id", how="left", maintain_order="left")
-    return items.to_arrow()

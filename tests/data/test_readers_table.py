@@ -374,3 +374,32 @@ def test_prepared_from_json_lines(tmp_path):
     )
     made = prepare_run.prepare_from("table", file, tmp_path / "out", filters=prepare.Filters(1, 1))
     assert [made.item_source_ids[item] for item in made.sequence(0)] == ["i2", "i1", "i0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("user,item,time,item\nu,a,1,b\n", {}),
+        ("who,what,what\nu,a,b\n", {"columns": "user=who,item=what"}),
+        ("u,a,b\n", {"columns": "user,item,item", "header": False}),
+    ],
+)
+def test_two_columns_of_one_name(tmp_path, text, options):
+    file = tmp_path / "log.csv"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"has 2 columns named '(item|what)'; wanted one"):
+        reading.read("table", file, tmp_path, **options)
+
+
+def test_columns_that_nobody_reads_may_share_a_name(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("user,item,note,note\nu,a,x,y\n")
+    assert reading.rows(reading.read("table", file, tmp_path), "user", "item") == [("u", "a")]
+
+
+def test_two_columns_of_one_name_in_a_table_of_items(tmp_path):
+    file, items = tmp_path / "log.csv", tmp_path / "items.tsv"
+    file.write_text("user,item\nu,a\n")
+    items.write_text("item\ttitle\ttitle\na\tone\ttwo\n")
+    with pytest.raises(UserError, match="has 2 columns named 'title'"):
+        reading.read("table", file, tmp_path, items=items)

@@ -4,7 +4,7 @@ import html
 import io
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import polars as pl
@@ -26,7 +26,12 @@ NUMPY_NAME = r"""'[^']*'|"[^"]*\""""
 NUMPY_LIST = rf"\[(?:{NUMPY_NAME})(?:\s+(?:{NUMPY_NAME}))+\]"
 
 
-def read(path: artefacts.PathLike, *, columns: dict[str, str] | None = None) -> pl.DataFrame:
+def read(
+    path: artefacts.PathLike,
+    *,
+    columns: dict[str, str] | None = None,
+    null_values: Collection[str] = (),
+) -> pl.DataFrame:
     """Reads a table of items.
 
     HTML entities (`&amp;`) are turned back into characters. Categories may be a list as JSON, Python or
@@ -37,13 +42,14 @@ def read(path: artefacts.PathLike, *, columns: dict[str, str] | None = None) -> 
         path: `.tsv` and `.txt` (tabs, no quoting: `"` is a letter), `.csv`, `.jsonl`/`.json`,
             `.parquet`; text may also be gzipped.
         columns: which of the file's columns is `item`, `title`, ...; the rest go by `NAMES`.
+        null_values: words that stand for no title, brand and so on.
 
     Returns:
-        The columns of `rawlog.ITEM_COLUMNS`, one row an item.
+        The columns of `rawlog.ITEM_COLUMNS`, a row for each of the table's that has an id.
 
     Raises:
-        UserError: no such file, no item column, a broken line or file, or a column of `columns`
-            that items do not have.
+        UserError: no such file, no item column or two of one name, a broken line or file, or a column
+            of `columns` that items do not have.
     """
     member = inputs.Member(pathlib.Path(path))
     if not member.file.is_file():
@@ -69,14 +75,15 @@ def read(path: artefacts.PathLike, *, columns: dict[str, str] | None = None) -> 
         rows = _json_rows(member)
     else:
         rows = delimited_rows(member, quoted=suffix == ".csv")
-    return frame(_renamed(rows, member, columns or {}))
+    kept = _renamed(rows, member, columns or {})
+    return frame(_without_words_for_none(row, null_values) for row in kept if _has_id(row))
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
     """Items as a table, from one dict each with the keys of `rawlog.ITEM_COLUMNS` (any missing)."""
     columns: dict[str, list[Any]] = {name: [] for name in rawlog.ITEM_COLUMNS}
     for row in rows:
-        columns["item"].append(str(row["item"]).strip())
+        columns["item"].append(str(jsonlines.as_text(row["item"])).strip())
         for name in ("title", "brand", "description"):
             columns[name].append(clean_text(row.get(name)))
         columns["categories"].append(clean_categories(row.get("categories")))
@@ -159,6 +166,20 @@ def _renamed(
         yield {name: row.get(column) for name, column in names.items()}
 
 
+def _has_id(row: dict[str, Any]) -> bool:
+    value = row["item"]
+    return not (value is None or value != value or str(value).strip() == "")  # NaN is not itself
+
+
+def _without_words_for_none(row: dict[str, Any], null_values: Collection[str]) -> dict[str, Any]:
+    empty = [
+        name
+        for name, value in row.items()
+        if name != "item" and isinstance(value, str) and value.strip() in null_values
+    ]
+    return row | dict.fromkeys(empty)
+
+
 def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str, str]]:
     """The rows of a table with a header: CSV when `quoted`, else tabs without quoting.
 
@@ -178,6 +199,13 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str,
             continue
         if header is None:
             header = fields
+            if twice := [name for name in header if name and header.count(name) > 1]:
+                raise UserError(
+                    f"has {header.count(twice[0])} columns named {twice[0]!r}; wanted one, since nothing"
+                    " tells which is meant. Rename the others",
+                    file=member.name,
+                    line=line,
+                )
             continue
         if len(fields) != len(header):
             raise UserError(

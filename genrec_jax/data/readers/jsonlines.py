@@ -27,12 +27,14 @@ class Fields:
         rating_range: lowest and highest rating.
         time_unit: source units in a second.
         time_formats: strptime formats, where times are dates.
+        null_values: words that stand for no user or item.
     """
 
     keys: dict[str, str]
     rating_range: tuple[float, float] | None = None
     time_unit: int = 1
     time_formats: tuple[str, ...] = ()
+    null_values: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
@@ -78,6 +80,7 @@ def read(
             rating_range=fields.rating_range,
             time_unit=fields.time_unit,
             time_formats=fields.time_formats,
+            null_values=fields.null_values,
         )
         if keep is not None:
             frame = frame.filter(keep | pl.col("problem").is_not_null())
@@ -147,12 +150,12 @@ def _parse_block(text: str, lines: list[str], fields: Fields) -> pl.DataFrame:
         columns["row"].append(number)
         columns["problem"].append(problem)
         for column, key in fields.keys.items():
-            columns[column].append(_as_text(value.get(key)))
+            columns[column].append(as_text(value.get(key)))
     types = dict.fromkeys(columns, pl.String) | {"row": pl.Int64}
     return pl.DataFrame(columns, schema=types)
 
 
-def _as_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """A value as Polars' parser writes it: an id must not depend on its block, so 7.0 is `7`."""
     if value is None or isinstance(value, str):
         return value

@@ -22,7 +22,10 @@ MICROSECONDS = 1_000_000
 LATEST_TIMESTAMP = 4_102_444_800  # 2100-01-01
 MAX_QUOTED = 120
 IMPOSSIBLE_TIME = "impossible timestamp"
+NULL_VALUES = ("NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", r"\N")
+NULL_WORD = "a word for none as the"
 SKIP_REMEDY = "Mend the file, or pass --skip-bad-rows to leave such rows out and count them"
+NULL_REMEDY = f"{SKIP_REMEDY}; if it is an id, say with --null-values which words are none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +108,8 @@ class Stage:
                 self._first_remedy = advice
             if not self.options.skip_bad_rows and problem not in self._tolerated:
                 file, line = self.locate(row)
-                remedy = self._first_remedy or SKIP_REMEDY
+                usual = NULL_REMEDY if problem.startswith(NULL_WORD) else SKIP_REMEDY
+                remedy = self._first_remedy or usual
                 raise UserError(
                     f"{problem}: got {shorten(got)}; wanted {wanted}. {remedy}",
                     file=file,
@@ -178,6 +182,7 @@ def check_numbers(
     time_unit: int = 1,
     time_formats: tuple[str, ...] = (),
     earliest: int = 1,
+    null_values: Collection[str] = (),
 ) -> pl.DataFrame:
     """Turns `timestamp` and `rating` from text to numbers, and names what is wrong with each row.
 
@@ -188,6 +193,7 @@ def check_numbers(
         time_unit: source units in a second (1000 for milliseconds).
         time_formats: strptime formats to try in turn, where times are dates (taken as UTC).
         earliest: first second that counts as possible.
+        null_values: words that stand for no user or item.
 
     Returns:
         The frame with numbers and `problem`; with `timestamp` also `within_second`, in microseconds, and
@@ -201,6 +207,8 @@ def check_numbers(
         text = pl.col(column).str.strip_chars()
         changes.append(text.alias(column))
         checks.append((text.is_null() | (text == ""), f"missing {column}"))
+        if null_values:
+            checks.append((text.is_in(list(null_values)), f"{NULL_WORD} {column}"))
     if "timestamp" in frame.columns:
         text = pl.col("timestamp").cast(pl.String).str.strip_chars()
         seconds, within_second = _times(text, time_unit, time_formats)

@@ -36,6 +36,7 @@ def read(
     time_unit: str = "seconds",
     time_format: str | None = None,
     rating_range: tuple[float, float] | None = None,
+    null_values: str | None = None,
     items: artefacts.PathLike | None = None,
     item_columns: dict[str, str] | None = None,
 ) -> rawlog.RawLog:
@@ -58,6 +59,8 @@ def read(
         time_unit: `seconds`, `milliseconds` or `microseconds` since 1970.
         time_format: strptime format, where times are dates, such as `%Y-%m-%d %H:%M:%S` (UTC).
         rating_range: lowest and highest rating that is possible.
+        null_values: words, with commas between, that stand for no user, item or title; by default
+            `staging.NULL_VALUES`. The empty text has none, for logs in which `NA` is an item.
         items: a table of items, see `item_table.read`.
         item_columns: its columns, where they have other names.
 
@@ -67,6 +70,11 @@ def read(
     found = inputs.Inputs(path, reader="table")
     member = found.require(
         "*.csv", "*.tsv", "*.txt", "*.parquet", "*.jsonl", "*.json", what="a table"
+    )
+    none = (
+        staging.NULL_VALUES
+        if null_values is None
+        else tuple(word.strip() for word in null_values.split(",") if word.strip())
     )
     if time_unit not in times.TIME_UNITS:
         raise UserError(
@@ -80,7 +88,7 @@ def read(
     formats = (time_format,) if time_format else ()
     if kind in (".jsonl", ".json"):
         keys = _named(columns, member) or {name: name for name in _json_keys(member)}
-        fields = jsonlines.Fields(keys, rating_range, scale, formats)
+        fields = jsonlines.Fields(keys, rating_range, scale, formats, none)
         jsonlines.read(member, fields, stage)
         timed = "timestamp" in keys
     else:
@@ -99,6 +107,7 @@ def read(
                 rating_range=rating_range,
                 time_unit=staging.MICROSECONDS if is_time else scale,
                 time_formats=formats,
+                null_values=none,
             )
             got = pl.struct(
                 pl.exclude("row", "problem", "got", "within_second", "impossible_time")
@@ -108,7 +117,9 @@ def read(
                     pl.when(pl.col("problem").is_not_null()).then(got).alias("got")
                 )
             stage.add(checked, wanted=_wanted(rating_range, time_format or time_unit))
-    described = item_table.read(items, columns=item_columns) if items is not None else None
+    described = None
+    if items is not None:
+        described = item_table.read(items, columns=item_columns, null_values=none)
     extra = [rawlog.source_file(items)] if items is not None else []
     return stage.finish(
         sources=(*found.sources(member), *extra), items=described, order_trusted=not timed
@@ -152,6 +163,7 @@ def _require_user_and_item(named: dict[str, str] | list[str], member: inputs.Mem
 def _pick(names: list[str], columns: str | None, member: inputs.Member) -> dict[str, str]:
     """Our column -> theirs, checked against the columns there are."""
     named = _named(columns, member) or {name: name for name in OURS if name in names}
+    _refuse_twice(names, named.values(), member)
     missing = [theirs for theirs in named.values() if theirs not in names]
     if missing or not {"user", "item"} <= set(named):
         lacking = ", ".join(missing) or "user and item"
@@ -162,6 +174,16 @@ def _pick(names: list[str], columns: str | None, member: inputs.Member) -> dict[
             line=1,
         )
     return named
+
+
+def _refuse_twice(names: list[str], used: Iterable[str], member: inputs.Member) -> None:
+    if twice := [name for name in used if names.count(name) > 1]:
+        raise UserError(
+            f"has {names.count(twice[0])} columns named {twice[0]!r}; wanted one, since nothing tells which"
+            " is meant. Rename the others",
+            file=member.name,
+            line=1,
+        )
 
 
 def _json_keys(member: inputs.Member) -> list[str]:
@@ -223,10 +245,21 @@ def _parquet_frames(
 
 
 def _as_text(frame: pl.DataFrame, column: str) -> pl.Expr:
-    """Dates become microseconds, everything else its text, so that all sources are checked alike."""
+    """Dates become microseconds, everything else its text, so that all sources are checked alike.
+
+    The text of 7.0 is `7`: pandas writes whole numbers so in a column where one is missing.
+    """
+    value = pl.col(column)
     if frame.schema[column] in (pl.Date, pl.Datetime):
-        return pl.col(column).cast(pl.Datetime("us")).dt.epoch("us")
-    return pl.col(column).cast(pl.String)
+        return value.cast(pl.Datetime("us")).dt.epoch("us")
+    if not frame.schema[column].is_float():
+        return value.cast(pl.String)
+    whole = value.cast(pl.Int64, strict=False)
+    return (
+        pl.when(whole == value)
+        .then(whole.cast(pl.String))
+        .otherwise(value.fill_nan(None).cast(pl.String))
+    )
 
 
 def _delimited_frames(
@@ -271,6 +304,7 @@ def _delimited_frames(
                         line=1,
                     )
                 named = {name: name for name in names if name in OURS}
+                _refuse_twice(names, named, member)
         if unsure:
             _refuse_quotes(frame, map(names.index, named.values()), member, first_line)
         count = pl.col("fields").list.len()
