@@ -15,7 +15,10 @@ MACROS: dict[str, tuple[str, str]] = {
     ),
     "DATA_DIR": ("dataset dir from `genrec prepare`; a list of several for SP5", '"data/beauty"'),
     "INDEX_DIR": ("item ids from `genrec index`; None: <DATA_DIR>/index/<INDEX_METHOD>", "None"),
-    "INDEX_METHOD": ("sequential, random, collaborative, independent or short", '"collaborative"'),
+    "INDEX_METHOD": (
+        "sequential, random, collaborative, independent, short or file",
+        '"collaborative"',
+    ),
     "MIXTURE_OR_TASK_NAME": (
         "openp5, openp5_sequential, openp5_straightforward, alignment_reat and so on (docs/alignment.md),"
         " or a SeqIO mixture",

@@ -5,10 +5,10 @@ import argparse
 import rich.console
 from rich.table import Table
 
+from genrec_jax.cli import column_flags, numeric_flags
 from genrec_jax.cli import console as consoles
-from genrec_jax.cli import numeric_flags
 from genrec_jax.errors import UserError
-from genrec_jax.indexing import build
+from genrec_jax.indexing import build, file_ids
 from genrec_jax.prompts import templates
 
 HELP = """Gives every item the text that the model reads and writes for it, and makes the vocabulary.
@@ -21,6 +21,14 @@ Methods:
                  items taken together share their first tokens
   independent    one token of its own for every item: a baseline without structure
   short          I1, I2, ... in a seeded shuffle: the alignment system's, whose prompts show titles
+  file           your own, from --ids FILE: semantic ids (RQ-VAE, TIGER), ids that a language model wrote,
+                 ids that somebody published
+
+A file of ids is Parquet, CSV, TSV or JSON lines with a row an item: the source's id of the item (column
+item, asin, ...), and either the id as it is (column text) or its codes, a list of whole numbers (column
+codes) or a column each (code_0, code_1, ...). The codes 12, 7, 255 become <a_12><b_7><c_255>, three tokens.
+Every item needs an id, and one of its own; the error names line and items. How the ids were made is
+taken on trust, and the audit says so.
 
 Ids depend on training interactions alone; items that no training sequence has get ids too. Without
 --vocabulary a small vocabulary is trained on the prompts (each id is about two tokens); pass T5's
@@ -34,6 +42,9 @@ examples:
   genrec index data/beauty --method sequential --vocabulary spiece.model
   genrec index data/toys --method short --vocabulary spiece.model
   genrec index data/beauty data/toys --method sequential --output data/sp2/index
+  genrec index data/beauty --method file --ids semantic_ids.parquet --vocabulary spiece.model
+  genrec index data/beauty --method file --ids rqvae.csv --id-columns item=asin,codes=c1+c2+c3
+  genrec index data/beauty --method file --ids titles.tsv --id-columns item=asin,text=short_name
 """
 
 EXAMPLES_SHOWN = 5
@@ -42,6 +53,9 @@ METHODS_OF_FLAG = {
     "cold_items": ("sequential",),
     "clusters": ("collaborative",),
     "max_cluster": ("collaborative",),
+    "ids": (file_ids.METHOD,),
+    "id_columns": (file_ids.METHOD,),
+    "add_tokens": (file_ids.METHOD,),
 }
 
 
@@ -50,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "datasets", nargs="+", metavar="DATASET_DIR", help="what `prepare` wrote, or its URL"
     )
-    parser.add_argument("--method", required=True, choices=build.METHODS)
+    parser.add_argument("--method", required=True, choices=(*build.METHODS, file_ids.METHOD))
     parser.add_argument(
         "--output",
         metavar="DIR",
@@ -99,6 +113,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sequential: how items unseen in training are numbered, after all others (default:"
         " catalogue-order); held-out-order leaks the held-out items' order and exists to reproduce"
         " public files",
+    )
+    parser.add_argument(
+        "--ids",
+        nargs="+",
+        metavar="FILE",
+        help="file: the ids; of several datasets a file each, in their order",
+    )
+    parser.add_argument(
+        "--id-columns",
+        type=column_flags.pairs,
+        metavar="A=B,...",
+        help="file: columns with other names: item=COLUMN, and text=COLUMN or codes=COLUMN, or"
+        " codes=FIRST+SECOND+... where each code has its own",
+    )
+    parser.add_argument(
+        "--add-tokens",
+        action=argparse.BooleanOptionalAction,
+        help="file: whether each <...> of an id is a token of its own in the vocabulary (default: yes for"
+        " codes, no for texts)",
     )
 
 

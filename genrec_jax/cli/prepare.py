@@ -10,7 +10,7 @@ from typing import Any
 from rich import box, table, text
 
 from genrec_jax import storage
-from genrec_jax.cli import console, numeric_flags
+from genrec_jax.cli import column_flags, console, numeric_flags
 from genrec_jax.data import (
     audit,
     dataset,
@@ -168,7 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument(
         "--item-columns",
-        type=_pairs,
+        type=column_flags.pairs,
         metavar="A=B,...",
         help="sequences, table: columns of --items with other names, title=product_name",
     )
@@ -378,13 +378,3 @@ def _moment(value: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{value!r}: wanted a date such as 2014-07-23 or 2014-07-23T12:30:00"
         ) from error
-
-
-def _pairs(value: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for part in value.split(","):
-        ours, _, theirs = part.partition("=")
-        pairs[ours] = theirs
-    if not all(pairs.values()):
-        raise argparse.ArgumentTypeError(f"{value!r}: wanted NAME=COLUMN,NAME=COLUMN")
-    return pairs

@@ -16,6 +16,7 @@ to them.
 | `no_duplicates_across_splits` | a held-out row is an exact copy of a training row (warns) |
 | `item_ids_not_by_held_out` | ids count the items in an order that only held-out interactions have |
 | `item_ids_rebuilt`, `vocabulary_rebuilt` | built anew with other held-out items they come out otherwise |
+| `item_ids_made_elsewhere` | ids came from a file: what they were made from is taken on trust (warns) |
 | `inputs_before_targets` | an example's input or target reaches into held-out positions |
 | `targets_are_held_out` | predictions were scored on something else than the split's target |
 """

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from genrec_jax import storage
@@ -10,6 +10,7 @@ from genrec_jax.data import artefacts, audit, dataset, splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import (
     collaborative_ids,
+    file_ids,
     item_ids,
     numbered_ids,
     t5_vocabulary,
@@ -19,11 +20,10 @@ from genrec_jax.indexing import (
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.prompts import templates
 
-Method = Literal["random", "sequential", "collaborative", "independent", "short"]
+Method = Literal["random", "sequential", "collaborative", "independent", "short", "file"]
 METHODS: tuple[Method, ...] = ("random", "sequential", "collaborative", "independent", "short")
 SHORT_PREFIX = "I"
 SHORT_NAMES = (SHORT_PREFIX,)
-_TOKEN = re.compile(r"<[^>]*>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class IndexConfig:
     """How ids are made.
 
     Attributes:
-        method: `random`, `sequential`, `collaborative`, `independent` or `short`.
+        method: one of `METHODS`, which make ids here, or `file` for ids that were made elsewhere.
         seed: of `random` and `short`, the methods that draw.
         cold_items: sequential only; `held-out-order` is a parity option that leaks (see
             `numbered_ids.sequential_order`).
@@ -39,6 +39,9 @@ class IndexConfig:
             (see `collaborative_ids.default_settings`).
         max_cluster: collaborative only; a cluster of more items is split again.
         number_digits_per_token: digits that share a token where the vocabulary is trained.
+        ids: file only; for each dataset the file of its ids, see `file_ids.read`.
+        id_columns: file only; its columns, where they have other names.
+        add_tokens: file only; whether `<...>` in an id is one token, by default where ids are codes.
     """
 
     method: Method
@@ -47,6 +50,9 @@ class IndexConfig:
     clusters: int | None = None
     max_cluster: int | None = None
     number_digits_per_token: int = 2
+    ids: Sequence[artefacts.PathLike] = ()
+    id_columns: Mapping[str, str] | None = None
+    add_tokens: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,11 @@ def build_index(
     loaded = [dataset.load(path) for path in datasets]
     if not loaded:
         raise UserError("no dataset given; wanted one or more dataset dirs")
+    if config.method == file_ids.METHOD and len(config.ids) != len(loaded):
+        raise UserError(
+            f"--ids names {len(config.ids)} files and there are {len(loaded)} datasets; wanted a file of"
+            " item ids for each, in their order. Pass --ids FILE"
+        )
     names = [one.name for one in loaded]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -133,7 +144,10 @@ def build_index(
         )
 
     partitions = [splits.of(one) for one in loaded]
-    ids = [make_item_ids(one, part, config) for one, part in zip(loaded, partitions, strict=True)]
+    ids = [
+        make_item_ids(one, part, config, place)
+        for place, (one, part) in enumerate(zip(loaded, partitions, strict=True))
+    ]
     made = words(ids)
     _check_names(names, made)
     audits = _audit(loaded, partitions, ids, made, config, words)
@@ -183,9 +197,12 @@ def _default_lines(method: Method) -> list[str]:
 
 
 def make_item_ids(
-    data: dataset.Dataset, part: splits.Splits, config: IndexConfig
+    data: dataset.Dataset, part: splits.Splits, config: IndexConfig, place: int = 0
 ) -> item_ids.ItemIds:
-    """The ids of one dataset, from its training interactions alone."""
+    """The ids of one dataset, number `place` of them, from its training interactions alone.
+
+    Those of a file are as they are there.
+    """
     parameters: dict[str, Any] = {}
     added: tuple[str, ...] = ()
     if config.method == "random":
@@ -213,8 +230,18 @@ def make_item_ids(
         order_I = numbered_ids.random_order(data.num_items, seed=config.seed)
         texts = numbered_ids.numbered(order_I, prefix=SHORT_PREFIX, first=1)
         parameters = {"first_number": 1, "prefix": SHORT_PREFIX}
+    elif config.method == file_ids.METHOD:
+        found = file_ids.read(
+            config.ids[place],
+            data.item_source_ids,
+            columns=config.id_columns,
+            add_tokens=config.add_tokens,
+        )
+        texts, added, parameters = found.texts, found.added_tokens, found.parameters
     else:
-        raise UserError(f"unknown method {config.method!r}; wanted one of {', '.join(METHODS)}")
+        raise UserError(
+            f"unknown method {config.method!r}; wanted one of {', '.join(METHODS)} or {file_ids.METHOD}"
+        )
     return item_ids.ItemIds(
         texts=texts,
         method=config.method,
@@ -237,26 +264,30 @@ def make_vocabulary(
 ) -> Vocabulary:
     """One vocabulary for the ids of all datasets: T5's with tokens added, or a small trained one.
 
-    With `titles` the trained one has pieces for prompts that show them.
+    With `titles` the trained one has pieces for prompts that show them. Ids made of words have pieces too,
+    and their frequent words a token each.
     """
     if base is not None:
         added = {token for own in ids for token in own.added_tokens}
         return t5_vocabulary.extend(Vocabulary(base), sorted(added, key=_natural))
     short = any(own.method == "short" for own in ids)
-    first: set[str] = set()
+    openings: set[str] = set()
     later: set[str] = set()
+    written: list[str] = []
     for own in ids:
+        if own.method == file_ids.METHOD and not own.added_tokens:
+            written += own.texts
         for text in own.texts if own.added_tokens else ():
-            opening, *rest = _TOKEN.findall(text)
-            first.add(opening)
-            later.update(rest)
+            found = list(file_ids.TOKEN.finditer(text))
+            openings.update(text[: token.end()].split()[-1] for token in found[:1])
+            later.update(token[0] for token in found[1:])
     return unigram_vocabulary.train(
         prompt_lines,
-        words=[own.dataset_name for own in ids],
+        words=[*(own.dataset_name for own in ids), *file_ids.frequent_words(written)],
         added_tokens=sorted(later, key=_natural),
-        first_tokens=sorted(first, key=_natural),
+        openings=sorted(openings, key=_natural),
         digits_per_token=digits,
-        texts=titles,
+        texts=[*titles, *written],
         numbered_names=SHORT_NAMES if short else unigram_vocabulary.NUMBERED_NAMES,
     )
 
@@ -279,10 +310,17 @@ def _audit(
         rebuilt.append(make_item_ids(other, splits.of(other), config))
         return rebuilt[-1].texts
 
-    verdicts = [
-        audit.audit_item_ids(one, part, own.texts, rebuild=texts)
-        for one, part, own in zip(loaded, partitions, ids, strict=True)
-    ]
+    if config.method == file_ids.METHOD:
+        rebuilt += ids
+        verdicts = [
+            [*audit.audit_item_ids(one, part, own.texts), _taken_on_trust(own)]
+            for one, part, own in zip(loaded, partitions, ids, strict=True)
+        ]
+    else:
+        verdicts = [
+            audit.audit_item_ids(one, part, own.texts, rebuild=texts)
+            for one, part, own in zip(loaded, partitions, ids, strict=True)
+        ]
     for one, part, own_verdicts in zip(loaded, partitions, verdicts, strict=True):
         own_verdicts.append(
             audit.audit_rebuild(
@@ -290,6 +328,15 @@ def _audit(
             )
         )
     return verdicts
+
+
+def _taken_on_trust(own: item_ids.ItemIds) -> audit.AuditResult:
+    return audit.AuditResult(
+        "item_ids_made_elsewhere",
+        "warn",
+        f"the ids of {own.parameters['file']} were made elsewhere, taken on trust: whether held-out"
+        " interactions had a part in them cannot be seen here",
+    )
 
 
 def _is_index(path: artefacts.PathLike) -> bool:

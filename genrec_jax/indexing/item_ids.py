@@ -37,7 +37,7 @@ class ItemIds:
 
     Attributes:
         texts: the id of item i, such as `item_1001` or `item_<CI0><CI3>`.
-        method: `random`, `sequential`, `collaborative`, `independent` or `short`.
+        method: `random`, `sequential`, `collaborative`, `independent`, `short` or `file`.
         parameters: the method's settings, as they are written to `index.json`.
         seed: the seed that the method drew with.
         added_tokens: tokens that a vocabulary needs for these ids, in their order.

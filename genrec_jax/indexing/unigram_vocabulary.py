@@ -29,7 +29,6 @@ from genrec_jax.indexing import vocabulary
 
 PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
 NUMBERED_NAMES = ("item_", "user_")
-JOINED_NAME = "item_"
 MAX_WORDS = 1000
 MAX_PIECES = 400
 MAX_TEXT_PIECES = 4000
@@ -44,7 +43,7 @@ def train(
     *,
     words: Sequence[str] = (),
     added_tokens: Sequence[str] = (),
-    first_tokens: Sequence[str] = (),
+    openings: Sequence[str] = (),
     digits_per_token: int = 2,
     texts: Sequence[str] = (),
     numbered_names: Sequence[str] = NUMBERED_NAMES,
@@ -56,8 +55,8 @@ def train(
             held-out interactions.
         words: names that must be one token each, such as the dataset's.
         added_tokens: tokens that item ids have after their first, such as `<CI21>`.
-        first_tokens: tokens that item ids begin with, such as `<CI3>`; each becomes one token with
-            the name before it.
+        openings: what item ids begin with, up to their first token, such as `item_<CI3>` or `<a_12>`;
+            each becomes one token.
         digits_per_token: digits of a number that share a token, 1 to 3. More make ids shorter and
             the vocabulary larger (about 2 x 10^n names and 10^n groups).
         texts: further text that prompts show, such as titles: it gets unigram pieces (up to
@@ -89,7 +88,7 @@ def train(
     whole += [mark + name for name in numbered_names]
     whole += [mark + name + group for name in numbered_names for group in groups]
     whole += [group for group in groups if len(group) == digits_per_token]
-    whole += [mark + JOINED_NAME + token for token in first_tokens]
+    whole += [mark + opening for opening in openings]
     whole += added_tokens
     model = _trained([*lines, *texts], MAX_PIECES + min(MAX_TEXT_PIECES, 2 * len(texts)))
     unigram = [

@@ -58,6 +58,22 @@ def test_flags_reach_the_index(data, tmp_path):
     assert vocabulary.pieces(vocabulary.encode("item_1001")) == ["▁item_1", "0", "0", "1"]
 
 
+def test_ids_from_a_file(data, tmp_path, capsys):
+    file = tmp_path / "ids.csv"
+    rows = "".join(f"s{item},{item % 3},{item}\n" for item in range(10))
+    file.write_text(f"sku,high,low\n{rows}")
+    words = ["index", str(data.path), "--method", "file", "--ids", str(file)]
+    columns = ["--id-columns", "item=sku,codes=high+low"]
+    assert main.main([*words, *columns]) == 0
+    printed = capsys.readouterr().out
+    assert "Shop: file ids" in printed and "<a_2><b_2>" in printed
+    assert "13 added for these ids" in printed
+    assert "audit: warn  item_ids_made_elsewhere: the ids of ids.csv were made elsewhere" in printed
+    plain = ["--no-add-tokens", "--output", str(tmp_path / "plain")]
+    assert main.main([*words, *columns, *plain]) == 0
+    assert item_ids.load(tmp_path / "plain").added_tokens == ()
+
+
 def test_every_template_word_is_one_token(data):
     from genrec_jax.prompts import templates
 
@@ -93,6 +109,12 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
     [
         (["--method", "sequential", "--seed", "0"], "--seed means nothing to --method sequential"),
         (["--method", "random", "--max-cluster", "9"], "it is for --method collaborative"),
+        (["--method", "random", "--ids", "a.csv"], "--ids means nothing to --method random"),
+        (
+            ["--method", "random", "--no-add-tokens"],
+            "--add-tokens means nothing to --method random",
+        ),
+        (["--method", "file"], "--ids names 0 files and there are 1 datasets"),
         (
             ["--method", "random", "--vocabulary", "x.model", "--templates", "y.toml"],
             "--vocabulary gives one that is finished",
@@ -110,5 +132,5 @@ def test_help_teaches(capsys):
     assert exit_.value.code == 0
     printed = capsys.readouterr().out
     assert "genrec index data/toystore --method sequential" in printed
-    for method in build.METHODS:
+    for method in (*build.METHODS, "file"):
         assert f"\n  {method}" in printed

@@ -31,7 +31,7 @@ def small(prompt_lines):
         prompt_lines,
         words=["Beauty", "ML100K"],
         added_tokens=CLUSTER_TOKENS,
-        first_tokens=CLUSTER_TOKENS[:25],
+        openings=[f"item_{token}" for token in CLUSTER_TOKENS[:25]],
     )
 
 

@@ -62,21 +62,30 @@ def read(
             " title=COLUMN",
             file=member.name,
         )
+    kept = _renamed((row for _, row in rows(member)), member, columns or {})
+    return frame(_without_words_for_none(row, null_values) for row in kept if _has_id(row))
+
+
+def rows(member: inputs.Member) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table in any of these forms, each with its line (in Parquet its number).
+
+    Raises:
+        UserError: a broken line or file.
+    """
     suffix = pathlib.PurePath(member.base_name).suffix.lower()
     if suffix == ".parquet":
         try:
-            rows: Iterable[dict[str, Any]] = pq.read_table(member.file).to_pylist()
+            table = pq.read_table(member.file).to_pylist()
         except (ValueError, OSError) as error:
             raise UserError(
                 f"is not a whole Parquet file ({error}); wanted one. Export it again",
                 file=member.name,
             ) from error
+        yield from enumerate(table, start=1)
     elif suffix in (".jsonl", ".json"):
-        rows = _json_rows(member)
+        yield from _json_rows(member)
     else:
-        rows = delimited_rows(member, quoted=suffix == ".csv")
-    kept = _renamed(rows, member, columns or {})
-    return frame(_without_words_for_none(row, null_values) for row in kept if _has_id(row))
+        yield from delimited_rows(member, quoted=suffix == ".csv")
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
@@ -180,8 +189,8 @@ def _without_words_for_none(row: dict[str, Any], null_values: Collection[str]) -
     return row | dict.fromkeys(empty)
 
 
-def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str, str]]:
-    """The rows of a table with a header: CSV when `quoted`, else tabs without quoting.
+def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table with a header and their lines: CSV when `quoted`, else tabs without quoting.
 
     Raises:
         UserError: a line with another number of columns than the header, a quote without an end, or
@@ -220,7 +229,7 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[dict[str,
                 file=member.name,
                 line=line,
             )
-        yield dict(zip(header, fields, strict=True))
+        yield line, dict(zip(header, fields, strict=True))
 
 
 def _at_tabs(line: str) -> list[str]:
@@ -228,7 +237,7 @@ def _at_tabs(line: str) -> list[str]:
     return text.split("\t") if text else []
 
 
-def _json_rows(member: inputs.Member) -> Iterator[dict[str, Any]]:
+def _json_rows(member: inputs.Member) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(staging.read_all(member).split("\n"), start=1):
         if not line.strip():
             continue
@@ -241,4 +250,4 @@ def _json_rows(member: inputs.Member) -> Iterator[dict[str, Any]]:
                 file=member.name,
                 line=number,
             ) from error
-        yield row
+        yield number, row

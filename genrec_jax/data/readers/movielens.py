@@ -139,7 +139,7 @@ def _items_100k(member: inputs.Member, genres_file: inputs.Member | None) -> pl.
 
 
 def _movies_csv(member: inputs.Member) -> pl.DataFrame:
-    rows = list(item_table.delimited_rows(member, quoted=True))
+    rows = [row for _, row in item_table.delimited_rows(member, quoted=True)]
     if rows and not {"movieId", "title", "genres"} <= rows[0].keys():
         raise UserError(
             f"has the columns {', '.join(rows[0])}; wanted movieId, title, genres. Download it again",

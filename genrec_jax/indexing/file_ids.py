@@ -1,0 +1,227 @@
+"""Ids that were made elsewhere: semantic ids of a quantiser, texts of a language model, published files.
+
+    ids.csv: item, text | codes | one column a code -> every item's text, and the tokens it may need
+
+Codes become tokens whose letter says the level: `12 7 255` is `<a_12><b_7><c_255>`, as in papers on
+semantic ids (TIGER, LC-Rec).
+"""
+
+import collections
+import dataclasses
+import pathlib
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from genrec_jax.data import artefacts
+from genrec_jax.data.readers import inputs, item_table, jsonlines, staging
+from genrec_jax.errors import UserError
+
+METHOD = "file"
+ITEM_NAMES = ("source_id", "item", "asin", "parent_asin", "item_id", "id")
+TEXT_NAMES = ("text", "item_id")
+CODES_NAMES = ("codes", "semantic_id", "semantic_ids")
+NUMBERED = re.compile(r"(?:code|codes|c|sid)_?(\d+)")
+TOKEN = re.compile(r"<[^<>\s]+>")
+LAYOUT = (
+    "Name them with --id-columns item=COLUMN,text=COLUMN, or with codes=COLUMN or codes=FIRST+SECOND+..."
+    " for text=COLUMN"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileIds:
+    """What a file says.
+
+    Attributes:
+        texts: the id of item i.
+        added_tokens: tokens that the ids are made of, where they are to be whole.
+        parameters: the file's name, its SHA-256, how many of its rows name no item of the dataset.
+    """
+
+    texts: tuple[str, ...]
+    added_tokens: tuple[str, ...]
+    parameters: dict[str, Any]
+
+
+def read(
+    path: artefacts.PathLike,
+    source_ids: Sequence[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    add_tokens: bool | None = None,
+) -> FileIds:
+    """Reads the ids of a dataset's items; rows of other items, which k-core dropped say, are counted.
+
+    Args:
+        path: Parquet, CSV, TSV or JSON lines with a row an item.
+        source_ids: of the dataset's items.
+        columns: which column is `item`, and which `text` or `codes` (several joined by `+`); by default
+            they go by `ITEM_NAMES`, `TEXT_NAMES`, `CODES_NAMES` and `NUMBERED`.
+        add_tokens: whether `<...>` in the ids is a token of its own. By default codes are and texts
+            are not.
+
+    Raises:
+        UserError: no such file or columns, a row that cannot be read, an item twice, two items of one id,
+            or items without one.
+    """
+    member = inputs.Member(pathlib.Path(path))
+    if not member.file.is_file():
+        raise UserError("not found; wanted a file of item ids. Check --ids", file=member.name)
+    item_of = {source: item for item, source in enumerate(source_ids)}
+    named: tuple[str, list[str], bool] | None = None
+    texts: dict[int, str] = {}
+    lines: dict[int, int] = {}
+    unknown: list[str] = []
+    for line, row in item_table.rows(member):
+        item_column, id_columns, are_codes = named = named or _columns(list(row), columns, member)
+        source = (jsonlines.as_text(row.get(item_column)) or "").strip()
+        item = item_of.get(source)
+        if item is None:
+            unknown.append(source)
+            continue
+        if item in lines:
+            raise UserError(
+                f"has item {source!r} a second time, first on line {lines[item]}; wanted one id an item."
+                " Remove one of the rows",
+                file=member.name,
+                line=line,
+            )
+        values = [row.get(column) for column in id_columns]
+        text = _codes_text(values) if are_codes else _text(values[0])
+        if not text:
+            wanted = "codes, whole numbers from 0" if are_codes else "a text"
+            raise UserError(
+                f"has {staging.shorten(str(values))} for item {source!r}; wanted {wanted}. Mend the row",
+                file=member.name,
+                line=line,
+            )
+        texts[item], lines[item] = text, line
+    _check_coverage(source_ids, lines, unknown, member)
+    ordered = tuple(texts[item] for item in range(len(source_ids)))
+    _check_distinct(ordered, source_ids, lines, member)
+    whole = bool(named and named[2]) if add_tokens is None else add_tokens
+    added: set[str] = (
+        {token for text in ordered for token in TOKEN.findall(text)} if whole else set()
+    )
+    if add_tokens and not added:
+        raise UserError(
+            f"--add-tokens adds what stands in <...>, and {ordered[0]!r} and the other ids have none; leave"
+            " it out",
+            file=member.name,
+        )
+    parameters = {
+        "file": member.file.name,
+        "sha256": artefacts.sha256_of_file(member.file),
+        "rows_of_other_items": len(unknown),
+    }
+    return FileIds(ordered, tuple(sorted(added)), parameters)
+
+
+def frequent_words(texts: Iterable[str], limit: int = 1000) -> list[str]:
+    """The words without digits that several of the ids have, the most frequent first."""
+    counts = collections.Counter(word for text in texts for word in text.split())
+    several = [word for word, count in counts.items() if count > 1 and not re.search(r"\d", word)]
+    return sorted(several, key=lambda word: (-counts[word], word))[:limit]
+
+
+def _columns(
+    names: list[str], asked: Mapping[str, str] | None, member: inputs.Member
+) -> tuple[str, list[str], bool]:
+    """The item's column, those of its id, and whether they hold codes."""
+    asked = dict(asked or {})
+    unknown = [name for name in asked if name not in ("item", "text", "codes")]
+    found = asked.get("item") or next((name for name in ITEM_NAMES if name in names), None)
+    left = [name for name in names if name != found]
+    text = [asked["text"]] if "text" in asked else []
+    codes = asked["codes"].split("+") if "codes" in asked else []
+    if not text and not codes:
+        text = [name for name in TEXT_NAMES if name in left][:1]
+        numbered = [name for name in left if NUMBERED.fullmatch(name)]
+        numbered.sort(key=lambda name: int(NUMBERED.sub(r"\1", name)))
+        codes = [name for name in CODES_NAMES if name in left][:1] or numbered
+    missing = [name for name in (found, *text, *codes) if name is not None and name not in names]
+    if unknown or missing or found is None or bool(text) == bool(codes):
+        lacking = ", ".join(unknown or missing) or "an item and either a text or codes"
+        raise UserError(
+            f"has the columns {', '.join(names)}; wanted {lacking}. {LAYOUT}",
+            file=member.name,
+            line=1,
+        )
+    return found, text or codes, bool(codes)
+
+
+def _text(value: Any) -> str | None:
+    """An id on one line; None where there is none, or a list."""
+    if value is None or isinstance(value, list | dict):
+        return None
+    return " ".join(str(jsonlines.as_text(value)).split())
+
+
+def _codes_text(values: list[Any]) -> str | None:
+    """`<a_12><b_7>` for the codes 12 and 7, in one column or several; None where they are none.
+
+    A column holds a code, a list of them, or a text such as `[12, 7]` or `12 7`; a code that is already
+    a token, `<a_12>`, stays as it is. Where columns have no more codes, the id is shorter.
+    """
+    codes: list[str] = []
+    ended = False
+    for value in values:
+        text = jsonlines.as_text(value)
+        parts = [
+            part.strip("'\"") for part in re.split(r"[\s,]+", (text or "").strip(" []()")) if part
+        ]
+        if parts and ended:
+            return None  # a gap
+        ended = not parts
+        codes += parts
+    if len(codes) > len(string.ascii_lowercase):
+        return None
+    tokens = []
+    for letter, code in zip(string.ascii_lowercase, codes, strict=False):
+        number = re.fullmatch(r"(\d+)(?:\.0)?", code)
+        if number is None and not TOKEN.fullmatch(code):
+            return None
+        tokens.append(code if number is None else f"<{letter}_{int(number[1])}>")
+    return "".join(tokens)
+
+
+def _check_coverage(
+    source_ids: Sequence[str],
+    lines: Mapping[int, int],
+    unknown: Sequence[str],
+    member: inputs.Member,
+) -> None:
+    missing = [source for item, source in enumerate(source_ids) if item not in lines]
+    if missing:
+        others = (
+            f" Items there that the dataset does not have: {', '.join(unknown[:3])}."
+            if unknown
+            else ""
+        )
+        raise UserError(
+            f"has no id for {len(missing):,} of {len(source_ids):,} items, such as"
+            f" {', '.join(missing[:3])}; wanted one for each.{others} Add them, or check which column is"
+            " the item (--id-columns item=COLUMN)",
+            file=member.name,
+        )
+
+
+def _check_distinct(
+    texts: Sequence[str], source_ids: Sequence[str], lines: Mapping[int, int], member: inputs.Member
+) -> None:
+    first: dict[str, int] = {}
+    clashes = [
+        (other, item) for item in lines if (other := first.setdefault(texts[item], item)) != item
+    ]
+    if clashes:
+        one, two = clashes[0]
+        more = f" (and {len(clashes) - 1:,} more such)" if len(clashes) > 1 else ""
+        raise UserError(
+            f"gives item {source_ids[two]!r} the id {texts[two]!r}, which item {source_ids[one]!r} has on"
+            f" line {lines[one]}{more}; wanted an id of its own for every item. Add to such ids what tells"
+            " them apart, as TIGER adds a last code",
+            file=member.name,
+            line=lines[two],
+        )
