@@ -234,6 +234,14 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
                 f" {match.similarity:.2f})",
                 style="yellow",
             )
+        elif (
+            recommender.catalogue.number_of(match.query) is None
+            and (same := sum(title == match.title for title in recommender.catalogue.titles)) > 1
+        ):
+            console.print(
+                f"[yellow]{same} items are titled {rich.markup.escape(repr(match.query))}; taken for"
+                f" {rich.markup.escape(match.source_id)}. Type the source id of the one you mean[/]"
+            )
     for entry in found.skipped:
         console.print(
             f"{entry!r} is not in the catalogue, nor like a title of it; left out",

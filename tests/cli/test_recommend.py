@@ -4,6 +4,7 @@ import pytest
 
 from genrec_jax.cli import main
 from genrec_jax.data import dataset as datasets
+from genrec_jax.decoding import catalogue
 from genrec_jax.decoding import recommender as recommenders
 from tests.evaluation import tiny_run
 
@@ -69,6 +70,31 @@ def test_what_looks_like_markup_is_shown_as_it_is(made, capsys):
     assert f"'{title} [/b]' is not in the catalogue; taken for" in flat
     assert f"'{title}[x]' is not in the catalogue; taken for" in flat
     assert "'[red]qqqq[/]' is not in the catalogue, nor like a title of it; left out" in flat
+
+
+def test_a_title_of_several_items_says_which_was_taken(made, capsys, monkeypatch):
+    run_dir, dataset = made
+    load = recommenders.load
+
+    def with_twins(*arguments, **options):
+        recommender = load(*arguments, **options)
+        titles = [*recommender.catalogue.titles]
+        titles[9] = titles[2]
+        recommender.catalogue.titles = catalogue.Rows(titles)
+        return recommender
+
+    monkeypatch.setattr(recommenders, "load", with_twins)
+    words = [
+        "--history",
+        dataset.item_titles[2],
+        dataset.item_source_ids[9],
+        dataset.item_titles[4],
+    ]
+    code, out, _ = genrec(capsys, run_dir.path, *words, "-k", 2)
+    assert code == 0
+    said = f"2 items are titled {dataset.item_titles[2]!r}; taken for {dataset.item_source_ids[2]}."
+    assert said in " ".join(out.split())
+    assert out.count("items are titled") == 1
 
 
 def test_unknown_ones_are_skipped_or_an_error_where_asked(made, capsys):
