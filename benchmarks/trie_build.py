@@ -28,7 +28,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import common, trie_step
-from genrec_jax.decoding import live
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.catalogue import Catalogue
 from genrec_jax.decoding.live import LiveIds
@@ -160,9 +159,8 @@ def measure_updates(items: int) -> dict[str, Any]:
     )
     runs = assembler.target_runs()
     trie = tries.build_trie(runs.values_P, runs.offsets_E1, vocab_size=vocabulary.size)
-    trie = live.with_room(trie, rounds * count)
     catalogue = Catalogue(names[:items], titles[:items])
-    stock = Stock.of(catalogue, assembler, trie, "Shop", ready=True)
+    stock = Stock.of(catalogue, assembler, trie, "Shop", room=rounds * count)
     times = []
     for round_ in range(rounds):
         new = slice(items + round_ * count, items + (round_ + 1) * count)

@@ -102,6 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.checkpoint,
         dataset=arguments.dataset,
         num_beams=arguments.num_beams,
+        max_k=arguments.k,
         unknown=arguments.unknown,
     )
     history, user = arguments.history, None
@@ -247,7 +248,7 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
             f"{entry!r} is not in the catalogue, nor like a title of it; left out",
             style="yellow",
         )
-    shown = found.matches[-recommender.history :]
+    shown = found.matches[-recommender.max_history :]
     if shown:
         whose = "history" if user is None else f"history of {user}"
         table = rich.table.Table(

@@ -5,7 +5,7 @@ import dataclasses
 import html
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -63,7 +63,7 @@ class Match:
     """What one entry of a history was taken for.
 
     Attributes:
-        query: as it was given.
+        query: as it was given; of an item number or an item, its source id.
         item: number of the item it was taken for.
         source_id: of that item.
         title: of that item, None where it has none.
@@ -82,15 +82,34 @@ class Match:
         return self.similarity == 1.0
 
 
+@runtime_checkable
+class KnownItem(Protocol):
+    """An item as answers have it: a `Recommendation` or a `Match`."""
+
+    @property
+    def item(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def source_id(self) -> str:
+        """The source's own id."""
+        ...
+
+
+Query = str | int | np.integer | KnownItem
+"""How an item may be named: source id or title as text, item number, or an item of an earlier answer."""
+
+
 class Catalogue:
     """Source ids and titles by item number, and the search among them. Immutable.
 
-    A query is looked up as a source id, then as a title (capitals, white space and HTML entities
-    aside; of items with one source id the last, of items with one title the first that may be
-    recommended). Otherwise the title nearest to it may be meant: cosine of character trigrams, the
-    rarer the weightier, `LEAST_SIMILARITY` or more. What looks like a source id (one word with a digit)
-    is never taken for another item, nor is anything taken for the source id that it resembles: such
-    likeness means nothing.
+    A whole number is an item number, never a source id. A text is looked up as a source id, then as a
+    title (capitals, white space and HTML entities aside; of items with one source id the last, of items
+    with one title the first that may be recommended). Otherwise the title nearest to it may be meant:
+    cosine of character trigrams, the rarer the weightier, `LEAST_SIMILARITY` or more. What looks like a
+    source id (one word with a digit) is never taken for another item, nor is anything taken for the source
+    id that it resembles: such likeness means nothing.
 
     Attributes:
         source_ids: the source's own id of each item.
@@ -150,16 +169,15 @@ class Catalogue:
         """The item that a source id or a title means, or that of the nearest title.
 
         Args:
-            query: text, or a whole number, which is a source id written as a number.
+            query: see `Query`.
             nearest: whether the nearest title may be meant.
 
         Raises:
-            UserError: it is not in the catalogue, and no title is near enough; or neither text nor
-                whole number.
+            UserError: it is not in the catalogue, and no title is near enough; or it is no `Query`.
         """
-        text = _text_of(query)
-        match = self._find(text, nearest)
+        match = self._find(query, nearest)
         if match is None:
+            text = query.strip()
             like = ", nor like a title of it" if nearest else ""
             raise UserError(
                 f"{text!r} is neither a source id nor a title of the catalogue{like}; wanted something"
@@ -167,50 +185,52 @@ class Catalogue:
             )
         return match
 
-    def read(self, history: Iterable[Any], unknown: Unknown) -> tuple[list[Match], list[str]]:
+    def read(self, history: Any, unknown: Unknown) -> tuple[list[Match], list[str]]:
         """What the entries of a history mean, and those that mean nothing.
 
         Args:
-            history: source ids (text or whole numbers) or titles.
-            unknown: what becomes of one that is not in the catalogue; with `nearest`, one like no
+            history: see `Query`.
+            unknown: what becomes of a text that is not in the catalogue; with `nearest`, one like no
                 title is skipped.
 
         Returns:
             the matches in the history's order, and the entries skipped.
 
         Raises:
-            UserError: an unknown entry where `unknown` is `error`, or one that is neither text nor
-                whole number.
+            UserError: an unknown text where `unknown` is `error`, an item number beyond the catalogue, an
+                item of another one, or an entry that is no `Query`.
         """
         matches, skipped = [], []
         for entry in history:
             if unknown == "error":
                 matches.append(self.find(entry, nearest=False))
                 continue
-            text = _text_of(entry)
-            match = self._find(text, unknown == "nearest")
-            skipped.append(text) if match is None else matches.append(match)
+            match = self._find(entry, unknown == "nearest")
+            skipped.append(entry.strip()) if match is None else matches.append(match)
         return matches, skipped
 
     def index_titles(self) -> None:
         """Makes the index that finds nearest titles, which the first unknown entry otherwise waits for."""
         self._grams_now()
 
-    def items_of(self, queries: Iterable[Any]) -> list[int]:
-        """The item numbers of source ids or titles, each the very one; none is taken for another.
+    def items_of(self, queries: Any) -> list[int]:
+        """The item numbers of `Query`s, each the very one; none is taken for another.
 
         Raises:
-            UserError: one text in place of several, some that are not in the catalogue, or the title of
-                several items that may be recommended.
+            UserError: no list, some that are not in the catalogue, the title of several items that may be
+                recommended, or an entry that is no `Query`.
         """
-        if isinstance(queries, str):
+        if not is_list(queries):
             raise UserError(
-                f"items are given as one text, {queries!r}; wanted a list of source ids or titles, such"
-                f" as [{queries!r}]"
+                f"items are given as {queries!r}; wanted a list of source ids, titles, item numbers or"
+                f" recommendations, such as [{self._example()}]"
             )
         items, unknown = [], []
         for query in queries:
-            text = _text_of(query)
+            if not isinstance(query, str):
+                items.append(self._number(query))
+                continue
+            text = query.strip()
             item = self.number_of(text)
             found = self._titled(text) if item is None else [item]
             if len(found) > 1:
@@ -236,7 +256,11 @@ class Catalogue:
         first, more = self._by_source_id
         return more.get(source_id, first.get(source_id))
 
-    def _find(self, text: str, nearest: bool) -> Match | None:
+    def _find(self, query: Any, nearest: bool) -> Match | None:
+        if not isinstance(query, str):
+            item = self._number(query)
+            return self._match(self.source_ids[item], item, 1.0)
+        text = query.strip()
         item = self._exact(text)
         if item is not None:
             return self._match(text, item, 1.0)
@@ -247,6 +271,25 @@ class Catalogue:
             return None
         # Texts may be alike to the last trigram without being equal.
         return self._match(text, item, min(similarity, 0.999))
+
+    def _number(self, query: Any) -> int:
+        """The item number that anything but a text is or has."""
+        answered = isinstance(query, KnownItem)
+        number: Any = query.item if answered else query
+        whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+        known = whole and 0 <= number < len(self)
+        if known and (not answered or self.source_ids[number] == query.source_id):
+            return int(number)
+        if answered:
+            raise UserError(
+                f"item {number!r} with source id {query.source_id!r} is not of this catalogue; wanted one"
+                " that this recommender answered, or its source id as text"
+            )
+        raise UserError(
+            f"an item is given as {query!r}; wanted a source id or title as text, an item number from 0 to"
+            f" {len(self) - 1}, or a recommendation (source ids that are numbers are text, too; a table's"
+            " whole numbers become floats where some are missing, leave those out)"
+        )
 
     def _exact(self, text: str) -> int | None:
         item = self.number_of(text)
@@ -327,14 +370,11 @@ class _GramIndex:
         return best, float(scores[best])
 
 
-def _text_of(query: Any) -> str:
-    whole = isinstance(query, (int, np.integer)) and not isinstance(query, bool)
-    if not whole and not isinstance(query, str):
-        raise UserError(
-            f"an item is given as {query!r}; wanted a source id as text or as a whole number, or a title"
-            " (a table's whole numbers become floats where some are missing; leave those out)"
-        )
-    return str(query).strip()
+def is_list(given: Any) -> bool:
+    """Whether it is several things: no text, and no bytes, which would be read as numbers."""
+    if isinstance(given, (str, bytes, bytearray, memoryview)) or getattr(given, "ndim", 1) == 0:
+        return False
+    return isinstance(given, Iterable)
 
 
 def _looks_like_a_source_id(text: str) -> bool:

@@ -97,11 +97,10 @@ def leaves_any(constraints: Constraints, ranks_I: Int[np.ndarray, " I"]) -> Bool
 
     Args:
         constraints: of the trie whose `trie.item_ranks` these are.
-        ranks_I: the largest int32 for items that the trie does not have.
+        ranks_I: those ranks.
     """
     listed_B = (np.asarray(constraints.ranks_BX) < LAST_ITEM).sum(axis=1)
-    there = int((ranks_I < LAST_ITEM).sum())
-    return np.where(constraints.allows_B, listed_B > 0, listed_B < there)
+    return np.where(constraints.allows_B, listed_B > 0, listed_B < len(ranks_I))
 
 
 def width_for(length: int) -> int:

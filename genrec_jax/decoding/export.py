@@ -166,9 +166,10 @@ def _names_of_layers(params: nnx.State) -> list[str]:
 
 
 def _catalogue_arrays(stock: Stock) -> dict[str, np.ndarray]:
+    source_ids, titles = stock.catalogue.source_ids, stock.catalogue.titles
     names = {
-        "source_ids": list(stock.catalogue.source_ids),
-        "titles": list(stock.catalogue.titles),
+        "source_ids": [source_ids[number] for number in stock.numbers_I],
+        "titles": [titles[number] for number in stock.numbers_I],
     }
     written = json.dumps(names, ensure_ascii=False).encode()
     fixed = {name: np.asarray(getattr(stock.trie, name)) for name in exported_program.FIXED}

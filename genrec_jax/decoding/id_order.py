@@ -10,6 +10,9 @@ from jaxtyping import Int
 
 from genrec_jax.errors import UserError
 
+REMEDY = "Index the dataset anew, with `genrec index`"
+"""What a caller is to do about ids that cannot be, unless it is told otherwise."""
+
 
 def check_tokens(
     values_P: np.ndarray,
@@ -18,6 +21,7 @@ def check_tokens(
     vocab_size: int,
     eos_id: int,
     name_of: Callable[[int], str],
+    remedy: str = REMEDY,
 ) -> None:
     """Refuses an empty catalogue, an empty id, and tokens that no id may contain (`UserError`)."""
     if len(lengths_I) == 0:
@@ -25,8 +29,7 @@ def check_tokens(
     empty = np.flatnonzero(lengths_I == 0)
     if empty.size:
         raise UserError(
-            f"{name_of(int(empty[0]))} has an id of no tokens; wanted one or more. Index the"
-            " dataset anew, with `genrec index`"
+            f"{name_of(int(empty[0]))} has an id of no tokens; wanted one or more. {remedy}"
         )
     if not 0 < vocab_size <= 1 << 31:
         raise UserError(f"vocab_size is {vocab_size}; wanted 1 to 2**31")
@@ -48,8 +51,9 @@ def sorted_rows(
     lengths_I: np.ndarray,
     name_of: Callable[[int], str],
     order_I: np.ndarray | None = None,
+    remedy: str = REMEDY,
 ) -> np.ndarray:
-    """Rows sorted by their ids, a prefix first.
+    """Rows sorted by their ids, a prefix first. Two rows with one id are refused (`UserError`).
 
     As many tokens as fit are packed into one 64-bit key; only rows that tie on it read further. Rows
     that stand nearly sorted, because `order_I` is an earlier order with some added, sort much faster.
@@ -82,7 +86,7 @@ def sorted_rows(
             first, second = sorted(int(i) for i in items_X[ended[0] : ended[0] + 2])
             raise UserError(
                 f"{name_of(first)} and {name_of(second)} have the same id; wanted one id per item."
-                " Index the dataset anew, with `genrec index`"
+                f" {remedy}"
             )
         tied_X = np.zeros(len(items_X), bool)
         tied_X[1:] |= same

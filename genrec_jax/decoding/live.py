@@ -1,14 +1,18 @@
 """A catalogue that changes while it is searched: items come and go, and nothing is compiled again.
 
 A change makes a new trie beside the old one, in the same shapes: the old order of ids is kept, so that
-only what was added is sorted, and arrays have room for items to come. Whoever holds the old object
-goes on with the old catalogue; nothing is ever changed in place. So a request sees all of a change or
-none of it, and the search, item ranks and constraints are those of a catalogue built anew.
+only what was added is sorted, and arrays have room for items to come. A trie numbers its items from 0 on
+without gaps, so a retired item leaves no trace in it; `numbers_I` says which item of the catalogue each
+is. Whoever holds the old object goes on with the old catalogue; nothing is ever changed in place. So a
+request sees all of a change or none of it, and the search, item ranks and constraints are those of a
+catalogue built anew.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -24,20 +28,25 @@ class LiveIds:
     """The ids of the items that may be recommended now; immutable.
 
     Attributes:
-        trie: their trie, of NumPy arrays; item numbers are never given out again.
-        ranks_I: `trie.item_ranks` of it; the largest int32 for items that are gone.
-        values_P: the tokens of all ids, one after the other, by item number.
+        trie: their trie, of NumPy arrays; what it calls item i is row i of the others.
+        ranks_I: `trie.item_ranks` of it.
+        values_P: the tokens of all ids, one after the other.
         offsets_I: row i's tokens are `values[offsets[i]:offsets[i + 1]]`.
-        numbers_I: the item number of each row, ascending.
+        numbers_I: the number in the catalogue of each row, ascending, so that equal scores have the same
+            order in both.
+        next_number: of the next item added; no number is given out again.
         vocab_size: tokens are below it.
+        room: items that may be added, whatever their ids, after shapes grew.
     """
 
     trie: Trie
     ranks_I: Int[np.ndarray, " I"]
     values_P: np.ndarray
     offsets_I: Int[np.ndarray, " I1"]
-    numbers_I: Int[np.ndarray, " N"]
+    numbers_I: Int[np.ndarray, " I"]
+    next_number: int
     vocab_size: int
+    room: int
 
     @classmethod
     def build(
@@ -57,18 +66,31 @@ class LiveIds:
             offsets_I: where each begins.
             vocab_size: tokens are below it.
             eos_id: end-of-sequence.
-            room: items that may be added, whatever their ids, before shapes grow. Retired items give
-                theirs back, except for one number each. An id that is longer than all others by more
-                than padding, or does not begin as all others do, changes shapes at once.
+            room: items that may be added, whatever their ids, before shapes grow. A retired item gives
+                back what it took. An id that is longer than all others by more than padding, or does
+                not begin as all others do, changes shapes at once.
             name_of: what to call an item in an error.
         """
         trie = tries.build_trie(
             values_P, offsets_I, vocab_size=vocab_size, eos_id=eos_id, name_of=name_of
         )
-        trie = with_room(trie, room)
-        numbers_I = np.arange(len(offsets_I) - 1, dtype=np.int32)
+        return cls.first(with_room(trie, room), values_P, offsets_I, vocab_size, room)
+
+    @classmethod
+    def first(
+        cls,
+        trie: Trie,
+        values_P: Int[np.ndarray, " P"],
+        offsets_I: Int[np.ndarray, " I1"],
+        vocab_size: int,
+        room: int,
+    ) -> "LiveIds":
+        """The ids of a trie that was never changed, whose numbers are those of the catalogue."""
+        ranks_I = tries.item_ranks(trie)
+        count = len(ranks_I)
+        numbers_I = np.arange(count, dtype=np.int32)
         offsets_I = np.asarray(offsets_I, np.int64)
-        return cls(trie, tries.item_ranks(trie), values_P, offsets_I, numbers_I, vocab_size)
+        return cls(trie, ranks_I, values_P, offsets_I, numbers_I, count, vocab_size, room)
 
     def updated(
         self,
@@ -90,8 +112,8 @@ class LiveIds:
             UserError: two items with one id, an id that `trie.build_trie` refuses, an item retired
                 that is not there, or no item left. Nothing is changed then.
         """
-        first = int(self.trie.num_items)
-        added_A = np.arange(first, first + len(offsets_A) - 1, dtype=np.int32)
+        next_number = self.next_number + len(offsets_A) - 1
+        added_A = np.arange(self.next_number, next_number, dtype=np.int32)
         retired_R = np.unique(np.asarray(retired_R, np.int64))
         known = np.isin(retired_R, self.numbers_I)
         if not known.all():
@@ -114,43 +136,80 @@ class LiveIds:
             vocab_size=self.vocab_size,
             eos_id=self.trie.eos_id,
             name_of=lambda row: name_of(int(numbers_I[row])),
-            numbers_I=numbers_I,
+            remedy="Give each item an id of its own, or retire the one that has it",
             order_I=self._order(stays_N, len(added_A)),
             room=self.trie,
         )
-        ranks_I = tries.item_ranks(trie)
-        return LiveIds(trie, ranks_I, values_P, offsets_I, numbers_I, self.vocab_size)
+        if form_of(trie) != form_of(self.trie):
+            trie = with_room(trie, self.room)
+        return dataclasses.replace(
+            self,
+            trie=trie,
+            ranks_I=tries.item_ranks(trie),
+            values_P=values_P,
+            offsets_I=offsets_I,
+            numbers_I=numbers_I,
+            next_number=next_number,
+        )
 
     def _order(self, stays_N: np.ndarray, num_added: int) -> np.ndarray:
         """The rows that stay in token order, under their new row numbers, and the added ones."""
-        ranks_N = self.ranks_I[self.numbers_I]
-        order_N = np.empty(len(ranks_N), np.int64)
-        order_N[ranks_N] = np.arange(len(ranks_N))
+        order_N = np.empty(len(self.ranks_I), np.int64)
+        order_N[self.ranks_I] = np.arange(len(self.ranks_I))
         rows_N = np.cumsum(stays_N) - 1
         kept = rows_N[order_N[stays_N[order_N]]]
         return np.concatenate([kept, np.arange(len(kept), len(kept) + num_added)])
 
 
 def with_room(trie: Trie, items: int) -> Trie:
-    """The trie in arrays that have room for so many more items, whatever their ids.
-
-    An added id has one arc of its own and splits one tail at most, into as many nodes of one arc as
-    the id has tokens.
-    """
-    more = {
-        "arc_tokens_A": items * (trie.max_steps + 1),
-        "arc_nexts_A": items * (trie.max_steps + 1),
-        "node_arcs_J": items * trie.max_steps,
-        "node_items_J": items * trie.max_steps,
-        "node_starts_J": items * trie.max_steps,
-        "node_counts_J": items * trie.max_steps,
-        "tail_starts_I": items,
-        "tail_tokens_Y": items * trie.max_steps,
-    }
+    """The trie in arrays that have room for so many more items, whatever their ids."""
     # Padding repeats the last entry of arrays of starts, and is never read from the others.
     padded = {}
-    for name, count in more.items():
+    for name, most in _most_of_one_id(trie).items():
         array = np.asarray(getattr(trie, name))
-        size = tries.padded_size(len(array) + count)
+        size = tries.padded_size(len(array) + items * most)
         padded[name] = np.pad(array, (0, size - len(array)), mode="edge")
     return dataclasses.replace(trie, **padded)
+
+
+def room_left(trie: Trie) -> int:
+    """Items that may be added in the same shapes, whatever their ids; more, if ids share beginnings.
+
+    That is, ids no longer than padding allows, which begin as all others do.
+    """
+    num_arcs = int(trie.node_arcs_J[-1])
+    # One entry ends the nodes; behind it the arrays of starts repeat themselves.
+    nodes = int(np.searchsorted(np.asarray(trie.node_arcs_J), num_arcs)) + 1
+    used = {
+        "arc_tokens_A": num_arcs,
+        "arc_nexts_A": num_arcs,
+        "tail_starts_I": int(trie.num_items) + 1,
+        "tail_tokens_Y": int(trie.tail_starts_I[-1]),
+    }
+    return min(
+        (len(getattr(trie, name)) - used.get(name, nodes)) // most
+        for name, most in _most_of_one_id(trie).items()
+    )
+
+
+def form_of(trie: Trie) -> Any:
+    """What a search is compiled for: static fields and shapes. Equal for tries that can share one."""
+    return jax.tree.structure(trie), [np.shape(leaf) for leaf in jax.tree.leaves(trie)]
+
+
+def _most_of_one_id(trie: Trie) -> dict[str, int]:
+    """Entries that an added id needs at most in each array.
+
+    It has one arc of its own and splits one tail at most, into as many nodes of one arc as it has tokens.
+    """
+    steps = trie.max_steps
+    return {
+        "arc_tokens_A": steps + 1,
+        "arc_nexts_A": steps + 1,
+        "node_arcs_J": steps,
+        "node_items_J": steps,
+        "node_starts_J": steps,
+        "node_counts_J": steps,
+        "tail_starts_I": 1,
+        "tail_tokens_Y": steps,
+    }

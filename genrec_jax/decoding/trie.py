@@ -50,7 +50,7 @@ class Trie:
         node_counts_J: how many items are under the node.
         tail_starts_I: where the tail tokens of each item start; one entry more than items.
         tail_tokens_Y: the tails, end-of-sequence left out, in item order.
-        num_items: item numbers are below this, scalar int32. Not every number need be an item.
+        num_items: item numbers are below this, scalar int32.
         max_steps: tokens after the prefix of the longest id, end-of-sequence included, rounded up to
             a multiple of 4: the slots that a search needs.
         eos_id: the end-of-sequence token.
@@ -83,7 +83,7 @@ def build_trie(
     vocab_size: int,
     eos_id: int = 1,
     name_of: Callable[[int], str] = "item number {}".format,
-    numbers_I: Int[np.ndarray, " I"] | None = None,
+    remedy: str = id_order.REMEDY,
     order_I: Int[np.ndarray, " I"] | None = None,
     room: Trie | None = None,
 ) -> Trie:
@@ -95,9 +95,9 @@ def build_trie(
         offsets_I: item i's tokens are `values[offsets[i]:offsets[i + 1]]`; one entry more than items.
         vocab_size: tokens are below it (at most 2**31); it chooses the width they are stored in.
         eos_id: end-of-sequence, which no id may contain.
-        name_of: what to call a row of `offsets_I` in an error.
-        numbers_I: the item number of each row, ascending; without it, row i is item i.
-        order_I: rows in about the order of their ids, which sorts faster.
+        name_of: what to call an item in an error.
+        remedy: what to do about two items with one id, or an empty one.
+        order_I: items in about the order of their ids, which sorts faster.
         room: a trie whose shapes and static fields the new one gets wherever it fits into them, so
             that both share one compiled search.
 
@@ -111,22 +111,20 @@ def build_trie(
     ended = lengths_I > 0
     ended[ended] = values_P[offsets_I[1:][ended] - 1] == eos_id
     lengths_I -= ended
-    num_rows = len(lengths_I)
-    if numbers_I is None:
-        numbers_I = np.arange(num_rows, dtype=np.int32)
-    id_order.check_tokens(values_P, offsets_I, lengths_I, vocab_size, eos_id, name_of)
-    order_I = id_order.sorted_rows(values_P, offsets_I, lengths_I, name_of, order_I)
+    num_items = len(lengths_I)
+    id_order.check_tokens(values_P, offsets_I, lengths_I, vocab_size, eos_id, name_of, remedy)
+    order_I = id_order.sorted_rows(values_P, offsets_I, lengths_I, name_of, order_I, remedy)
     prefix_Q = id_order.common_prefix(values_P, offsets_I, lengths_I, order_I)
     if room is not None:
         prefix_Q = prefix_Q[: len(room.prefix_Q)]
     depth = len(prefix_Q)
     max_steps = int(lengths_I.max()) - depth + 1
-    tail_depths_I = np.zeros(num_rows, np.int64)
+    tail_depths_I = np.zeros(num_items, np.int64)
     arc_tokens, arc_nexts, node_arcs, node_items, node_starts, node_counts = ([] for _ in range(6))
     num_arcs, num_nodes = 0, 1
     # `ranks` are the sorted places of the items still under a node of this level; `fresh` says which
     # of them is the first of its node.
-    ranks_X = np.arange(num_rows)
+    ranks_X = np.arange(num_items)
     fresh_X = ranks_X == 0
     while ranks_X.size:
         rows_X = order_I[ranks_X]
@@ -139,12 +137,12 @@ def build_trie(
         arc_sizes = np.diff(arc_heads, append=len(ranks_X))
         node_heads = np.flatnonzero(fresh_X)
         node_arcs.append(num_arcs + np.cumsum(is_arc_X)[node_heads] - 1)
-        node_items.append(np.minimum.reduceat(numbers_I[rows_X], node_heads))
+        node_items.append(np.minimum.reduceat(rows_X, node_heads))
         node_starts.append(ranks_X[node_heads])
         node_counts.append(np.diff(node_heads, append=len(ranks_X)))
         lone = arc_sizes == 1
         lone_rows = rows_X[arc_heads]
-        nexts = np.where(lone, -1 - numbers_I[lone_rows], num_nodes + np.cumsum(~lone) - 1)
+        nexts = np.where(lone, -1 - lone_rows, num_nodes + np.cumsum(~lone) - 1)
         tokens = tokens_X[arc_heads]
         arc_tokens.append(np.where(tokens < 0, eos_id, tokens))
         arc_nexts.append(nexts)
@@ -154,12 +152,9 @@ def build_trie(
         stays_X = np.repeat(~lone, arc_sizes)
         fresh_X, ranks_X = is_arc_X[stays_X], ranks_X[stays_X]
         depth += 1
-    num_items = max(int(numbers_I[-1]) + 1, 0 if room is None else int(room.num_items))
     tail_lengths_I = np.maximum(lengths_I - tail_depths_I, 0)
-    tail_starts_N = np.zeros(num_items + 1, np.int64)
-    tail_starts_N[numbers_I + 1] = tail_lengths_I
-    tail_starts_N = np.cumsum(tail_starts_N)
-    _check_counts(num_arcs, int(tail_starts_N[-1]))
+    tail_starts_I = np.concatenate([[0], np.cumsum(tail_lengths_I)])
+    _check_counts(num_arcs, int(tail_starts_I[-1]))
     is_tail_P = id_order.runs(len(values_P), offsets_I[:-1] + tail_depths_I, tail_lengths_I)
     token_type = np.uint16 if vocab_size <= SMALL_VOCABULARY else np.int32
     max_steps = -(-max_steps // STEPS_MULTIPLE) * STEPS_MULTIPLE
@@ -168,9 +163,9 @@ def build_trie(
         "arc_nexts_A": (arc_nexts, 0, np.int32),
         "node_arcs_J": ([*node_arcs, [num_arcs]], num_arcs, np.int32),
         "node_items_J": ([*node_items, [0]], 0, np.int32),
-        "node_starts_J": ([*node_starts, [num_rows]], num_rows, np.int32),
+        "node_starts_J": ([*node_starts, [num_items]], num_items, np.int32),
         "node_counts_J": ([*node_counts, [0]], 0, np.int32),
-        "tail_starts_I": ([tail_starts_N], int(tail_starts_N[-1]), np.int32),
+        "tail_starts_I": ([tail_starts_I], int(tail_starts_I[-1]), np.int32),
         "tail_tokens_Y": ([values_P[is_tail_P]], eos_id, token_type),
     }
     return Trie(
@@ -186,10 +181,7 @@ def build_trie(
 
 
 def item_ranks(trie: Trie) -> Int[np.ndarray, " I"]:
-    """The place of each item when ids are sorted by tokens, a prefix first; from the arrays alone.
-
-    A number that is no item has the largest int32.
-    """
+    """The place of each item when ids are sorted by tokens, a prefix first; from the arrays alone."""
     num_items = int(trie.num_items)
     nexts_A, starts_J = np.asarray(trie.arc_nexts_A), np.asarray(trie.node_starts_J)
     node_arcs_J = np.asarray(trie.node_arcs_J).astype(np.int64)
@@ -200,7 +192,7 @@ def item_ranks(trie: Trie) -> Int[np.ndarray, " I"]:
     widths_J = np.diff(node_arcs_J)
     firsts_A = np.repeat(node_arcs_J[:-1], widths_J)
     ranks_A = np.repeat(starts_J[:-1], widths_J) + before_A - before_A[firsts_A]
-    ranks_I = np.full(num_items, np.iinfo(np.int32).max, np.int32)
+    ranks_I = np.empty(num_items, np.int32)
     lone_A = nexts_A < 0
     ranks_I[-1 - nexts_A[lone_A]] = ranks_A[lone_A]
     return ranks_I

@@ -1,5 +1,8 @@
 """Programs that several tests compile are compiled once."""
 
+import functools
+import inspect
+
 import jax
 import pytest
 
@@ -16,3 +19,14 @@ def compiled_once(tmp_path_factory):
     yield
     jax.config.update("jax_compilation_cache_dir", before[0])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+
+
+@pytest.fixture(scope="package")
+def untyped():
+    """A function or method as callers have it, who do not check types as these tests do."""
+
+    def strip(called):
+        plain = inspect.unwrap(getattr(called, "__func__", called))
+        return functools.partial(plain, called.__self__) if inspect.ismethod(called) else plain
+
+    return strip

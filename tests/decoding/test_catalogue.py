@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec_jax.decoding.catalogue import Catalogue, Rows
+from genrec_jax.decoding.catalogue import Catalogue, Match, Rows
 from genrec_jax.errors import UserError
 
 TITLES = [
@@ -25,7 +25,9 @@ CATALOGUE = Catalogue(["m1", "m2", "m3", "m4", "m5", "m6", "77"], TITLES)
     [
         ("m6", 5),
         ("77", 6),
-        (77, 6),
+        (6, 6),
+        (np.int64(0), 0),
+        (Match("m3", 2, "m3", None, 1.0), 2),
         ("Toy Story (1995)", 0),
         ("  toy story  (1995) ", 0),
         ("Star Wars (1977)", 1),
@@ -56,7 +58,7 @@ def test_unknown_titles_get_the_nearest(query, item):
     assert match.title == CATALOGUE.titles[item]
 
 
-@pytest.mark.parametrize("query", ["zzzz", "", "   ", "m66", "story1995", 1995, "Green Wars"])
+@pytest.mark.parametrize("query", ["zzzz", "", "   ", "m66", "story1995", "1995", "Green Wars"])
 def test_nothing_alike_is_an_error(query):
     """Nor is a source id taken for the title or the other source id that it resembles."""
     with pytest.raises(
@@ -74,13 +76,15 @@ def test_an_unknown_title_is_an_error_where_none_is_guessed():
 
 def test_catalogue_without_titles():
     catalogue = Catalogue(["100", "101", "205"], [None, None, None])
-    assert catalogue.find(101).exact
+    assert catalogue.find("101").item == 1
+    with pytest.raises(UserError, match=r"given as 101; wanted .* an item number from 0 to 2"):
+        catalogue.find(101)
     with pytest.raises(UserError, match="wanted something such as '100'"):
         catalogue.find("2055")
 
 
 def test_a_history_of_known_and_unknown_ones():
-    history = ["m2", "Star Warz", "m66", np.int64(77), "zzzz"]
+    history = ["m2", "Star Warz", "m66", np.int64(6), "zzzz"]
     nearest, skipped = CATALOGUE.read(history, "nearest")
     assert [match.item for match in nearest] == [1, 1, 6] and skipped == ["m66", "zzzz"]
     known, skipped = CATALOGUE.read(history, "skip")
@@ -90,10 +94,14 @@ def test_a_history_of_known_and_unknown_ones():
     assert CATALOGUE.read(["m1"], "error") == ([CATALOGUE.find("m1")], [])
 
 
-@pytest.mark.parametrize("entry", [None, float("nan"), 77.0, np.float64(77), True, b"m1", ["m1"]])
+@pytest.mark.parametrize(
+    "entry", [None, float("nan"), 6.0, np.float64(6), True, b"m1", ["m1"], 7, -1]
+)
 @pytest.mark.parametrize("unknown", ["nearest", "skip", "error"])
 def test_what_is_no_item_at_all(entry, unknown):
-    with pytest.raises(UserError, match="wanted a source id as text or as a whole number, or a"):
+    with pytest.raises(
+        UserError, match="wanted a source id or title as text, an item number from 0 to 6"
+    ):
         CATALOGUE.read(["m1", entry], unknown)
     with pytest.raises(UserError, match=re.escape(f"an item is given as {entry!r}")):
         CATALOGUE.items_of([entry])
@@ -104,14 +112,14 @@ def test_titles_lose_their_html_entities():
 
 
 def test_items_of_takes_none_for_another():
-    assert CATALOGUE.items_of(["m2", 77, " tom & huck (1995)"]) == [1, 6, 4]
+    assert CATALOGUE.items_of(["m2", 6, " tom & huck (1995)"]) == [1, 6, 4]
     with pytest.raises(UserError, match="'Star Wras', 'a', 'b' and 1 more: neither source ids nor"):
         CATALOGUE.items_of(["m1", "Star Wras", "a", "b", "c"])
 
 
 def test_items_of_takes_a_list_and_no_title_of_several():
     numbered = Catalogue(["1", "2", "3", "123"], [None] * 4)
-    with pytest.raises(UserError, match=r"as one text, '123'; wanted a list .* such as \['123'\]"):
+    with pytest.raises(UserError, match=r"are given as '123'; wanted a list .* such as \['1'\]"):
         numbered.items_of("123")
     assert numbered.items_of(["123"]) == [3]
     with pytest.raises(

@@ -139,7 +139,7 @@ def test_shared_lists_are_those_of_each_example():
 
 def test_what_leaves_any_item():
     ids = [(2, 3), (2, 4), (5, 3)]
-    ranks_I = np.append(item_ranks(trie_of(ids)), constraints_lib.LAST_ITEM)  # one is retired
+    ranks_I = item_ranks(trie_of(ids))
     made = constraints_lib.constraints_of(
         ranks_I,
         [[], [0, 1], [0, 1, 2], [0, 1, 2, 3], [1, 3], [3], []],

@@ -16,6 +16,7 @@ from genrec_jax.decoding import recommender as recommenders
 from genrec_jax.decoding import request_checks, request_shapes
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.recommend import make_recommend_step
+from genrec_jax.decoding.recommendations import Recommendation
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.errors import UserError
 from genrec_jax.model import t5
@@ -36,7 +37,7 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recommender(run_dir):
-    return genrec_jax.load(run_dir.path)
+    return genrec_jax.load(run_dir.path, max_k=200)
 
 
 def test_load_has_the_parameters_of_what_it_stands_for():
@@ -71,6 +72,11 @@ def by_hand(run_dir, template, users, histories, beams=20):
 
 def items_of(results):
     return [[one.item for one in result] for result in results]
+
+
+def traces_of(recommender):
+    """Programs, as JAX counts them."""
+    return sum(step._cache_size() for step in recommender._served.programs._steps.values())
 
 
 def test_equals_the_step_called_by_hand(run_dir, recommender):
@@ -176,45 +182,25 @@ def test_exclude_and_allow_leave_exactly_the_rest_in_its_order(recommender):
         assert found == [item for item in whole[row] if item not in banned and item in only]
     assert len(left[1]) == 5 and len(left[2]) == 2
     # One of the two suffices, and nothing else was compiled for other lists of like lengths.
-    steps = recommender._step_for(everything)
-    before = steps._cache_size()
+    before = traces_of(recommender)
     only = recommender.recommend(histories, k=everything, allow=[[1], None, [1, 2]])
     assert [len(found) for found in only] == [1, everything, 2]
-    assert steps._cache_size() == before
+    assert traces_of(recommender) == before
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"exclude": [[0], [1]]}, "exclude has 2 lists for 1 requests"),
-        ({"allow": [[0, 10**6]]}, r"allow has \[0, 1000000\]; wanted for each request a list"),
-        ({"exclude": [[-1]]}, "wanted for each request a list of item numbers"),
+        ({"allow": [[0, 10**6]]}, r"allow: an item is given as 1000000; wanted .* from 0 to 119"),
+        ({"exclude": [[-1]]}, "exclude: an item is given as -1; wanted"),
+        ({"exclude": 5}, "exclude is 5; wanted a list of items, or None, for each request"),
+        ({"allow": b"a"}, "allow is b'a'; wanted a list"),
     ],
 )
-def test_lists_that_cannot_be_meant(recommender, options, message):
+def test_lists_that_cannot_be_meant(recommender, untyped, options, message):
     with pytest.raises(UserError, match=message):
-        recommender.recommend([[recommender.catalogue.source_ids[0]]], **options)
-
-
-@pytest.mark.parametrize("wrong", [5, "5", [[5]], [[5], [6, 7]], [None], [1.5], [True], np.eye(2)])
-def test_what_is_no_list_of_items(wrong):
-    for name in ("exclude", "allow"):
-        with pytest.raises(
-            UserError, match=f"{name} has .*; wanted for each request a list of item"
-        ):
-            request_checks.item_lists(name, [[1], wrong], 2, 100)
-
-
-def test_lists_are_read_once_and_arrays_stay_as_they_are():
-    shared = np.asarray([3, 1])
-    excluded = request_checks.item_lists("exclude", [None, shared, (), shared], 4, 100)
-    assert [items.tolist() for items in excluded] == [[], [3, 1], [], [3, 1]]
-    assert excluded[1] is excluded[3] is shared
-    allowed = request_checks.item_lists("allow", [None, iter([2]), range(3)], 3, 100)
-    assert allowed[0] is None and [items.tolist() for items in allowed[1:]] == [[2], [0, 1, 2]]
-    # Rows of a table come and go as they are read; each is its own list.
-    table = request_checks.item_lists("allow", np.arange(6).reshape(3, 2), 3, 100)
-    assert [items.tolist() for items in table] == [[0, 1], [2, 3], [4, 5]]
+        untyped(recommender.recommend)([[recommender.catalogue.source_ids[0]]], **options)
 
 
 def test_histories_may_be_generators(recommender):
@@ -222,7 +208,7 @@ def test_histories_may_be_generators(recommender):
     found = recommender.recommend((name for name in [one]) for one in ids)
     assert items_of(found) == items_of(recommender.recommend([[one] for one in ids]))
     assert recommender.recommend(iter(ids[:0])) == []
-    for wrong in ([None], [["a"], 5], (one for one in ["a"])):
+    for wrong in (None, 5, b"a", [None], [["a"], 5], (one for one in ["a"])):
         with pytest.raises(
             UserError, match=r"a history is .*; wanted a list of source ids or titles"
         ):
@@ -233,8 +219,9 @@ def test_scores_that_are_not_finite_are_an_error(recommender, monkeypatch):
     """Lists that exclusions leave nothing of stay empty."""
     history, everything = [["Night Light"]] * 2, range(len(recommender.catalogue))
     assert recommender.recommend(history, exclude=[everything, []])[0] == []
-    broken = jax.tree.map(lambda array: array * np.nan, recommender._params)
-    monkeypatch.setattr(recommender, "_params", broken)
+    programs = recommender._served.programs
+    broken = jax.tree.map(lambda array: array * np.nan, programs._params)
+    monkeypatch.setattr(programs, "_params", broken)
     assert recommender.recommend(history[:1], exclude=[everything]) == [[]]
     assert recommender.recommend(history[:1], allow=[[]]) == [[]]
     for lists in ({}, {"exclude": [everything, [2]]}, {"allow": [[], [2]]}):
@@ -252,25 +239,82 @@ def test_step_template_and_beams_can_be_chosen(run_dir):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"k": 0}, "k is 0"),
+        ({"k": 0}, "k is 0; wanted a whole number, 1 to 200"),
+        ({"k": 2.5}, "k is 2.5; wanted a whole"),
+        ({"k": "5"}, "k is '5'; wanted a whole"),
+        ({"k": True}, "k is True; wanted a whole"),
+        ({"k": 201}, r"k is 201; .* 1 to 200. A service that needs more sets `load\(max_k=...\)`"),
         ({"template": "Z9"}, "Z9"),
+        ({"template": ["A1"]}, r"template is \['A1'\]; wanted the id of a template"),
+        ({"unknown": []}, r"unknown is \[\]; wanted one of"),
+        ({"users": 3}, r"users is 3; wanted a user number or None for each request, such as"),
+        ({"users": "3"}, "users is '3'; wanted"),
         ({"users": [1, 2]}, "2 users and 1 histories"),
         ({"users": [60]}, "users has 60; wanted user numbers .* from 0 to 59, or None"),
         ({"users": [-1]}, "users has -1; wanted"),
     ],
 )
-def test_mistakes(recommender, options, message):
+def test_mistakes(recommender, untyped, options, message):
     with pytest.raises(UserError, match=message):
-        recommender.recommend([[recommender.catalogue.source_ids[0]]], **options)
+        untyped(recommender.recommend)([[recommender.catalogue.source_ids[0]]], **options)
 
 
-def test_what_is_a_users_number():
-    numbers = request_checks.user_numbers([0, None, np.int64(59)], 3, 60)
-    assert numbers.tolist() == [0, -1, 59]
-    assert request_checks.user_numbers(None, 2, 60).tolist() == [-1, -1]
-    for wrong in (-1, 60, 1.0, True, "shopper_17"):
-        with pytest.raises(UserError, match=f"users has {wrong!r}; wanted user numbers"):
-            request_checks.user_numbers([0, wrong], 2, 60)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_beams": 0}, "num_beams is 0; wanted a whole number, 1 or more"),
+        ({"num_beams": -4}, "num_beams is -4; wanted"),
+        ({"num_beams": 2.5}, "num_beams is 2.5; wanted"),
+        ({"max_k": 0}, "max_k is 0; wanted"),
+        ({"room": 2.5}, "room is 2.5; wanted a whole number, 0 or more"),
+        ({"room": -1}, "room is -1; wanted"),
+        ({"unknown": "guess"}, "unknown is 'guess'"),
+    ],
+)
+def test_mistakes_in_loading_are_told_before_anything_is_read(untyped, options, message):
+    with pytest.raises(UserError, match=message):
+        untyped(recommenders.load)("no/such/run", **options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"rows": (0,)}, "one of rows is 0; wanted a whole number, 1 or more"),
+        ({"rows": 8}, "rows is 8; wanted a list of whole numbers"),
+        ({"lengths": (32, 0)}, "one of lengths is 0; wanted"),
+        ({"lengths": (2.5,)}, "one of lengths is 2.5; wanted"),
+        ({"k": 0}, "k is 0; wanted"),
+        ({"longest_list": -1}, "longest_list is -1; wanted"),
+    ],
+)
+def test_mistakes_in_warming_up_compile_nothing(recommender, untyped, options, message):
+    before = traces_of(recommender)
+    with pytest.raises(UserError, match=message):
+        untyped(recommender.warm_up)(**{"rows": (64,), "lengths": (32,)} | options)
+    assert traces_of(recommender) == before
+
+
+def test_numbers_texts_and_answers_mean_the_same_items_everywhere(recommender):
+    """Sources may number their items: a number is never read as a source id, nor a text as a number."""
+    catalogue = recommender.catalogue
+    texts = list(catalogue.source_ids[:3])
+    answers = [Recommendation(i, texts[i], catalogue.titles[i], -1.0) for i in range(3)]
+    (wanted,) = recommender.recommend([texts], exclude_seen=True)
+    for named in ([0, 1, 2], np.arange(3), answers, [0, texts[1], answers[2]], wanted.matches):
+        (found,) = recommender.recommend([named], exclude=[named])
+        assert items_of([found]) == items_of([wanted])
+        assert [match.item for match in found.matches] == [0, 1, 2] and not found.skipped
+        allowed = recommender.recommend([texts], allow=[named])
+        assert sorted(items_of(allowed)[0]) == [0, 1, 2]
+    best = wanted[0]
+    (again,) = recommender.recommend([[best]])
+    assert again.matches[0].item == best.item and again.matches[0].source_id == best.source_id
+    stranger = dataclasses.replace(best, source_id="of another recommender")
+    for given in ({"histories": [[stranger]]}, {"histories": [[0]], "exclude": [[stranger]]}):
+        with pytest.raises(UserError, match="of another recommender' is not of this catalogue"):
+            recommender.recommend(**given)
+    with pytest.raises(UserError, match=r"an item is given as 120; wanted .* from 0 to 119"):
+        recommender.recommend([[120]])
 
 
 def test_a_run_dir_that_does_not_say_how_many_users_it_has(run_dir):
@@ -287,9 +331,10 @@ def test_a_run_dir_that_does_not_say_how_many_users_it_has(run_dir):
 
 
 def test_more_items_than_there_are(recommender):
-    """No search of a million beams."""
-    whole = recommender.recommend([["Night Light"]], k=10**6)[0]
-    assert len(whole) == len(recommender.catalogue)
+    """No search of a million beams, also where a service allows it."""
+    fresh = recommenders.load(recommender.run_dir.path, max_k=10**6)
+    whole = fresh.recommend([["Night Light"]], k=10**6)[0]
+    assert len(whole) == len(fresh.catalogue)
 
 
 @pytest.mark.parametrize("histories", ["Night Light", ["Night Light"]])
@@ -321,14 +366,13 @@ def test_one_compilation_per_bucket_and_warm_up_makes_it_ahead(run_dir):
     fresh = recommenders.load(run_dir.path)
     seconds = fresh.warm_up(rows=(1, 5, 8), lengths=(20, 32))
     assert list(seconds) == [(1, 32), (8, 32)] and min(seconds.values()) > 0
-    compiled = fresh._step_for(10)._cache_size()
-    assert compiled == 2
+    assert traces_of(fresh) == fresh.stats()["programs"] == 2
     prompts = fresh._stock.assembler.assemble("A1", None, [np.asarray([1, 2])])
     assert prompts.inputs.lengths_E[0] <= request_shapes.LENGTHS[0]
     source_ids = fresh.catalogue.source_ids
     for count in (1, 2, 5, 8, 17):
         fresh.recommend([[source_ids[i], source_ids[i + 1]] for i in range(count)])
-    assert fresh._step_for(10)._cache_size() == compiled
+    assert traces_of(fresh) == fresh.stats()["programs"] == 2
 
 
 def test_warm_up_is_ready_for_every_prompt_of_training(run_dir):
@@ -336,7 +380,7 @@ def test_warm_up_is_ready_for_every_prompt_of_training(run_dir):
     fresh = recommenders.load(run_dir.path, num_beams=10)
     assert list(fresh.warm_up()) == [(1, 32), (1, 64), (1, 128)]
     fresh.recommend([[fresh.catalogue.source_ids[0]] * tiny_run.HISTORY])
-    assert fresh._step_for(10)._cache_size() == 3
+    assert traces_of(fresh) == 3
 
 
 def test_warm_up_is_ready_for_every_list_up_to_the_longest(run_dir):
@@ -344,16 +388,15 @@ def test_warm_up_is_ready_for_every_list_up_to_the_longest(run_dir):
     fresh = recommenders.load(run_dir.path)
     source_ids = fresh.catalogue.source_ids
     assert len(source_ids) > 33
-    steps = fresh._step_for(10)
     fresh.warm_up(lengths=(32,), exclude_seen=True)
-    assert steps._cache_size() == 1
+    assert traces_of(fresh) == 1
     assert list(fresh.warm_up(lengths=(32,), longest_list=33)) == [(1, 32)]
-    assert steps._cache_size() == 2
+    assert traces_of(fresh) == 2
     history = [[source_ids[1]]]
     for count in (1, 31, 32, 33):
         fresh.recommend(history, exclude=[range(count)])
         fresh.recommend(history, exclude_seen=True, allow=[range(count)])
-    assert steps._cache_size() == 2
+    assert traces_of(fresh) == 2
 
 
 def test_threads_get_what_one_thread_gets(run_dir):

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 import genrec_jax
-from genrec_jax.decoding import live
-from genrec_jax.decoding import recommender as recommenders
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.catalogue import Catalogue
 from genrec_jax.decoding.stock import Stock
@@ -34,9 +32,9 @@ def loaded(run_dir):
 @pytest.fixture
 def recommender(loaded):
     """One for all tests, which compiles once; each begins with the catalogue trained on."""
-    stock = loaded._stock
+    served = loaded._served
     yield loaded
-    loaded._stock = stock
+    loaded._served = served
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +48,10 @@ def found(recommender, k=10):
     return [one.source_id for one in recommender.recommend(history, k=k)[0]]
 
 
-def test_items_come_and_go_on_one_compiled_search(recommender, texts, monkeypatch):
+def test_items_come_and_go_on_one_compiled_search(recommender, texts):
     before = found(recommender)
-    traces = []
-    make = recommenders.make_recommend_step
-    monkeypatch.setattr(
-        recommenders, "make_recommend_step", lambda *a: traces.append(a) or make(*a)
-    )
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(recommender._stock.trie)]
-    (step,) = recommender._steps.values()
+    programs = recommender._served.programs
+    (step,) = programs._steps.values()
     compiled = step._cache_size()
     best = before[0]
     text = texts[best]
@@ -73,8 +66,8 @@ def test_items_come_and_go_on_one_compiled_search(recommender, texts, monkeypatc
     assert recommender.recommend([[best]])[0].matches[0].exact
     recommender.update(add={best: text}, retire=["new"])
     assert found(recommender) == before
-    assert [np.shape(leaf) for leaf in jax.tree.leaves(recommender._stock.trie)] == shapes
-    assert step._cache_size() == compiled and not traces
+    assert recommender._served.programs is programs and [*programs._steps.values()] == [step]
+    assert step._cache_size() == compiled
 
 
 def test_exclusions_are_of_the_changed_catalogue(recommender):
@@ -88,7 +81,7 @@ def test_exclusions_are_of_the_changed_catalogue(recommender):
     assert [one.source_id for one in allowed[0]] == before[2:4]
 
 
-def test_refusals_change_nothing(recommender, texts):
+def test_refusals_change_nothing(recommender, texts, untyped):
     before = found(recommender)
     source_ids = recommender.catalogue.source_ids
     refused = [
@@ -97,14 +90,50 @@ def test_refusals_change_nothing(recommender, texts):
         ({"retire": ["nothing like it"]}, "neither source ids nor titles"),
         ({"retire": source_ids}, "no item would be left"),
         ({"add": {}, "titles": {"new": "A"}}, "a title is given for 'new'"),
+        ({"add": [("new", "item_9")]}, r"add is \[\('new', 'item_9'\)\]; wanted a mapping"),
+        ({"add": {"new": "item_9"}, "titles": {"new": 5}}, "titles has 'new': 5; wanted the title"),
+        ({"add": {" new": "item_9"}}, "add has the source id ' new'; wanted one that is not empty"),
+        ({"add": {"": "item_9"}}, "add has the source id ''; wanted"),
+        ({"retire": 5}, "items are given as 5; wanted a list"),
+        ({"retire": b"ab"}, "items are given as b'ab'; wanted"),
+        ({"retire": [True]}, "an item is given as True; wanted"),
+        ({"retire": [len(source_ids)]}, r"given as 120; wanted .* an item number from 0 to 119"),
     ]
     for change, message in refused:
         with pytest.raises(UserError, match=message):
-            recommender.update(**change)
+            untyped(recommender.update)(**change)
     assert found(recommender) == before
     recommender.update(retire=[before[0]])
     with pytest.raises(UserError, match="cannot be retired"):
         recommender.update(retire=[before[0]])
+
+
+def test_numbers_and_answers_are_retired_as_they_were_given(recommender):
+    """Also where a source id looks like another item's number."""
+    history = [[recommender.catalogue.source_ids[3]]]
+    recommender.update(add={"7": "item_4711"})
+    answers = recommender.recommend(history, k=12)[0]
+    recommender.update(retire=[answers[0], answers[1].item])
+    assert found(recommender) == [one.source_id for one in answers[2:12]]
+    seven = recommender.catalogue.source_ids[7]
+    recommender.update(retire=[7])
+    with pytest.raises(UserError, match=f"'{seven}' cannot be retired"):
+        recommender.update(retire=[seven])
+    recommender.update(retire=["7"])
+
+
+def test_no_change_is_lost_among_threads(recommender):
+    def add(thread):
+        for change in range(5):
+            number = 2000 + 10 * thread + change
+            recommender.update(add={f"t{thread}-{change}": f"item_{number}"})
+
+    live = recommender.stats()["live_items"]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(8)))
+    names = [f"t{thread}-{change}" for thread in range(8) for change in range(5)]
+    assert len(set(recommender.catalogue.items_of(names))) == 40
+    assert recommender.stats()["live_items"] == live + 40
 
 
 def test_no_request_sees_half_a_change(recommender, texts):
@@ -121,16 +150,14 @@ def test_no_request_sees_half_a_change(recommender, texts):
     assert lists[-1] == [f"{n}'" for n in best]
 
 
-def stock_of(run_dir, source_ids, texts, titles, room=None):
+def stock_of(run_dir, source_ids, texts, titles, room=0):
     assembler = PromptAssembler(
         run_dir.vocabulary, texts, run_dir.templates, "toystore", titles=titles
     )
     runs = assembler.target_runs()
     size = run_dir.vocabulary.size
     trie = tries.build_trie(runs.values_P, runs.offsets_E1, vocab_size=size)
-    if room:
-        trie = live.with_room(trie, room)
-    return Stock.of(Catalogue(source_ids, titles), assembler, trie, "toystore", ready=bool(room))
+    return Stock.of(Catalogue(source_ids, titles), assembler, trie, "toystore", room=room)
 
 
 def state_of(stock, histories):
@@ -144,10 +171,12 @@ def state_of(stock, histories):
         prompts.whole_words.to_lists(),
         walk(jax.tree.map(np.asarray, stock.trie)),
         stock.ranks_I.tolist(),
+        stock.numbers_I.tolist(),
+        stock.places_N.tolist(),
     )
 
 
-@pytest.mark.parametrize("room", [None, 60])
+@pytest.mark.parametrize("room", [0, 60])
 def test_random_changes_are_those_of_a_stock_built_anew(run_dir, room):
     """What is retired is in no list, but in histories; every version stays as it was."""
     rng = np.random.default_rng(7)
@@ -187,7 +216,10 @@ def test_random_changes_are_those_of_a_stock_built_anew(run_dir, room):
             assert own.inputs.to_lists() == wanted.inputs.to_lists()
         trie = jax.tree.map(np.asarray, stock.trie)
         prefix = tuple(trie.prefix_Q.tolist())
-        walked = {item: [*prefix, *tokens, 1] for tokens, item in walk(trie).items()}
+        numbers = stock.numbers_I.tolist()
+        walked = {numbers[place]: [*prefix, *tokens, 1] for tokens, place in walk(trie).items()}
+        assert stock.places_N[numbers].tolist() == list(range(len(alive)))
+        assert (stock.places_N >= 0).sum() == len(alive)
         assert walked == {item: runs[item] for item in alive}
         assert stock.catalogue.find(source_ids[-1]).item == len(rows) - 1
     for earlier, histories, state in kept:
@@ -205,7 +237,7 @@ def test_a_refused_change_leaves_a_stock_that_can_be_changed(run_dir):
         ({}, ["a"], {}, "'a' cannot be retired"),
         ({}, ["x"], {}, "'x': neither source ids nor titles"),
         ({"d": "item_4"}, [], {"e": "E"}, "a title is given for 'e'"),
-        ({}, "b", {}, "items are given as one text, 'b'"),
+        ({}, "b", {}, "items are given as 'b'; wanted a list"),
         ({4711: "item_4"}, [], {}, "add has 4711: 'item_4'; wanted the id text of each source id"),
         ({"d": 4}, [], {}, "add has 'd': 4; wanted"),
         (
