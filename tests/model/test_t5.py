@@ -1,7 +1,8 @@
-"""What the fixtures do not show: whole-word embedding, rows beyond its table, and compute in bfloat16."""
+"""What the fixtures do not show: whole-word embedding, compute in bfloat16, and where dropout is."""
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from flax import nnx
 from genrec_jax.errors import UserError
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
+from tests.model import draws
 
 CONFIG = T5Config(
     vocab_size=130,
@@ -65,3 +67,27 @@ def test_bfloat16_is_close_and_its_logits_are_float32():
     assert logits.dtype == jnp.float32
     assert logits.shape == (1, 6, 256)
     assert float(logits[:, :, 130:].max()) < -1e9
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_dropout_is_where_t5x_has_it_and_no_two_places_share_a_draw(monkeypatch, scan_layers):
+    """One draw for all positions, of attention weights for all queries. 3 encoder and 2 decoder layers."""
+    rows, inputs, targets, embed, mlp, heads, rate = 5, 11, 7, 16, 24, 2, 0.1
+    config = dataclasses.replace(
+        CONFIG, num_encoder_layers=3, dropout_rate=rate, scan_layers=scan_layers
+    )
+    model = t5.T5(config, rngs=nnx.Rngs(0))
+    batch = draws.batch(rows, inputs, targets)
+    drawn = draws.record(monkeypatch)
+    model.hidden(batch, jax.random.key(0))
+    stream = (rows, 1, embed)  # embeddings, a block's output before it is added, the final norm
+    over_inputs, over_targets = (rows, heads, 1, inputs), (rows, heads, 1, targets)
+    encoder_layer = [over_inputs, stream, (rows, 1, mlp), stream]
+    decoder_layer = [over_targets, stream, over_inputs, stream, (rows, 1, mlp), stream]
+    ends = [stream] * 4
+    jax.effects_barrier()
+    assert sorted(draw.shape for draw in drawn) == sorted(
+        3 * encoder_layer + 2 * decoder_layer + ends
+    )
+    assert {draw.kept for draw in drawn} == {1 - rate}
+    assert len({draw.key for draw in drawn}) == len(drawn)

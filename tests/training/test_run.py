@@ -23,6 +23,7 @@ from genrec_jax.training import (
     throughput,
     validation,
 )
+from genrec_jax.training import step as step_lib
 from genrec_jax.training.adafactor import AdafactorConfig
 from genrec_jax.training.adamw import AdamWConfig
 from genrec_jax.training.loop import NonFiniteLoss
@@ -185,6 +186,26 @@ def test_a_run_goes_on_with_less_memory(make_config):
     ]
     for one, other in zip(*params, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_another_seed_gives_other_dropout(make_config, monkeypatch):
+    """Of the step's dropout key alone: parameters and batches depend on the seed as well."""
+    keys = []
+    jit_train_step = step_lib.jit_train_step
+
+    def recorded(*args, **options):
+        jitted = jit_train_step(*args, **options)
+
+        def train_step(state, batch, dropout_key):
+            keys.append(tuple(jax.random.key_data(dropout_key).tolist()))
+            return jitted(state, batch, dropout_key)
+
+        return train_step
+
+    monkeypatch.setattr(step_lib, "jit_train_step", recorded)
+    for seed in (0, 1, 1):
+        train(make_config(seed=seed, train_steps=1))
+    assert keys[0] != keys[1] == keys[2]
 
 
 def test_damage_to_every_checkpoint_does_not_start_a_run_over(make_config, capsys):

@@ -12,7 +12,7 @@ from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import mesh as meshes
 from genrec_jax.pipeline.batch import Batch
 from genrec_jax.training import adafactor, losses, optimizers, schedules, state, step
-from tests.model import fixture_params
+from tests.model import draws, fixture_params
 
 CONFIG = T5Config(
     vocab_size=200,
@@ -178,6 +178,23 @@ def test_dropout_changes_with_the_step_and_the_key(one_device):
     assert first[0] == first[1]
     assert train_step(later, jax.random.key(1)) != first[0]
     assert train_step(trained, jax.random.key(2)) != first[0]
+
+
+def test_no_two_steps_or_microbatches_share_a_draw_of_dropout(monkeypatch):
+    """24 places: ends of both stacks, 4 in each of 2 encoder layers, 6 in each of 2 decoder layers."""
+    places = 4 + 2 * 4 + 2 * 6
+    mesh = meshes.single_device_mesh()
+    train_state = state.create_state(CONFIG, OPTIMIZER, mesh, 0)
+    drawn = draws.record(monkeypatch)
+    train_step = step.jit_train_step(CONFIG, OPTIMIZER, LOSS, mesh, microbatches=2)
+    seen = set()
+    for steps in (1, 2):
+        train_state, _ = train_step(train_state, packed_batch(0), jax.random.key(1))
+        jax.block_until_ready(train_state)
+        jax.effects_barrier()
+        seen |= {draw.key for draw in drawn}
+        assert {draw.shape[0] for draw in drawn} == {4}
+        assert len(seen) == 2 * places * steps
 
 
 def test_one_compilation_per_shape_and_donation():
