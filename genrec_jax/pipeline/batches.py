@@ -69,7 +69,9 @@ class TrainBatches:
             num_hosts: how many there are.
             rows_multiple: the number of rows is a multiple of it: devices along the batch, over all
                 hosts.
-            max_shapes: steps of each source's ladder; every shape is a compilation.
+            max_shapes: steps of each source's ladder at most; every shape that occurs is a compilation.
+                A ladder of packed rows has 2 at least: its last, a row for each example, is for the worst
+                case alone, since it would undo the packing.
 
         Raises:
             UserError: sizes that do not divide, or a limit that an example exceeds.

@@ -53,7 +53,8 @@ class DataConfig:
             None: no limit) [TASK_FEATURE_LENGTHS].
         packing: put several examples in a row, kept apart by segment ids [PACKING].
         row_length: tokens of a packed row; None: that of `inputs`.
-        max_shapes: batches of each task come in so many shapes at most; each is compiled once.
+        max_shapes: batches of each task come in so many shapes at most, each compiled once when it first
+            occurs; packed ones in 2 at least, of which the largest is for the worst case and seldom occurs.
         history: items that a prompt shows at most, the newest.
         templates_per_example: templates drawn for each example, task and epoch; None: every seen one.
         templates_file: a TOML file of prompt templates; None: those of the mixture's paper.

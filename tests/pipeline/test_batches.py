@@ -106,12 +106,17 @@ def test_any_step_at_any_time(mixture, packing):
         _same(resumed.batch(step), in_order[step])
 
 
-@pytest.mark.parametrize("packing", [False, True])
-def test_shapes_are_few_and_known_beforehand(mixture, packing):
-    batches = TrainBatches(mixture, 16, packing=packing, rows_multiple=4, max_shapes=3)
+@pytest.mark.parametrize(
+    ("packing", "max_shapes", "most"),
+    [(False, 1, 1), (False, 3, 3), (True, 1, 2), (True, 2, 2), (True, 3, 3)],
+)
+def test_shapes_are_few_and_known_beforehand(mixture, packing, max_shapes, most):
+    """Packed rows have one shape that fits nearly always, and one for the worst case."""
+    batches = TrainBatches(mixture, 16, packing=packing, rows_multiple=4, max_shapes=max_shapes)
     seen = {batches.shape(step) for step in range(400)}
     assert seen <= set(batches.shapes)
-    assert len(batches.shapes) <= 4 * len(mixture.sources)
+    assert len(batches.shapes) <= most * len(mixture.sources)
+    assert max(shape.rows for shape in batches.shapes) == 16
     assert all(shape.rows % 4 == 0 for shape in batches.shapes)
 
 
