@@ -1,6 +1,7 @@
 """The run dir: everything that evaluating, recommending and exporting need, in one folder, without gin.
 
-    run.json            what was trained: network, mixture, datasets, templates, settings, versions
+    run.json            what was trained: network, mixture, datasets, templates, settings, versions;
+                        of the last start, with what changed since the first (`restarts`)
     config.gin          the operative configuration, where the run was started by gin
     vocabulary.model    the vocabulary
     item_ids.parquet    item ids with titles, and index.json (several datasets: <dataset>/...)
@@ -177,8 +178,7 @@ class RunDir:
         manifest = {
             "format_version": FORMAT_VERSION,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "git_commit": git_commit(),
-            "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+            **code_here(),
             "model": dataclasses.asdict(model_config),
             "mixture": dict(mixture),
             "datasets": entries,
@@ -309,12 +309,19 @@ class RunDir:
         """Where TensorBoard's events and traces go."""
         return self.path / EVENTS_FOLDER
 
-    def check_settings(self, settings: Mapping[str, Any], *, free: Sequence[str] = ()) -> None:
+    def check_settings(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        free: Sequence[str] = (),
+        reasons: Mapping[str, str] | None = None,
+    ) -> None:
         """Checks that a resumed run keeps the settings that it was started with.
 
         Args:
             settings: of the run that wants to resume here.
             free: dotted names that may differ, with everything below them.
+            reasons: dotted name -> why it may not, where its name does not say what the user changed.
 
         Raises:
             UserError: some differ; it lists each with both values.
@@ -326,13 +333,22 @@ class RunDir:
             if not any(name == f or name.startswith(f"{f}.") for f in free)
         ]
         if changed:
-            lines = "".join(f"\n  {name}: {old} there, {new} now" for name, old, new in changed)
+            lines = ""
+            for name, old, new in changed:
+                reason = (reasons or {}).get(name)
+                lines += f"\n  {name}: {old} there, {new} now" + (f" ({reason})" if reason else "")
             raise UserError(
                 f"holds a run with other settings:{lines}\nGive the settings that it has to resume it,"
                 " or another MODEL_DIR to start a new run (INITIAL_CHECKPOINT_PATH starts it from this"
                 " one's parameters)",
                 file=self.location,
             )
+
+
+def code_here() -> dict[str, Any]:
+    """What runs: the commit, and the versions of what it stands on."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"git_commit": git_commit(), "versions": versions}
 
 
 def is_small(name: str) -> bool:

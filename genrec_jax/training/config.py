@@ -34,6 +34,14 @@ FREE_ON_RESUME = (
     "new_tokens",
     "validation.batch_size",
 )
+# Of these, what is not looked at once a run has a checkpoint.
+ONLY_AT_THE_START = ("initial_checkpoint", "new_tokens")
+WHY_NOT_FREE = {
+    "optimizer.learning_rate.total_steps": (
+        "the learning rate follows TRAIN_STEPS: keep it, or start a new run from this one with"
+        " INITIAL_CHECKPOINT_PATH"
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from genrec_jax import storage
-from genrec_jax.checkpoint import initial
+from genrec_jax.checkpoint import initial, restarts, restore
 from genrec_jax.checkpoint.run_dir import (
     CHECKPOINTS,
     EVENTS_FOLDER,
@@ -36,7 +36,12 @@ from genrec_jax.training import progress as progress_lib
 from genrec_jax.training import state as state_lib
 from genrec_jax.training import step as step_lib
 from genrec_jax.training import validation
-from genrec_jax.training.config import FREE_ON_RESUME, TrainConfig
+from genrec_jax.training.config import (
+    FREE_ON_RESUME,
+    ONLY_AT_THE_START,
+    WHY_NOT_FREE,
+    TrainConfig,
+)
 from genrec_jax.training.inputs import Inputs
 from genrec_jax.training.lock import FILE as LOCK_FILE
 from genrec_jax.training.lock import RunLock
@@ -244,7 +249,7 @@ def _open_run_dir(
         lock = RunLock(folder)
         if mirror is not None:
             _start_from_store(mirror)
-        if not _goes_on(folder, settings, mirror):
+        if not _goes_on(folder, settings, inputs, operative_config, mirror):
             _create_run_dir(folder, config, inputs, settings, operative_config)
             if mirror is not None:
                 names = (path.name for path in folder.iterdir() if path.name != LOCK_FILE)
@@ -310,18 +315,34 @@ def _publish_records(run_dir: RunDir, events: str = f"{EVENTS_FOLDER}/{EVENTS_FI
         run_dir.mirror.publish_growing(*log, events)
 
 
-def _goes_on(folder: pathlib.Path, settings: dict[str, Any], mirror: Mirror | None) -> bool:
+def _goes_on(
+    folder: pathlib.Path,
+    settings: dict[str, Any],
+    inputs: Inputs,
+    operative_config: str | None,
+    mirror: Mirror | None,
+) -> bool:
     """Whether there is a run in `folder` to go on with; one that saved nothing binds nobody."""
     if not RunDir.exists(folder):
         return False
     run_dir = dataclasses.replace(RunDir.load(folder), mirror=mirror)
     try:
-        run_dir.check_settings(settings, free=FREE_ON_RESUME)
+        run_dir.check_settings(settings, free=FREE_ON_RESUME, reasons=WHY_NOT_FREE)
     except UserError:
         if run_dir.checkpoint_dir.is_dir() and any(run_dir.checkpoint_dir.iterdir()):
             raise
         print_notice(f"{run_dir.location}: the run there never got to a checkpoint; starting anew")
         return False
+    steps = restore.open_store(run_dir).steps()
+    if steps:
+        settings = settings | {name: run_dir.settings[name] for name in ONLY_AT_THE_START}
+    restarts.record(
+        run_dir,
+        settings,
+        inputs.datasets,
+        step=max(steps, default=0),
+        operative_config=operative_config,
+    )
     (run_dir.path / FINISHED).unlink(missing_ok=True)
     if mirror is not None:
         mirror.remove(FINISHED)

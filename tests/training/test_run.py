@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 
 import jax
@@ -222,6 +223,70 @@ def test_damage_to_every_checkpoint_does_not_start_a_run_over(make_config, capsy
     # One without a manifest never was complete: such a run begins again.
     (folder / "manifest.json").unlink()
     assert train(settings).step == 1
+
+
+def test_a_run_that_goes_on_under_new_settings_says_so_and_keeps_the_old(make_config):
+    settings = make_config(train_steps=2, log_period=3)
+    folder = pathlib.Path(settings.model_dir)
+    train(settings, operative_config="# first\n")
+    first = run_dir.RunDir.load(folder)
+    train(settings, operative_config="# first\n")
+    assert run_dir.RunDir.load(folder).manifest == first.manifest, "nothing is new"
+    longer = dataclasses.replace(
+        settings,
+        train_steps=4,
+        model=dataclasses.replace(settings.model, remat="full"),
+        initial_checkpoint="not looked at any more",
+    )
+    train(longer, operative_config="# second\n")
+    opened = run_dir.RunDir.load(folder)
+    assert (folder / "config.gin").read_text() == "# second\n"
+    assert opened.settings["train_steps"] == 4
+    assert opened.settings["initial_checkpoint"] is None
+    assert opened.model_config.remat == "full"
+    (restart,) = opened.manifest["restarts"]
+    assert restart["step"] == 2
+    assert restart["config_before"] == "# first\n"
+    assert restart["changed"] == {
+        "settings.model.remat": ["'none'", "'full'"],
+        "settings.train_steps": ["2", "4"],
+    }
+    same = {"created", "mixture", "datasets", "vocabulary", "selection", "templates"}
+    assert {name: opened.manifest[name] for name in same} == {
+        name: first.manifest[name] for name in same
+    }
+
+
+def test_other_code_and_a_dataset_that_moved_are_written_down_too(
+    make_config, toy_dataset, tmp_path
+):
+    settings = make_config(train_steps=1)
+    folder = pathlib.Path(settings.model_dir)
+    train(settings)
+    manifest = json.loads((folder / "run.json").read_text())
+    now = manifest["versions"]["jax"]
+    manifest["versions"]["jax"] = "0.0.1"
+    (folder / "run.json").write_text(json.dumps(manifest))
+    moved = shutil.copytree(toy_dataset, tmp_path / "toystore")
+    data = dataclasses.replace(settings.data, datasets=[str(moved)])
+    train(dataclasses.replace(settings, data=data))
+    opened = run_dir.RunDir.load(folder)
+    assert opened.dataset().path == moved
+    assert opened.manifest["versions"]["jax"] == now
+    (restart,) = opened.manifest["restarts"]
+    assert restart["changed"]["versions.jax"] == ["'0.0.1'", repr(now)]
+    assert set(restart["changed"]) == {"versions.jax", "settings.data.datasets"}
+
+
+def test_a_rate_that_follows_the_steps_says_why_they_may_not_change(make_config):
+    rate = schedules.LearningRate(peak=0.01, decay="linear", warmup_steps=1, total_steps=0)
+    settings = make_config(train_steps=2, optimizer=Optimizer(learning_rate=rate))
+    train(settings)
+    with pytest.raises(
+        UserError,
+        match=r"total_steps: 2 there, 3 now .the learning rate follows TRAIN_STEPS: keep it",
+    ):
+        train(dataclasses.replace(settings, train_steps=3))
 
 
 def test_other_settings_are_refused_with_the_difference(finished):
