@@ -133,8 +133,7 @@ def measure(
     loss = losses.LossConfig(z_loss=0.0)
     model = t5.T5(config, rngs=nnx.Rngs(params=0))
     _, params = t5.graph_and_params(model)
-    fresh = state.create_state(config, optimizer, mesh, seed=0)
-    current = state.with_params(fresh, jax.tree.map(np.asarray, params), optimizer)
+    current = state.state_from_params(config, optimizer, mesh, jax.tree.map(np.asarray, params))
     take_step = step.jit_train_step(config, optimizer, loss, mesh)
     ours = [jax.device_put(batch) for batch in ours]
     with tempfile.TemporaryDirectory() as folder:

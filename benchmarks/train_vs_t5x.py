@@ -70,8 +70,7 @@ def measure(config: T5Config, batches: list[Batch], arguments) -> dict[str, Any]
         learning_rate=schedules.LearningRate(peak=LEARNING_RATE, decay="constant"),
     )
     _, params = t5.graph_and_params(t5.T5(config, rngs=nnx.Rngs(params=0)))
-    fresh = state.create_state(config, optimizer, mesh, seed=0)
-    current = state.with_params(fresh, jax.tree.map(np.asarray, params), optimizer)
+    current = state.state_from_params(config, optimizer, mesh, jax.tree.map(np.asarray, params))
     take_step = step.jit_train_step(config, optimizer, losses.LossConfig(), mesh)
     on_device = [jax.device_put(batch) for batch in batches]
     our_times, peer_times, our_losses, peer_losses = [], [], [], []

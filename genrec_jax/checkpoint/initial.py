@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -15,7 +16,9 @@ from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.indexing.vocabulary import Vocabulary
+from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import rules
 
 WHOLE_WORDS = ("whole_word_embedding",)
 
@@ -47,7 +50,6 @@ class _Start:
 def initial_params(
     path: artefacts.PathLike,
     step: restore.Which,
-    fresh: nnx.State,
     config: T5Config,
     *,
     vocabulary: Vocabulary,
@@ -63,12 +65,11 @@ def initial_params(
         path: a run dir, or a folder that `genrec import-weights` wrote; the run's vocabulary begins with
             its vocabulary, so that every row of the embedding still means its token.
         step: which checkpoint of a run dir.
-        fresh: the run's parameters as drawn, which give what the folder lacks.
         config: the run's network.
         vocabulary: the run's.
         options: how tokens that the folder does not know get their rows. Tokens that it does know are
             drawn anew (`reinitialise`) in imported weights only, not in what a run has learnt.
-        seed: of these rows.
+        seed: of these rows, and of whatever else the folder lacks: as a fresh run draws it.
         mesh: where the parameters go.
         trained: whether training follows; without it nothing may be left as drawn.
         notify: called with a line for the user.
@@ -108,10 +109,9 @@ def initial_params(
         notify(f"{path}: {added} tokens are new to the weights; their rows are drawn ({how})")
     flat = dict(nnx.to_flat_state(params))
     if config.whole_word_embedding:
-        own = dict(nnx.to_flat_state(fresh))[WHOLE_WORDS]
         if not theirs.whole_word_embedding:
             notify(f"{path}: the weights have no whole-word embedding; it starts as drawn")
-            flat[WHOLE_WORDS] = own
+            flat[WHOLE_WORDS] = _drawn_whole_words(config, seed, mesh)
         elif theirs.max_whole_words != config.max_whole_words:
             raise UserError(
                 f"has a whole-word embedding of {theirs.max_whole_words} rows; the run wants"
@@ -121,8 +121,23 @@ def initial_params(
     elif theirs.whole_word_embedding:
         notify(f"{path}: the run has no whole-word embedding; that of the weights is left out")
         del flat[WHOLE_WORDS]
-    leaves = nnx.from_flat_state([(path, flat[path]) for path, _ in nnx.to_flat_state(fresh)])
-    return jax.tree.unflatten(jax.tree.structure(fresh), jax.tree.leaves(leaves))
+    _, wanted = t5.abstract_graph_and_params(config)
+    leaves = nnx.from_flat_state([(path, flat[path]) for path, _ in nnx.to_flat_state(wanted)])
+    return jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(leaves))
+
+
+def _drawn_whole_words(config: T5Config, seed: int, mesh: Mesh) -> nnx.Variable:
+    """The whole-word embedding that a fresh run has; nothing else is made."""
+    _, abstract = t5.abstract_graph_and_params(config)
+    variable = dict(nnx.to_flat_state(abstract))[WHOLE_WORDS]
+    shape = tuple(variable.get_value().shape)
+    draw = jax.jit(
+        lambda seed: dict(nnx.to_flat_state(t5.drawn_params(config, seed)))[
+            WHOLE_WORDS
+        ].get_value(),
+        out_shardings=rules.sharding_of(mesh, rules.axes_of(variable), shape),
+    )
+    return variable.replace(draw(jnp.asarray(seed, jnp.uint32)))
 
 
 def _open(path: artefacts.PathLike, step: restore.Which) -> _Start:

@@ -6,6 +6,7 @@ of float32 have the device's default precision: TF32 on NVIDIA's GPUs, a pass of
 
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -158,6 +159,11 @@ def abstract_graph_and_params(config: T5Config) -> tuple[nnx.GraphDef, nnx.State
     """The same without any array: shapes only, in no time, for restoring and sharding."""
     model = nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(params=0)))
     return nnx.split(model)
+
+
+def drawn_params(config: T5Config, seed: jax.Array) -> nnx.State:
+    """The parameters of a network before any training; within a jit, only what is kept of them is made."""
+    return nnx.state(T5(config, rngs=nnx.Rngs(params=jax.random.key(seed))), nnx.Param)
 
 
 def valid_segments(tokens_BL: Int[Array, "B L"]) -> Int[Array, "B L"]:

@@ -406,21 +406,19 @@ def _start(
         abstract = state_lib.abstract_state(config.model, config.optimizer, mesh)
         progress = Progress.from_json(store.progress(step))
         return store.restore(step, abstract), step, progress
-    state = state_lib.create_state(config.model, config.optimizer, mesh, config.seed)
-    if config.initial_checkpoint is not None:
-        params = initial.initial_params(
-            config.initial_checkpoint,
-            config.initial_step,
-            state.params,
-            config.model,
-            vocabulary=vocabulary,
-            options=config.new_tokens,
-            seed=config.seed,
-            mesh=mesh,
-            trained=config.train_steps != 0,
-        )
-        state = state_lib.with_params(state, params, config.optimizer)
-    return state, 0, None
+    if config.initial_checkpoint is None:
+        return state_lib.create_state(config.model, config.optimizer, mesh, config.seed), 0, None
+    params = initial.initial_params(
+        config.initial_checkpoint,
+        config.initial_step,
+        config.model,
+        vocabulary=vocabulary,
+        options=config.new_tokens,
+        seed=config.seed,
+        mesh=mesh,
+        trained=config.train_steps != 0,
+    )
+    return state_lib.state_from_params(config.model, config.optimizer, mesh, params), 0, None
 
 
 def _finish(config: TrainConfig, run_dir: RunDir, result: Result) -> Summary:

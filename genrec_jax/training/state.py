@@ -1,6 +1,5 @@
 """The one immutable training state, born sharded; only the training step replaces it."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,8 +8,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
-from genrec_jax.model.t5 import T5
 from genrec_jax.parallel import rules
 from genrec_jax.pytree import pytree_dataclass
 from genrec_jax.training.optimizers import Optimizer
@@ -32,8 +31,7 @@ class TrainState:
 
 
 def _initial(config: T5Config, optimizer: Optimizer, seed: jax.Array) -> TrainState:
-    rngs = nnx.Rngs(params=jax.random.key(seed))
-    params = nnx.state(T5(config, rngs=rngs), nnx.Param)
+    params = t5.drawn_params(config, seed)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
@@ -73,24 +71,29 @@ def create_state(config: T5Config, optimizer: Optimizer, mesh: Mesh, seed: int) 
     return init(jnp.asarray(seed, jnp.uint32))
 
 
-def with_params(state: TrainState, params: nnx.State, optimizer: Optimizer) -> TrainState:
+def state_from_params(
+    config: T5Config, optimizer: Optimizer, mesh: Mesh, params: nnx.State
+) -> TrainState:
     """The state of a run that starts from given parameters: step 0, fresh optimizer.
 
     Args:
-        state: a fresh state, which gives the placement.
-        params: same structure and shapes as `state.params`.
+        config: the model.
         optimizer: the update rule.
+        mesh: where the state lives. Parameters that lie there already are not copied.
+        params: of that model.
     """
+    wanted = abstract_state(config, optimizer, mesh)
     placed = jax.tree.map(
-        lambda old, new: jax.device_put(jnp.asarray(new, old.dtype), old.sharding),
-        state.params,
+        lambda leaf, array: jax.device_put(jnp.asarray(array, leaf.dtype), leaf.sharding),
+        wanted.params,
         params,
     )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(placed)
-    return dataclasses.replace(
-        state, step=jnp.zeros_like(state.step), params=placed, opt_state=opt_state
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (wanted.step, wanted.opt_state))
+    start = jax.jit(
+        lambda params: (jnp.zeros((), jnp.int32), optimizer.init(params)), out_shardings=shardings
     )
+    step, opt_state = start(placed)
+    return TrainState(step, placed, opt_state)
 
 
 def number_of_parameters(params: Any) -> int:

@@ -137,7 +137,6 @@ def test_a_grown_vocabulary_is_in_transformers_what_it_is_here(shared, tmp_path,
     params = initial_params(
         tmp_path / "weights",
         "best",
-        nnx.state(t5.T5(config, rngs=nnx.Rngs(1)), nnx.Param),
         config,
         vocabulary=vocabulary,
         options=NewTokens(),

@@ -1,10 +1,12 @@
 """Runs that start from another's parameters: as they are, by way of Hugging Face, with more tokens."""
 
 import dataclasses
+import gc
+import sys
 
+import jax
 import numpy as np
 import pytest
-from flax import nnx
 from sentencepiece import sentencepiece_model_pb2
 
 from genrec_jax.checkpoint import export, import_weights, initial, restore, run_dir
@@ -12,12 +14,13 @@ from genrec_jax.checkpoint.new_tokens import NewTokens
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
-from genrec_jax.model import t5
 from genrec_jax.parallel import mesh as mesh_lib
-from genrec_jax.training import schedules
+from genrec_jax.training import run, schedules, state
+from genrec_jax.training.adamw import AdamWConfig
 from genrec_jax.training.optimizers import Optimizer
 from genrec_jax.training.run import train
 from tests.checkpoint import foreign
+from tests.training.tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +52,63 @@ def test_out_to_hugging_face_and_back_into_a_run(make_config, first, tmp_path):
         np.testing.assert_array_equal(after[name], array, err_msg=name)
 
 
-def start_from(run, vocabulary):
+def live_bytes():
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def watched(function, peaks):
+    """`function`; the most bytes of arrays that it adds, looked at in each call of the package's own."""
+
+    def watching(*args):
+        gc.collect()
+        before, seen = live_bytes(), []
+
+        def look(frame, event, _):
+            if event in ("call", "return") and "genrec_jax" in frame.f_code.co_filename:
+                seen.append(live_bytes() - before)
+
+        sys.setprofile(look)
+        try:
+            return function(*args)
+        finally:
+            sys.setprofile(None)
+            peaks.append(max(seen))
+
+    return watching
+
+
+def test_a_start_draws_what_is_lacking_and_never_holds_two_states(make_config, monkeypatch):
+    """What a fresh run of the same seed would draw, beside the other run's parameters."""
+    rule = AdamWConfig(weight_decay=0.0)
+    still = Optimizer(rule, schedules.LearningRate(peak=0.0))
+    without = dataclasses.replace(TINY, whole_word_embedding=False)
+    first = make_config(train_steps=1, model=without)
+    train(first)
+    second = make_config(train_steps=1, seed=9, optimizer=still, initial_checkpoint=first.model_dir)
+    peaks: list[int] = []
+    monkeypatch.setattr(run, "_start", watched(run._start, peaks))
+    train(second)
+    model = run_dir.RunDir.load(second.model_dir).model_config
+    fresh = state.create_state(model, still, mesh_lib.single_device_mesh(), 9)
+    expected = parameters(first.model_dir) | {
+        "whole_word_embedding": foreign.flat(fresh.params)["whole_word_embedding"]
+    }
+    found = parameters(second.model_dir)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(fresh))
+    assert whole <= peaks[0] < 1.1 * whole
+
+
+def start_from(settings, vocabulary):
     """The parameters of a run for a network with another vocabulary, and what was said."""
-    model = run_dir.RunDir.load(run.model_dir).model_config
+    model = run_dir.RunDir.load(settings.model_dir).model_config
     model = dataclasses.replace(model, vocab_size=vocabulary.size)
     notices: list[str] = []
     params = initial.initial_params(
-        run.model_dir,
+        settings.model_dir,
         "latest",
-        nnx.state(t5.T5(model, rngs=nnx.Rngs(3)), nnx.Param),
         model,
         vocabulary=vocabulary,
         options=NewTokens(reinitialise="numbers"),
@@ -98,7 +149,6 @@ def test_a_run_of_another_network_is_no_start_though_all_shapes_are_the_same(fir
         initial.initial_params(
             first.model_dir,
             "latest",
-            nnx.state(t5.T5(model, rngs=nnx.Rngs(3)), nnx.Param),
             model,
             vocabulary=found.vocabulary,
             options=NewTokens(),

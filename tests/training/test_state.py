@@ -88,7 +88,8 @@ def test_initial_parameters_have_t5_scales(on_one_device):
 
 def test_given_parameters_start_a_fresh_run(on_one_device):
     doubled = jax.tree.map(lambda array: 2 * array, on_one_device.params)
-    moved = state.with_params(on_one_device, doubled, ADAFACTOR)
+    moved = state.state_from_params(CONFIG, ADAFACTOR, meshes.single_device_mesh(), doubled)
+    assert jax.tree.structure(moved) == jax.tree.structure(on_one_device)
     assert int(moved.step) == 0
     assert isinstance(moved.params, nnx.State)
     np.testing.assert_array_equal(

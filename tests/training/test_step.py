@@ -230,8 +230,7 @@ def test_three_adafactor_steps_equal_t5x(shared, name):
     )
     loss_config = losses.LossConfig(z_loss=1e-4, normalizing_factor="NONE")
     mesh = meshes.single_device_mesh()
-    train_state = state.create_state(config, optimizer, mesh, 0)
-    train_state = state.with_params(train_state, params, optimizer)
+    train_state = state.state_from_params(config, optimizer, mesh, params)
     train_step = step.jit_train_step(config, optimizer, loss_config, mesh)
     for number in range(3):
         batch = fixture_params.batch_of(train3, f"batch{number}/")
