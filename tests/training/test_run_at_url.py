@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from genrec_jax import mirror
-from genrec_jax.checkpoint import restore, run_log
+from genrec_jax.checkpoint import restore, run_dir, run_log
 from genrec_jax.cli import main
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import checkpoints, report, watch
@@ -86,6 +86,7 @@ def test_from_training_to_the_report_nothing_is_needed_but_the_url(
     assert (summary.step, summary.stopped) == (6, "finished")
     assert f"next: genrec evaluate {URL}" in summary.text()
     elsewhere()
+    assert run_dir.RunDir.load(URL).settings["train_steps"] == 6, "as of the last start"
     # The same files, the same parameters, the same log.
     local = pathlib.Path(whole.model_dir)
     files = {path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file()}
