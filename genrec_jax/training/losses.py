@@ -33,9 +33,10 @@ class LossConfig:
         z_loss: adds `z_loss * log(Z)**2` per target token, which keeps logits from drifting.
         label_smoothing: probability mass spread over all other tokens.
         normalizing_factor: what the sum over target tokens is divided by; T5X's names. The number of
-            real target tokens is the global batch's; `NUM_TOTAL_TARGET_TOKENS` counts padding too;
-            `AVERAGE_PER_SEQUENCE` gives every example, not every token, the same weight; `NONE`
-            leaves the sum (T5X's default); or a constant.
+            real target tokens is the global batch's; `NUM_TOTAL_TARGET_TOKENS` counts padding too,
+            except that of empty rows, whose number depends on the devices; `AVERAGE_PER_SEQUENCE` gives
+            every example, not every token, the same weight; `NONE` leaves the sum (T5X's default); or a
+            constant.
         positions_at_a_time: how many target positions of every row have their logits in memory at
             once; the backward pass computes them again. 0: all of them, which is faster where they fit.
             None: as many as `MAX_LOGITS_BYTES` holds, where the mesh does not split the rows; where it
@@ -201,7 +202,9 @@ def weights_and_factor(
     if normalizing_factor == "NUM_REAL_TARGET_TOKENS":
         return weights_BT, jnp.maximum(jnp.sum(weights_BT), 1.0)
     if normalizing_factor == "NUM_TOTAL_TARGET_TOKENS":
-        return weights_BT, jnp.asarray(weights_BT.size, jnp.float32)
+        used_B = jnp.any(jnp.asarray(batch.decoder_segment_ids_BT) > 0, axis=1)
+        positions = jnp.sum(used_B.astype(jnp.float32)) * weights_BT.shape[1]
+        return weights_BT, jnp.maximum(positions, 1.0)
     if normalizing_factor == "AVERAGE_PER_SEQUENCE":
         segments_BT = jnp.asarray(batch.decoder_segment_ids_BT)
         same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]

@@ -9,7 +9,7 @@ import pytest
 
 from genrec_jax.errors import UserError
 from genrec_jax.training import losses
-from tests.model import fixture_params
+from tests.model import draws, fixture_params
 
 KEYS = {
     "loss": (0.0, 0.0, "NONE"),
@@ -59,6 +59,25 @@ def test_smoothed_loss_of_the_smoothed_target_is_zero():
         jnp.asarray(logits_BTV), jnp.asarray([[2]]), vocab_size=4, label_smoothing=0.1
     )
     np.testing.assert_allclose(cross_entropy_BT, 0.0, atol=1e-6)
+
+
+def test_normalising_factors_by_hand():
+    """Rows of five positions: one of examples of 2 and 1 tokens, an empty one, one of an example of 4."""
+    segments_BT = np.array([[1, 1, 2, 0, 0], [0] * 5, [1, 1, 1, 1, 0]], np.int32)
+    batch = dataclasses.replace(
+        draws.batch(3, 4, 5),
+        decoder_segment_ids_BT=segments_BT,
+        decoder_loss_weights_BT=(segments_BT > 0).astype(np.float32),
+    )
+    expected = {
+        "NUM_REAL_TARGET_TOKENS": 7,
+        "NUM_TOTAL_TARGET_TOKENS": 10,
+        "AVERAGE_PER_SEQUENCE": 3,
+        "NONE": 1,
+        40: 40,
+    }
+    for normalizer, factor in expected.items():
+        assert losses.weights_and_factor(batch, normalizer)[1] == factor, normalizer
 
 
 @pytest.mark.parametrize("factor", ["NUM_TOKENS", 0])

@@ -149,14 +149,16 @@ def test_microbatches_change_nothing_without_dropout(sizes):
         np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_empty_rows_change_nothing_not_even_dropout():
+@pytest.mark.parametrize("factor", [*losses.NORMALIZERS, 40])
+def test_empty_rows_change_nothing_not_even_dropout(factor):
     """What a batch is filled up with for a larger mesh; draws depend on the row, not on their number."""
+    loss = losses.LossConfig(normalizing_factor=factor)
     mesh = meshes.single_device_mesh()
     fresh = state.create_state(EIGHT_HEADS, OPTIMIZER, mesh, 0)
     batch = packed_batch(0)
     filled = jax.tree.map(lambda array: np.concatenate([array, np.zeros_like(array)]), batch)
     graphdef, _ = t5.abstract_graph_and_params(EIGHT_HEADS)
-    arguments = {"graphdef": graphdef, "optimizer": OPTIMIZER, "loss_config": LOSS}
+    arguments = {"graphdef": graphdef, "optimizer": OPTIMIZER, "loss_config": loss}
     train_step = jax.jit(
         lambda batch: step.train_step(fresh, batch, jax.random.key(1), **arguments)
     )
