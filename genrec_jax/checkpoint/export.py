@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import tensorstore
 from flax import nnx, serialization
+from jax.sharding import Mesh
 
 from genrec_jax.checkpoint import foreign_config, hf_tokenizer, restore, tensor_files, weight_names
 from genrec_jax.checkpoint.import_weights import WHOLE_WORDS, WHOLE_WORDS_FILE
@@ -20,6 +21,7 @@ from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model.config import T5Config
+from genrec_jax.parallel import mesh as mesh_lib
 
 Target = Literal["hugging_face", "t5x"]
 SHARD_BYTES = 5_000_000_000
@@ -34,7 +36,8 @@ class Exportable:
 
     Attributes:
         config: the network.
-        params: its parameters, by '/'-joined name; each is brought to this host when it is asked for.
+        params: its parameters, by '/'-joined name; of those on an accelerator, each is brought to this host
+            when it is asked for.
         vocabulary: its vocabulary; None where imported weights came without one.
     """
 
@@ -44,7 +47,7 @@ class Exportable:
 
 
 def load(path: artefacts.PathLike, checkpoint: restore.Which = "best") -> Exportable:
-    """Opens what to export.
+    """Opens what to export, in this host's memory: a network may not fit one accelerator.
 
     Args:
         path: a run dir, or what `genrec import-weights` wrote.
@@ -55,10 +58,18 @@ def load(path: artefacts.PathLike, checkpoint: restore.Which = "best") -> Export
     """
     if ImportedWeights.exists(path):
         weights = ImportedWeights.load(path)
-        return Exportable(weights.model_config, named(weights.restore_params()), weights.vocabulary)
+        params = weights.restore_params(_host_mesh())
+        return Exportable(weights.model_config, named(params), weights.vocabulary)
     run_dir = RunDir.load(path)
-    params = restore.restore_params(run_dir, checkpoint)
+    params = restore.restore_params(run_dir, checkpoint, mesh=_host_mesh())
     return Exportable(run_dir.model_config, named(params), run_dir.vocabulary)
+
+
+def _host_mesh() -> Mesh:
+    try:
+        return mesh_lib.make_mesh(1, 1, 1, jax.local_devices(backend="cpu")[:1])
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        return mesh_lib.single_device_mesh()
 
 
 def named(params: nnx.State) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import transformers
@@ -192,6 +193,24 @@ def test_overwrite_replaces_an_export_and_nothing_else(shared, tmp_path):
     with pytest.raises(UserError, match="exists and is not an export"):
         export.export(first, output, overwrite=True)
     assert (output / "config.json").is_file()
+
+
+@pytest.mark.parametrize("has_cpu", [True, False])
+def test_what_is_exported_stays_in_the_hosts_memory(tmp_path, monkeypatch, has_cpu):
+    """Eight fake devices: 2 plays the first accelerator, 5 the host, which JAX_PLATFORMS may leave out."""
+    values = foreign.arrays("hugging_face", foreign.T5_1_0)
+    folder = foreign.write_hugging_face(tmp_path / "hub", foreign.T5_1_0, values)
+    import_weights.import_weights(folder, tmp_path / "weights")
+    devices = jax.devices()
+
+    def local_devices(backend=None):
+        if backend == "cpu" and not has_cpu:
+            raise RuntimeError("Unknown backend cpu")
+        return devices[5:] if backend == "cpu" else devices[2:]
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    params = export.load(tmp_path / "weights").params
+    assert {array.device for array in params.values()} == {devices[5 if has_cpu else 2]}
 
 
 @pytest.fixture(scope="module")
