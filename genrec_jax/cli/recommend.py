@@ -1,4 +1,4 @@
-"""`genrec recommend`: a user or a typed history -> the next items, by title."""
+"""`genrec recommend`: a user or a typed history -> the next items, by title; many users -> a file."""
 
 import argparse
 import dataclasses
@@ -7,11 +7,12 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from genrec_jax.cli import console as consoles
-from genrec_jax.cli import numeric_flags, run_flags
+from genrec_jax.cli import numeric_flags, recommend_many, run_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # imported once there is work to do, so that --help is quick
     from genrec_jax.checkpoint.run_dir import RunDir
+    from genrec_jax.data.dataset import Dataset
     from genrec_jax.decoding.recommendations import Recommendations
     from genrec_jax.decoding.recommender import Recommender
 
@@ -21,7 +22,10 @@ A history is given oldest first, each item as the source's id or as its title in
 run does not know is taken for the nearest it knows, if one is like it, and what is like none is left out;
 the answer says so. This needs the run dir alone. A user is looked up in the dataset dir that the run was
 trained on, and everything the user had counts as history, the test item too: this recommends what comes
-next, it is no evaluation."""
+next, it is no evaluation.
+
+--users and --histories make the lists of many at once and write them to --output, a row for each item:
+user, rank, source_id, title, score."""
 
 EPILOG = """\
 examples:
@@ -30,6 +34,7 @@ examples:
   genrec recommend runs/quickstart --user shopper_074 --exclude-seen
   genrec recommend runs/quickstart --history T5E03A22 T1A6468F --json
   genrec recommend runs/quickstart --user shopper_074 --only "Cosy Dragon Jigsaw Puzzle" in_stock.txt
+  genrec recommend runs/quickstart --users all --exclude-seen --output lists.parquet
 
 The score is the log-probability of the item's id under the model, the probability its exponential. The
 same in Python:
@@ -43,13 +48,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the flags of `genrec recommend`."""
     parser.add_argument("run_dir", metavar="RUN_DIR", help="what `genrec train` wrote, or its URL")
     whose = parser.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--user", metavar="SOURCE_ID", help="a user of the dataset trained on")
+    whose.add_argument(
+        "--user",
+        action=_Once,
+        metavar="SOURCE_ID",
+        help="a user of the dataset trained on; for several, see --users",
+    )
     whose.add_argument(
         "--history",
         nargs="*",
         metavar="ITEM",
         help="source ids or titles, oldest first; none at all asks for a new user without history",
     )
+    whose.add_argument(
+        "--users",
+        metavar="all|FILE",
+        help="all users of the dataset trained on, or those of a file with a source id a line",
+    )
+    whose.add_argument(
+        "--histories",
+        metavar="FILE",
+        help='JSON lines such as {"user": "ann", "history": ["B01", "B02"]}; `user` is only written again',
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="with --users or --histories: the file to write, .parquet or .jsonl",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --output")
     parser.add_argument(
         "--unknown",
         choices=("nearest", "skip", "error"),
@@ -88,15 +114,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="with --user: the dataset dir, where it has moved since training",
+        help="with --user and --users: the dataset dir, where it has moved since training",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Recommends and prints."""
+    """Recommends, and prints or writes."""
     from genrec_jax.decoding import recommender as recommenders
 
+    many = arguments.users is not None or arguments.histories is not None
+    if many:
+        target = recommend_many.check_output(arguments.output, overwrite=arguments.overwrite)
+        if arguments.json:
+            raise UserError("--json prints one list; leave it out, and name the --output .jsonl")
+    elif arguments.output is not None:
+        raise UserError("--output is for --users and --histories; wanted one of them, or --json")
     recommender = recommenders.load(
         arguments.run_dir,
         checkpoint=arguments.checkpoint,
@@ -105,6 +138,21 @@ def run(arguments: argparse.Namespace) -> None:
         max_k=arguments.k,
         unknown=arguments.unknown,
     )
+    exclude = _items("--exclude", arguments.exclude, recommender)
+    allow = _items("--only", arguments.only, recommender)
+    if many:
+        if arguments.users is not None:
+            dataset = _dataset(recommender.run_dir, recommender.dataset, arguments.data)
+            requests = recommend_many.of_users(arguments.users, dataset)
+        else:
+            requests = recommend_many.of_histories(str(arguments.histories))
+        rows, empty = recommend_many.write(requests, recommender, target, arguments, exclude, allow)
+        print(f"wrote {rows:,} rows for {len(requests):,} users to {target}")
+        if empty:
+            print(
+                f"{empty:,} users have no list: nothing of their history is known, or nothing is left"
+            )
+        return
     history, user = arguments.history, None
     if arguments.user is not None:
         user, history = _of_user(recommender.run_dir, recommender.dataset, arguments)
@@ -114,8 +162,8 @@ def run(arguments: argparse.Namespace) -> None:
         users=[user],
         exclude_seen=arguments.exclude_seen,
         template=arguments.template,
-        exclude=_items("--exclude", arguments.exclude, recommender),
-        allow=_items("--only", arguments.only, recommender),
+        exclude=None if exclude is None else [exclude],
+        allow=None if allow is None else [allow],
     )[0]
     if found.skipped and not found.matches:
         # An error, since nothing that was typed is known.
@@ -126,9 +174,16 @@ def run(arguments: argparse.Namespace) -> None:
         _print_tables(found, recommender, arguments.user)
 
 
-def _items(
-    flag: str, given: list[str] | None, recommender: "Recommender"
-) -> list[list[int]] | None:
+class _Once(argparse.Action):
+    """A flag that may be given once; the last of several would take the place of the others."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string} is given twice; for several users, see --users FILE")
+        setattr(namespace, self.dest, values)
+
+
+def _items(flag: str, given: list[str] | None, recommender: "Recommender") -> list[int] | None:
     """The item numbers that a flag names, itself or in files; what the catalogue knows is no file."""
     if given is None:
         return None
@@ -142,7 +197,7 @@ def _items(
             " source ids or titles, one a line"
         )
     try:
-        return [recommender.catalogue.items_of(entries)]
+        return recommender.catalogue.items_of(entries)
     except UserError as error:
         raise UserError(f"{flag}: {error} (or files with one a line)") from error
 
@@ -173,28 +228,35 @@ def _lines(file: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _of_user(
-    run_dir: "RunDir", name: str, arguments: argparse.Namespace
-) -> tuple[int | None, list[str]]:
-    """A user's number, None where training saw nothing of theirs, and whole history."""
+def _dataset(run_dir: "RunDir", name: str, moved: str | None) -> "Dataset":
+    """The dataset that the run was trained on."""
     from genrec_jax.data import dataset as datasets
-    from genrec_jax.data import splits
 
     entry = run_dir.dataset(name)
-    path = arguments.data or entry.path
+    path = moved or entry.path
     try:
         dataset = datasets.load(path)
     except UserError as error:
         raise UserError(
-            f"{error}. The history of user {arguments.user!r} is there; if the dataset dir has moved,"
-            " say where with --data DIR, or type the history with --history"
+            f"{error}. Users and their histories are there; if the dataset dir has moved, say where with"
+            " --data DIR, or give histories with --history or --histories"
         ) from error
     if dataset.fingerprint != entry.fingerprint:
         raise UserError(
             "is not the data that this run was trained on, so its users have other numbers. Name the"
-            " right folder with --data DIR, or type the history with --history",
+            " right folder with --data DIR, or give histories with --history or --histories",
             file=str(path),
         )
+    return dataset
+
+
+def _of_user(
+    run_dir: "RunDir", name: str, arguments: argparse.Namespace
+) -> tuple[int | None, list[str]]:
+    """A user's number, None where training saw nothing of theirs, and whole history."""
+    from genrec_jax.data import splits
+
+    dataset = _dataset(run_dir, name, arguments.data)
     try:
         user = dataset.user_source_ids.index(arguments.user)
     except ValueError as error:
@@ -202,7 +264,7 @@ def _of_user(
         raise UserError(
             f"has no user {arguments.user!r}; wanted a source id such as {some}. For a new user, type"
             " the history with --history",
-            file=str(path),
+            file=str(arguments.data or run_dir.dataset(name).path),
         ) from error
     history = [dataset.item_source_ids[item] for item in dataset.sequence(user)]
     return user if splits.of(dataset).trained_U(dataset)[user] else None, history
@@ -240,13 +302,22 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
             and (same := sum(title == match.title for title in recommender.catalogue.titles)) > 1
         ):
             console.print(
-                f"[yellow]{same} items are titled {rich.markup.escape(repr(match.query))}; taken for"
-                f" {rich.markup.escape(match.source_id)}. Type the source id of the one you mean[/]"
+                f"{same} items are titled {match.query!r}; taken for {match.source_id}. Type the source id"
+                " of the one you mean",
+                style="yellow",
             )
     for entry in found.skipped:
         console.print(
             f"{entry!r} is not in the catalogue, nor like a title of it; left out",
             style="yellow",
+        )
+    if found.matches and found.template in _without_history(recommender):
+        console.print(
+            f"template {found.template} shows no history; it asks by user alone", style="yellow"
+        )
+    if not len(found):
+        console.print(
+            "nothing is left to recommend: --exclude-seen, --exclude and --only leave no item"
         )
     shown = found.matches[-recommender.max_history :]
     if shown:
@@ -275,6 +346,10 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
             f"{one.probability:.3g}",
         )
     console.print(table)
+
+
+def _without_history(recommender: "Recommender") -> list[str]:
+    return [one.id for one in recommender.run_dir.templates if "{history}" not in one.input]
 
 
 def _name(title: str | None, source_id: str) -> str:

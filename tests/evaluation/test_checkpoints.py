@@ -120,8 +120,10 @@ def test_the_baselines_ranks_are_written_user_by_user(run_dir, mesh, toy, tmp_pa
     copy = shutil.copytree(run_dir.path, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
     config = dataclasses.replace(CONFIG, max_users=13)
     evaluate = functools.partial(checkpoints.evaluate_checkpoint, copy, mesh=mesh)
-    evaluate(config=config, references=references)
-    (after,) = evaluate(config=dataclasses.replace(config, templates=("A2",)))
+    evaluate(config=config, references=reference_ranks.References(references))
+    (after,) = evaluate(
+        config=dataclasses.replace(config, templates=("A2",)), references=reference_ranks.NONE
+    )
     rows = pq.read_table(pathlib.Path(after.folder) / "references.parquet").to_pylist()
     assert {row["template"] for row in rows} == {"A1", "A11"}
     for row in rows:

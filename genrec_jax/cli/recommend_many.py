@@ -1,0 +1,209 @@
+"""`genrec recommend --users` and `--histories`: lists for many, written to one file."""
+
+import argparse
+import contextlib
+import itertools
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from genrec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from genrec_jax.data.dataset import Dataset
+    from genrec_jax.decoding.recommender import Recommender
+
+CHUNK = 1024
+"""Requests recommended for at a time."""
+KINDS = (".parquet", ".jsonl")
+EVERYBODY = "all"
+
+
+class Request(NamedTuple):
+    """One list that is wanted.
+
+    Attributes:
+        key: whose it is, in the file that is written.
+        user: the user's number in training; None for a user that it did not see.
+        history: source ids or titles, oldest first.
+    """
+
+    key: str
+    user: int | None
+    history: Sequence[str]
+
+
+def check_output(path: str | None, *, overwrite: bool) -> pathlib.Path:
+    """The file that lists are written to, before hours are spent on them.
+
+    Raises:
+        UserError: none is given, its name has another ending, or it exists.
+    """
+    if path is None or pathlib.Path(path).suffix not in KINDS:
+        raise UserError(
+            f"--output is {path!r}; wanted with --users and --histories a file to write, whose name ends"
+            f" in {' or '.join(KINDS)}"
+        )
+    target = pathlib.Path(path)
+    if target.exists() and not overwrite:
+        raise UserError("exists; pass --overwrite to replace it", file=str(target))
+    return target
+
+
+def of_users(given: str, dataset: "Dataset") -> list[Request]:
+    """The requests of a dataset's users.
+
+    Args:
+        given: `all`, or a file with a source id a line.
+        dataset: the one trained on.
+
+    Raises:
+        UserError: no such file, or a user whom the dataset lacks, with file and line.
+    """
+    from genrec_jax.data import splits
+
+    numbers = {source_id: number for number, source_id in enumerate(dataset.user_source_ids)}
+    names: Sequence[str] = dataset.user_source_ids
+    if given != EVERYBODY:
+        names = []
+        for line, text in _lines(given):
+            if text not in numbers:
+                raise UserError(
+                    f"has no user {text!r}; wanted source ids such as"
+                    f" {', '.join(dataset.user_source_ids[:3])}, one a line",
+                    file=given,
+                    line=line,
+                )
+            names.append(text)
+    trained_U = splits.of(dataset).trained_U(dataset)
+    ids = dataset.item_source_ids
+    return [
+        Request(
+            name,
+            number if trained_U[number := numbers[name]] else None,
+            [ids[item] for item in dataset.sequence(number)],
+        )
+        for name in names
+    ]
+
+
+def of_histories(file: str) -> list[Request]:
+    """The requests of a file of JSON lines: `{"user": "ann", "history": ["B01", "B02"]}`.
+
+    Raises:
+        UserError: no such file, or a line that is something else, with file and line.
+    """
+    requests = []
+    for line, text in _lines(file):
+        try:
+            entry = json.loads(text)
+            history = entry["history"]
+            fits = isinstance(history, list) and all(isinstance(item, str) for item in history)
+        except (ValueError, TypeError, KeyError):
+            fits = False
+        if not fits:
+            raise UserError(
+                f"is {text[:80]!r}; wanted a JSON object such as"
+                ' {"user": "ann", "history": ["B01", "B02"]}, items as source ids or titles, oldest first',
+                file=file,
+                line=line,
+            )
+        requests.append(Request(str(entry.get("user", line)), None, history))
+    return requests
+
+
+def write(
+    requests: Sequence[Request],
+    recommender: "Recommender",
+    target: pathlib.Path,
+    arguments: argparse.Namespace,
+    exclude: list[int] | None,
+    allow: list[int] | None,
+) -> tuple[int, int]:
+    """Recommends for all and writes a row for each item, in order; the file is whole or not there.
+
+    Args:
+        requests: whose lists are wanted.
+        recommender: the run.
+        target: the file, Parquet or JSON lines by its ending.
+        arguments: the command's.
+        exclude: items that nobody gets.
+        allow: the only items that anybody gets; None for all.
+
+    Returns:
+        rows written, and how many requests got no item.
+    """
+    from genrec_jax.data import artefacts
+    from genrec_jax.progress import Steps
+
+    steps = Steps(enabled=True)
+    rows = empty = 0
+    with (
+        artefacts.atomic_file(target) as temporary,
+        _open(pathlib.Path(temporary), target.suffix) as append,
+        steps.running(),
+        steps.step(f"recommending to {len(requests):,} users", len(requests)) as done,
+    ):
+        for first in range(0, len(requests), CHUNK):
+            part = requests[first : first + CHUNK]
+            found = recommender.recommend(
+                [request.history for request in part],
+                k=arguments.k,
+                users=[request.user for request in part],
+                exclude_seen=arguments.exclude_seen,
+                template=arguments.template,
+                exclude=None if exclude is None else [exclude] * len(part),
+                allow=None if allow is None else [allow] * len(part),
+            )
+            made = [
+                {
+                    "user": request.key,
+                    "rank": rank,
+                    "source_id": one.source_id,
+                    "title": one.title,
+                    "score": one.score,
+                }
+                for request, own in zip(part, found, strict=True)
+                for rank, one in enumerate(own, start=1)
+            ]
+            append(made)
+            rows += len(made)
+            empty += sum(not len(own) for own in found)
+            done(first + len(part))
+    return rows, empty
+
+
+@contextlib.contextmanager
+def _open(path: pathlib.Path, kind: str) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """A writer of rows, to Parquet or to JSON lines."""
+    if kind == ".jsonl":
+        with open(path, "w", encoding="utf-8") as file:
+            yield lambda rows: file.writelines(
+                json.dumps(row, ensure_ascii=False) + "\n" for row in rows
+            )
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("user", pa.string()),
+            ("rank", pa.int32()),
+            ("source_id", pa.string()),
+            ("title", pa.string()),
+            ("score", pa.float32()),
+        ]
+    )
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _lines(file: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not empty, with their numbers."""
+    try:
+        text = pathlib.Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read ({error}); wanted UTF-8 text", file=file) from error
+    stripped = (line.strip() for line in text.splitlines())
+    return ((number, line) for number, line in zip(itertools.count(1), stripped) if line)

@@ -1,0 +1,129 @@
+"""`genrec recommend --users` and `--histories`: the lists of one at a time, in one file."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from genrec_jax.cli import main, recommend_many
+from genrec_jax.decoding import recommender as recommenders
+from tests.evaluation import tiny_run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recommend_many")
+    dataset = tiny_run.make_dataset(folder)
+    return tiny_run.make_run(folder / "run", [dataset.path]), dataset
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    monkeypatch.setenv("GENREC_COMPILATION_CACHE", "")
+
+
+def genrec(capsys, *words):
+    code = main.main(["recommend", *map(str, words)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def history_of(dataset, user):
+    return [dataset.item_source_ids[item] for item in dataset.sequence(user)]
+
+
+def test_all_users_get_what_one_at_a_time_gets(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recommend_many, "CHUNK", 7)
+    run_dir, dataset = made
+    file = tmp_path / "lists.parquet"
+    words = ["--users", "all", "-k", 3, "--exclude-seen", "--output", file]
+    code, out, _ = genrec(capsys, run_dir.path, *words)
+    assert code == 0
+    rows = pq.read_table(file).to_pylist()
+    assert f"wrote {len(rows):,} rows for {dataset.num_users:,} users to {file}" in out
+    assert list(dict.fromkeys(row["user"] for row in rows)) == list(dataset.user_source_ids)
+    recommender = recommenders.load(run_dir.path)
+    for user in (0, 6, 7, dataset.num_users - 1):
+        history = history_of(dataset, user)
+        wanted = recommender.recommend([history], k=3, users=[user], exclude_seen=True)[0]
+        own = [row for row in rows if row["user"] == dataset.user_source_ids[user]]
+        assert [row["rank"] for row in own] == [1, 2, 3]
+        assert [row["source_id"] for row in own] == [one.source_id for one in wanted]
+        assert [row["title"] for row in own] == [one.title for one in wanted]
+        scores = [one.score for one in wanted]
+        assert [row["score"] for row in own] == pytest.approx(scores, abs=1e-5)
+
+
+def test_histories_of_a_file_and_a_subset(made, tmp_path, capsys):
+    run_dir, dataset = made
+    ids, titles = dataset.item_source_ids, dataset.item_titles
+    asked = [{"user": "ann", "history": [ids[3], titles[5]]}, {"history": [ids[8]]}]
+    histories, file = tmp_path / "histories.jsonl", tmp_path / "lists.jsonl"
+    histories.write_text("\n\n".join(map(json.dumps, asked)), encoding="utf-8")
+    words = ["--histories", histories, "--only", ids[1], ids[2], ids[4], "-k", 2, "--output", file]
+    assert genrec(capsys, run_dir.path, *words)[0] == 0
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    recommender = recommenders.load(run_dir.path)
+    wanted = recommender.recommend(
+        [one["history"] for one in asked], k=2, allow=[[ids[1], ids[2], ids[4]]] * 2
+    )
+    got = [(row["user"], row["rank"], row["source_id"]) for row in rows]
+    assert got == [
+        (user, rank, one.source_id)
+        for user, own in zip(("ann", "3"), wanted, strict=True)
+        for rank, one in enumerate(own, start=1)
+    ]
+
+
+def test_users_of_a_file(made, tmp_path, capsys):
+    run_dir, dataset = made
+    names = tmp_path / "users.txt"
+    chosen = [dataset.user_source_ids[user] for user in (4, 2)]
+    names.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    file = tmp_path / "lists.jsonl"
+    assert genrec(capsys, run_dir.path, "--users", names, "-k", 1, "--output", file)[0] == 0
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [row["user"] for row in rows] == chosen
+    names.write_text("\n".join([chosen[0], "nobody"]), encoding="utf-8")
+    words = ["--users", names, "-k", 1, "--output", file, "--overwrite"]
+    code, _, err = genrec(capsys, run_dir.path, *words)
+    assert code == 2 and f"{names}:2: has no user 'nobody'" in err
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 2  # the earlier file stands
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--users", "all"], "--output is None"),
+        (["--users", "all", "--output", "lists.csv"], "ends in .parquet or .jsonl"),
+        (["--history", "--output", "lists.jsonl"], "--output is for --users and --histories"),
+        (["--users", "all", "--output", "lists.jsonl", "--json"], "--json prints one list"),
+        (["--user", "a", "--user", "b"], "--user is given twice"),
+    ],
+)
+def test_flags_that_do_not_go_together(made, words, said, capsys):
+    run_dir, _ = made
+    try:
+        code, _, err = genrec(capsys, run_dir.path, *words)
+    except SystemExit as ended:
+        code, err = ended.code, capsys.readouterr().err
+    assert code == 2 and said in " ".join(err.split())
+
+
+@pytest.mark.parametrize("line", ['["a"]', '{"history": "a"}', '{"history": [3]}', "nothing"])
+def test_a_line_that_is_no_history(line, tmp_path):
+    file = tmp_path / "histories.jsonl"
+    file.write_text('{"history": []}\n' + line, encoding="utf-8")
+    with pytest.raises(
+        recommend_many.UserError, match=r"histories.jsonl:2: .*wanted a JSON object"
+    ):
+        recommend_many.of_histories(str(file))
+
+
+def test_a_file_that_is_there_stays(made, tmp_path, capsys):
+    run_dir, _ = made
+    file = tmp_path / "lists.jsonl"
+    file.write_text("mine", encoding="utf-8")
+    code, _, err = genrec(capsys, run_dir.path, "--users", "all", "--output", file)
+    assert code == 2 and "pass --overwrite" in err
+    assert file.read_text(encoding="utf-8") == "mine"
