@@ -35,9 +35,17 @@ STEPS = (
         needs=common.BEAUTY,
     ),
     Step(
+        "decode_wide",
+        "decode_vs_hf",
+        60,
+        ("--batches", "1", "--beams", "200", "--repeats", "2", "--result", "decode_wide"),
+        peer="torch",
+        needs=common.BEAUTY,
+    ),
+    Step(
         "train_vs_hf",
         "train_vs_hf",
-        330,
+        270,
         ("--steps", "1", "--repeats", "2"),
         peer="torch",
         needs=common.BEAUTY,

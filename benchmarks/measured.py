@@ -113,11 +113,16 @@ def ratios() -> list[Ratio]:
 
 
 def _decoding() -> list[Ratio]:
-    found, peer = load("decode_vs_hf"), "Hugging Face `generate`"
-    goals = {16: 6.0, 1: 8.0}
+    return [
+        *_decoding_of("decode_vs_hf", 20, {16: 6.0, 1: 8.0}),
+        *_decoding_of("decode_wide", 200, {}),
+    ]
+
+
+def _decoding_of(name: str, beams: int, goals: dict[int, float]) -> list[Ratio]:
+    found, peer = load(name), "Hugging Face `generate`"
     if found is None:
-        title = "T5-small, Beauty, 20 beams, float32"
-        return [_unmeasured(title, peer, "decode_vs_hf")]
+        return [_unmeasured(f"T5-small, Beauty, {beams} beams, float32", peer, name)]
     made = []
     for row in found.rows:
         title = (

@@ -146,9 +146,12 @@ def constraints() -> str:
 def decode() -> str:
     """A search with its network, beside the floor, and its parts."""
     found, parts = measured.load("decode_vs_hf"), measured.load("decode_parts_one_core")
+    wide = measured.load("decode_wide")
+    both = [one for one in (found, wide) if one is not None]
     rows = [
         (
             str(row["batch"]),
+            str(one.content["settings"]["beams"]),
             seconds(row["ours_wall_s"]),
             seconds(row["hf_wall_s"]) if "hf_wall_s" in row else "not measured",
             seconds(row["floor_s"]),
@@ -157,10 +160,21 @@ def decode() -> str:
             f"{row['compile_s']:.1f} s",
             same_lists(row),
         )
-        for row in (found.rows if found else ())
+        for one in both
+        for row in one.rows
     ]
-    header = ("batch", "ours", "HF", "floor", "of floor", "steps", "compile", "same places as HF")
-    text = section([found], "decode_vs_hf", table(header, rows))
+    header = (
+        "batch",
+        "beams",
+        "ours",
+        "HF",
+        "floor",
+        "of floor",
+        "steps",
+        "compile",
+        "same places as HF",
+    )
+    text = section(both or [None], "decode_vs_hf", table(header, rows))
     names = list(parts.rows[0]["parts_s"]) if parts else []
     rows = [
         (str(row["batch"]), *(f"{row['parts_s'][name] * 1e3:.1f}" for name in names))

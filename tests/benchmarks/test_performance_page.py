@@ -90,7 +90,7 @@ def test_ratios_are_theirs_over_ours(results):
 def test_tables_say_where_they_come_from(results):
     write(results, "decode_vs_hf", DECODE)
     text = page_sections.decode()
-    assert "| 16 | 1 s | 7.4 s | 900 ms | 1.11x | 5 | 9.0 s | 319/320 |" in text
+    assert "| 16 | 20 | 1 s | 7.4 s | 900 ms | 1.11x | 5 | 9.0 s | 319/320 |" in text
     origin = "`decode_vs_hf.json`: 2026-11-21, 2 cores (x86_64), jax 0.10.2, commit 0123456789ab"
     assert f"{origin}, load 0.31" in text
     assert "Not measured yet: `make bench` writes `decode_parts_one_core.json`." in text
@@ -109,12 +109,12 @@ def test_an_absent_peer_is_named_with_its_remedy(results):
     bare = {key: DECODE["rows"][0][key] for key in DECODE["rows"][0] if not key.startswith("hf")}
     del bare["lists"]
     write(results, "decode_vs_hf", DECODE | {"rows": [bare]})
-    (one,) = [one for one in measured.ratios() if one.what.startswith("T5-small, Beauty")]
+    (one,) = [one for one in measured.ratios() if one.what.startswith("T5-small, Beauty, 20 beams")]
     assert one.times is None
     assert one.missing == (
         "not measured: install the peer with `bash benchmarks/install_peers.sh torch`"
     )
-    assert "| 16 | 1 s | not measured |" in page_sections.decode()
+    assert "| 16 | 20 | 1 s | not measured |" in page_sections.decode()
 
 
 def test_t5x_beside_ours_is_measured_or_said_not_to_be(results):
