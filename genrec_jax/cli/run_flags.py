@@ -53,9 +53,9 @@ def data_paths(
         if found.fingerprint not in trained:
             known = "; ".join(f"{name!r}, fingerprint {mark}" for mark, name in trained.items())
             raise UserError(
-                f"holds the dataset {found.name!r}, fingerprint {found.fingerprint}, which was not trained"
-                f" on; wanted {known}. Name the folder that has it, or prepare it again from the same"
-                " sources with the same settings",
+                f"holds the dataset {found.name!r}, fingerprint {found.fingerprint}, which is not the data"
+                f" that was trained on; wanted {known}. Name the folder that has it, or prepare it again from"
+                " the same sources with the same settings",
                 file=str(path),
             )
         places[found.fingerprint] = path

@@ -73,7 +73,7 @@ def test_the_same_log_split_otherwise_is_refused(run, tmp_path, capsys):
     prepare.prepare(toystore.generate(num_users=80), tmp_path / "shop", name="shop")
     words = ["evaluate", str(run), *SMALL, "--data", str(tmp_path / "shop")]
     assert main.main(words) == 2
-    assert "is not the data that this run was trained on" in capsys.readouterr().err
+    assert "is not the data that was trained on" in capsys.readouterr().err
 
 
 def test_users_whom_training_never_saw_are_new_ones(shop, run):
