@@ -13,6 +13,7 @@ a dimension speaks for itself.
 | Q | new decoder positions fed in one incremental call |
 | q | decoder positions that are asked about, which need not be those of a call |
 | S | slots of the decoder's self-attention cache |
+| s | positions that a bias is of, which need not be those of the slots |
 | V | vocabulary, padded |
 | D | width of the residual stream (`embed`) |
 | F | hidden width of the feed-forward block (`mlp`) |
@@ -49,6 +50,7 @@ There are more dimensions than letters. Second meanings:
 | N | model/layers.py | rows of any shape, flattened |
 | N | training/losses.py | chunks of target positions |
 | P | decoding/network.py | chunks of candidates |
+| P | model/incremental.py | slots that all beams share |
 | P | indexing/spectral.py | pivots |
 | R | decoding/live.py | items to retire |
 | R | pipeline/blend.py | places of a round |
@@ -57,9 +59,11 @@ There are more dimensions than letters. Second meanings:
 | S | pipeline/alignment_masking.py, pipeline/span_corruption.py | masked spans and their sentinels |
 | T | decoding/reading.py | units that are read in a round |
 | T | decoding/token_trees.py, decoding/t5x_search.py | tokens of an id |
+| T | model/incremental.py | steps of a beam after those that all share |
 | T | pipeline/ | templates |
 | U | decoding/reading.py | units: the groups of all beams in one row |
 | W | decoding/reading.py | tokens of a group |
 | W | evaluation/ | items of a history |
+| X | model/incremental.py | steps of all beams in one flat row |
 | X | decoding/ | items of a request's list; places, rows or beams in one flat row |
 """

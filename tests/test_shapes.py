@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(shapes.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 FIRST, _, SECOND = (shapes.__doc__ or "").partition("Second meanings:")
 KEY = set(re.findall(r"^\| (\w) \|", FIRST, re.MULTILINE))
-SUFFIX = re.compile(r"_?[a-z][a-z0-9]*(?:_[a-z0-9]+)*_((?:[A-Zq]+[0-9]*)+)")
+SUFFIX = re.compile(r"_?[a-z][a-z0-9]*(?:_[a-z0-9]+)*_((?:[A-Zqs]+[0-9]*)+)")
 JAXTYPES = re.compile(r"(?:Bool|Float|Int|Num|Shaped|UInt)\d*")
 
 

@@ -54,8 +54,8 @@ def data_paths(
             known = "; ".join(f"{name!r}, fingerprint {mark}" for mark, name in trained.items())
             raise UserError(
                 f"holds the dataset {found.name!r}, fingerprint {found.fingerprint}, which is not the data"
-                f" that was trained on; wanted {known}. Name the folder that has it, or prepare it again from"
-                " the same sources with the same settings",
+                f" that was trained on; wanted {known}. Name the folder that has it, or prepare it again"
+                " from the same sources with the same settings",
                 file=str(path),
             )
         places[found.fingerprint] = path
