@@ -6,8 +6,8 @@ import sys
 
 import rich.table
 
+from genrec_jax import progress
 from genrec_jax.cli import console
-from genrec_jax.data import prepare_progress
 
 TEXT = "[/b] [red]x[/] :smile: [link=y]"
 
@@ -30,7 +30,7 @@ def test_a_step_of_a_progress_bar_is_shown_as_it_is(monkeypatch):
     monkeypatch.setenv("COLUMNS", "132")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    steps = prepare_progress.Steps(enabled=True)
+    steps = progress.Steps(enabled=True)
     with steps.running(), steps.step(f"fetching {TEXT}", 1):
         pass
     assert f"fetching {TEXT}" in terminal.getvalue()
