@@ -47,10 +47,16 @@ def checkpointer(*items: str) -> ocp.AsyncCheckpointer:
         )
         for item in items
     }
+    # Not in the background: the signal that a folder has been made is one for all hosts, so that of the
+    # host that is first would let the others write to a folder of theirs that is not there yet.
+    at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
     composite = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone), **handlers
+        composite_options=ocp.CompositeOptions(
+            multiprocessing_options=alone, async_options=at_once
+        ),
+        **handlers,
     )
-    return ocp.AsyncCheckpointer(composite, multiprocessing_options=alone)
+    return ocp.AsyncCheckpointer(composite, multiprocessing_options=alone, async_options=at_once)
 
 
 def gather(mirror: Mirror, name: str, written: Callable[[], None]) -> manifest.Files:

@@ -266,11 +266,13 @@ def test_a_killed_run_leaves_no_dataset(tmp_path):
             assert words.readline() == b"go\n"
         return process
 
-    begun = time.monotonic()
-    whole = start(tmp_path / "whole")
-    assert whole.wait() == 0
-    seconds = time.monotonic() - begun
-    dataset.load(tmp_path / "whole")
+    seconds = float("inf")
+    for attempt in range(2):  # the quicker of two: one may have waited for other work
+        whole = start(tmp_path / f"whole{attempt}")
+        begun = time.monotonic()
+        assert whole.wait() == 0
+        seconds = min(seconds, time.monotonic() - begun)
+        dataset.load(tmp_path / f"whole{attempt}")
     moments = random.Random(0)
     killed = 0
     for attempt in range(5):
