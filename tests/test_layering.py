@@ -105,6 +105,16 @@ def test_files_stay_short_and_say_their_role(path):
         assert ast.get_docstring(ast.parse(text)), "a module says its place in the flow first"
 
 
+def test_tests_benchmarks_and_tasks_stay_short_too():
+    root = PACKAGE.parent
+    files = [
+        file
+        for folder in ("tests", "benchmarks", "tasks")
+        for file in (root / folder).rglob("*.py")
+    ]
+    assert [file.name for file in files if len(file.read_text().splitlines()) > 450] == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_refer_to_no_document_outside_the_repository(path):
     assert "DESIGN" not in path.read_text()

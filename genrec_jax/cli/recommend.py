@@ -153,13 +153,13 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{empty:,} users have no list: nothing of their history is known, or nothing is left"
             )
         return
-    history, user = arguments.history, None
+    asked = recommend_many.Request("", None, arguments.history)
     if arguments.user is not None:
-        user, history = _of_user(recommender.run_dir, recommender.dataset, arguments)
+        asked = _of_user(recommender.run_dir, recommender.dataset, arguments)
     found = recommender.recommend(
-        [history],
+        [asked.history],
         k=arguments.k,
-        users=[user],
+        users=[asked.user],
         exclude_seen=arguments.exclude_seen,
         template=arguments.template,
         exclude=None if exclude is None else [exclude],
@@ -190,7 +190,7 @@ def _items(flag: str, given: list[str] | None, recommender: "Recommender") -> li
     entries: list[str] = []
     for entry in given:
         from_file = not _is_known(entry, recommender) and _is_file(entry)
-        entries += _lines(entry) if from_file else [entry]
+        entries += [line for _, line in recommend_many.lines(entry)] if from_file else [entry]
     if flag == "--only" and not entries:
         raise UserError(
             f"--only: no item is named in {', '.join(given)}, so nothing could be recommended; wanted"
@@ -217,17 +217,6 @@ def _is_file(entry: str) -> bool:
         return False
 
 
-def _lines(file: str) -> list[str]:
-    try:
-        text = pathlib.Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot be read ({error}); wanted source ids or titles, one a line, as UTF-8 text",
-            file=file,
-        ) from error
-    return [line for line in text.splitlines() if line.strip()]
-
-
 def _dataset(run_dir: "RunDir", name: str, moved: str | None) -> "Dataset":
     """The dataset that the run was trained on."""
     from genrec_jax.data import dataset as datasets
@@ -250,24 +239,17 @@ def _dataset(run_dir: "RunDir", name: str, moved: str | None) -> "Dataset":
     return dataset
 
 
-def _of_user(
-    run_dir: "RunDir", name: str, arguments: argparse.Namespace
-) -> tuple[int | None, list[str]]:
-    """A user's number, None where training saw nothing of theirs, and whole history."""
-    from genrec_jax.data import splits
-
+def _of_user(run_dir: "RunDir", name: str, arguments: argparse.Namespace) -> recommend_many.Request:
     dataset = _dataset(run_dir, name, arguments.data)
-    try:
-        user = dataset.user_source_ids.index(arguments.user)
-    except ValueError as error:
+    if arguments.user not in dataset.user_source_ids:
         some = ", ".join(dataset.user_source_ids[:3])
         raise UserError(
             f"has no user {arguments.user!r}; wanted a source id such as {some}. For a new user, type"
             " the history with --history",
             file=str(arguments.data or run_dir.dataset(name).path),
-        ) from error
-    history = [dataset.item_source_ids[item] for item in dataset.sequence(user)]
-    return user if splits.of(dataset).trained_U(dataset)[user] else None, history
+        )
+    (request,) = recommend_many.of_names([arguments.user], dataset)
+    return request
 
 
 def _as_json(found: "Recommendations", recommender: "Recommender") -> dict[str, Any]:
@@ -299,11 +281,11 @@ def _print_tables(found: "Recommendations", recommender: "Recommender", user: st
             )
         elif (
             recommender.catalogue.number_of(match.query) is None
-            and (same := sum(title == match.title for title in recommender.catalogue.titles)) > 1
+            and len(same := recommender.catalogue.titled(match.query)) > 1
         ):
             console.print(
-                f"{same} items are titled {match.query!r}; taken for {match.source_id}. Type the source id"
-                " of the one you mean",
+                f"{len(same)} items are titled {match.query!r}; taken for {match.source_id}. Type the"
+                " source id of the one you mean",
                 style="yellow",
             )
     for entry in found.skipped:

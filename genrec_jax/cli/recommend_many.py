@@ -61,21 +61,26 @@ def of_users(given: str, dataset: "Dataset") -> list[Request]:
     Raises:
         UserError: no such file, or a user whom the dataset lacks, with file and line.
     """
+    if given == EVERYBODY:
+        return of_names(dataset.user_source_ids, dataset)
+    known, names = set(dataset.user_source_ids), []
+    for line, text in lines(given):
+        if text not in known:
+            raise UserError(
+                f"has no user {text!r}; wanted source ids such as"
+                f" {', '.join(dataset.user_source_ids[:3])}, one a line",
+                file=given,
+                line=line,
+            )
+        names.append(text)
+    return of_names(names, dataset)
+
+
+def of_names(names: Sequence[str], dataset: "Dataset") -> list[Request]:
+    """The requests of users that a dataset has: whole histories, and no number where training saw none."""
     from genrec_jax.data import splits
 
     numbers = {source_id: number for number, source_id in enumerate(dataset.user_source_ids)}
-    names: Sequence[str] = dataset.user_source_ids
-    if given != EVERYBODY:
-        names = []
-        for line, text in _lines(given):
-            if text not in numbers:
-                raise UserError(
-                    f"has no user {text!r}; wanted source ids such as"
-                    f" {', '.join(dataset.user_source_ids[:3])}, one a line",
-                    file=given,
-                    line=line,
-                )
-            names.append(text)
     trained_U = splits.of(dataset).trained_U(dataset)
     ids = dataset.item_source_ids
     return [
@@ -95,7 +100,7 @@ def of_histories(file: str) -> list[Request]:
         UserError: no such file, or a line that is something else, with file and line.
     """
     requests = []
-    for line, text in _lines(file):
+    for line, text in lines(file):
         try:
             entry = json.loads(text)
             history = entry["history"]
@@ -199,11 +204,13 @@ def _open(path: pathlib.Path, kind: str) -> Iterator[Callable[[list[dict[str, An
         yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _lines(file: str) -> Iterator[tuple[int, str]]:
+def lines(file: str) -> Iterator[tuple[int, str]]:
     """The lines of a text file that are not empty, with their numbers."""
     try:
         text = pathlib.Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read ({error}); wanted UTF-8 text", file=file) from error
+        raise UserError(
+            f"cannot be read ({error}); wanted UTF-8 text, one entry a line", file=file
+        ) from error
     stripped = (line.strip() for line in text.splitlines())
     return ((number, line) for number, line in zip(itertools.count(1), stripped) if line)

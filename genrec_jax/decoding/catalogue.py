@@ -232,7 +232,7 @@ class Catalogue:
                 continue
             text = query.strip()
             item = self.number_of(text)
-            found = self._titled(text) if item is None else [item]
+            found = self.titled(text) if item is None else [item]
             if len(found) > 1:
                 names = ", ".join(repr(self.source_ids[one]) for one in found[:5])
                 more = f" and {len(found) - 5} more" if len(found) > 5 else ""
@@ -293,9 +293,9 @@ class Catalogue:
 
     def _exact(self, text: str) -> int | None:
         item = self.number_of(text)
-        return item if item is not None else next(iter(self._titled(text)), None)
+        return item if item is not None else next(iter(self.titled(text)), None)
 
-    def _titled(self, text: str) -> list[int]:
+    def titled(self, text: str) -> list[int]:
         """The items of that title; where some of them are retired and others not, the others."""
         title = _plain(text)
         found = [item for known in self._by_title for item in _each(known.get(title, []))]

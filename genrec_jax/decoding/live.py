@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from genrec_jax.data.distinct import distinct
 from genrec_jax.decoding import trie as tries
 from genrec_jax.decoding.trie import Trie
 from genrec_jax.errors import UserError
@@ -74,19 +75,20 @@ class LiveIds:
         trie = tries.build_trie(
             values_P, offsets_I, vocab_size=vocab_size, eos_id=eos_id, name_of=name_of
         )
-        return cls.first(with_room(trie, room), values_P, offsets_I, vocab_size, room)
+        ranks_I = tries.item_ranks(trie)
+        return cls.first(with_room(trie, room), ranks_I, values_P, offsets_I, vocab_size, room)
 
     @classmethod
     def first(
         cls,
         trie: Trie,
+        ranks_I: Int[np.ndarray, " I"],
         values_P: Int[np.ndarray, " P"],
         offsets_I: Int[np.ndarray, " I1"],
         vocab_size: int,
         room: int,
     ) -> "LiveIds":
         """The ids of a trie that was never changed, whose numbers are those of the catalogue."""
-        ranks_I = tries.item_ranks(trie)
         count = len(ranks_I)
         numbers_I = np.arange(count, dtype=np.int32)
         offsets_I = np.asarray(offsets_I, np.int64)
@@ -114,7 +116,7 @@ class LiveIds:
         """
         next_number = self.next_number + len(offsets_A) - 1
         added_A = np.arange(self.next_number, next_number, dtype=np.int32)
-        retired_R = np.unique(np.asarray(retired_R, np.int64))
+        retired_R = distinct(np.asarray(retired_R, np.int64))
         known = np.isin(retired_R, self.numbers_I)
         if not known.all():
             raise UserError(

@@ -169,7 +169,7 @@ def constrained(
     if exclude_seen:
         seen = [np.asarray([match.item for match in one.matches], np.int64) for one in read]
         more = seen if left_out is None else left_out
-        left_out = [np.union1d(*pair) for pair in zip(more, seen, strict=True)]
+        left_out = [np.concatenate(pair) for pair in zip(more, seen, strict=True)]
     if left_out is None and allowed is None:
         return None
     return left_out or [[]] * len(read), allowed or [None] * len(read)

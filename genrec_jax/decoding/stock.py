@@ -195,4 +195,4 @@ class Stock:
         runs = self.assembler.target_runs()
         trie = jax.tree.map(np.asarray, self.trie)
         vocab_size = self.assembler.tables.vocabulary.size
-        return LiveIds.first(trie, runs.values_P, runs.offsets_E1, vocab_size, room)
+        return LiveIds.first(trie, self.ranks_I, runs.values_P, runs.offsets_E1, vocab_size, room)

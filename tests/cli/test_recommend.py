@@ -2,29 +2,16 @@ import json
 
 import pytest
 
-from genrec_jax.cli import main
 from genrec_jax.data import dataset as datasets
 from genrec_jax.decoding import catalogue
 from genrec_jax.decoding import recommender as recommenders
+from tests.cli.recommending import genrec
 from tests.evaluation import tiny_run
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recommend")
-    dataset = tiny_run.make_dataset(folder)
-    return tiny_run.make_run(folder / "run", [dataset.path]), dataset
 
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch):
     monkeypatch.setenv("GENREC_COMPILATION_CACHE", "")
-
-
-def genrec(capsys, *words):
-    code = main.main(["recommend", *map(str, words)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_user_with_json(made, capsys):
@@ -78,9 +65,10 @@ def test_a_title_of_several_items_says_which_was_taken(made, capsys, monkeypatch
 
     def with_twins(*arguments, **options):
         recommender = load(*arguments, **options)
-        titles = [*recommender.catalogue.titles]
+        own = recommender.catalogue
+        titles = [*own.titles]
         titles[9] = titles[2]
-        recommender.catalogue.titles = catalogue.Rows(titles)
+        vars(own).update(vars(catalogue.Catalogue([*own.source_ids], titles)))
         return recommender
 
     monkeypatch.setattr(recommenders, "load", with_twins)

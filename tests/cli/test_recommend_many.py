@@ -5,27 +5,9 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from genrec_jax.cli import main, recommend_many
+from genrec_jax.cli import recommend_many
 from genrec_jax.decoding import recommender as recommenders
-from tests.evaluation import tiny_run
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recommend_many")
-    dataset = tiny_run.make_dataset(folder)
-    return tiny_run.make_run(folder / "run", [dataset.path]), dataset
-
-
-@pytest.fixture(autouse=True)
-def no_cache(monkeypatch):
-    monkeypatch.setenv("GENREC_COMPILATION_CACHE", "")
-
-
-def genrec(capsys, *words):
-    code = main.main(["recommend", *map(str, words)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+from tests.cli.recommending import genrec
 
 
 def history_of(dataset, user):

@@ -148,7 +148,7 @@ def assert_same(found, wanted, queries):
     assert list(found.titles) == list(wanted.titles)
     for query in queries:
         assert found.number_of(query) == wanted.number_of(query)
-        assert found._titled(query) == wanted._titled(query)
+        assert found.titled(query) == wanted.titled(query)
         try:
             match = wanted.find(query)
         except UserError as error:
