@@ -153,9 +153,10 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{empty:,} users have no list: nothing of their history is known, or nothing is left"
             )
         return
-    asked = recommend_many.Request("", None, arguments.history)
     if arguments.user is not None:
         asked = _of_user(recommender.run_dir, recommender.dataset, arguments)
+    else:
+        asked = recommend_many.Request("", None, arguments.history)
     found = recommender.recommend(
         [asked.history],
         k=arguments.k,

@@ -256,6 +256,12 @@ class Catalogue:
         first, more = self._by_source_id
         return more.get(source_id, first.get(source_id))
 
+    def titled(self, text: str) -> list[int]:
+        """The items of that title; where some of them are retired and others not, the others."""
+        title = _plain(text)
+        found = [item for known in self._by_title for item in _each(known.get(title, []))]
+        return [item for item in found if item not in self._retired] or found
+
     def _find(self, query: Any, nearest: bool) -> Match | None:
         if not isinstance(query, str):
             item = self._number(query)
@@ -294,12 +300,6 @@ class Catalogue:
     def _exact(self, text: str) -> int | None:
         item = self.number_of(text)
         return item if item is not None else next(iter(self.titled(text)), None)
-
-    def titled(self, text: str) -> list[int]:
-        """The items of that title; where some of them are retired and others not, the others."""
-        title = _plain(text)
-        found = [item for known in self._by_title for item in _each(known.get(title, []))]
-        return [item for item in found if item not in self._retired] or found
 
     def _grams_now(self) -> "_GramIndex":
         """The index of titles' trigrams, made or brought up to date by the first who needs it."""

@@ -9,11 +9,6 @@ from tests.cli.recommending import genrec
 from tests.evaluation import tiny_run
 
 
-@pytest.fixture(autouse=True)
-def no_cache(monkeypatch):
-    monkeypatch.setenv("GENREC_COMPILATION_CACHE", "")
-
-
 def test_user_with_json(made, capsys):
     """A user's whole sequence is the history, and the number is that of training."""
     run_dir, dataset = made
