@@ -24,7 +24,7 @@ a dimension speaks for itself.
 | C | candidates: children read from the trie in one chunk, items to be ranked |
 | J | nodes of the trie |
 | A | arcs of the trie |
-| Y | tokens of the trie's tails: the rest of an id below the last node that others share |
+| Y | tokens of the trie: of its arcs, then of its tails (what is left of an id once no other shares it) |
 | G | groups of neighbouring tokens that share a bound |
 | R | ranked results (the k of top-k) |
 | E | examples in a block |

@@ -29,7 +29,8 @@ class Children(NamedTuple):
     parents_BM: Int[Array, "B M"]
     tokens_BM: Int[Array, "B M"]
     places_BM: Int[Array, "B M"]
-    tails_BM: Int[Array, "B M"]
+    spans_BM2: Int[Array, "B M 2"]
+    ahead_BMC: Int[Array, "B M C"]
     finished_BM: Float[Array, "B M"]
 
 
@@ -56,25 +57,17 @@ def best_children(front: Frontier, keep: int, width: int) -> Children:
     )
     found = reading.in_order(found, front)
     parents_BR = found.parents_BR
-    places_BM = children.child_places(parents_BR, found.offsets_BR, beams, spans, trie)
-    items_BM = children.smallest_items(places_BM, trie)
-    chosen = lambda column_BM: jnp.take_along_axis(column_BM, parents_BR, axis=1)  # noqa: E731
-    was_in_tail_BM = chosen(spans.in_tail_BM)
+    places_BM, spans_BM2, ahead_BMC = children.below(
+        parents_BR, found.offsets_BR, beams, spans, trie
+    )
     return Children(
         scores_BM=found.scores_BR,
-        items_BM=items_BM,
+        items_BM=children.smallest_items(places_BM, trie),
         parents_BM=parents_BR,
-        tokens_BM=jnp.where(
-            was_in_tail_BM,
-            chosen(spans.tail_tokens_BM),
-            children.arc_tokens(chosen(spans.firsts_BM) + found.offsets_BR, trie),
-        ),
+        tokens_BM=found.tokens_BR,
         places_BM=places_BM,
-        tails_BM=jnp.where(
-            was_in_tail_BM,
-            chosen(beams.tails_BM) + 1,
-            trie.tail_starts_I[jnp.where(places_BM < 0, items_BM, 0)],
-        ),
+        spans_BM2=spans_BM2,
+        ahead_BMC=ahead_BMC,
         finished_BM=finished_BM,
     )
 

@@ -123,7 +123,7 @@ def alive(
         items = jnp.maximum(-1 - places, 0)
         listed = items_X.at[jnp.searchsorted(items_X, items)].get(mode="clip") == items
         nodes = jnp.maximum(places, 0)
-        starts, counts = trie.node_starts_J[nodes], trie.node_counts_J[nodes]
+        starts, counts = trie.node_ranks_J[nodes], trie.node_counts_J[nodes]
         # Node spans are sorted lists' neighbours, so this is how many of the list lie under the node.
         under = jnp.searchsorted(ranks_X, starts + counts) - jnp.searchsorted(ranks_X, starts)
         may_become = jnp.where(allows, under > 0, under < counts)

@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from genrec_jax.data.distinct import distinct
 from genrec_jax.decoding import trie as tries
-from genrec_jax.decoding.trie import Trie
+from genrec_jax.decoding.trie import Sizes, Trie
 from genrec_jax.errors import UserError
 
 ROOM = 1024
@@ -165,13 +165,9 @@ class LiveIds:
 
 def with_room(trie: Trie, items: int) -> Trie:
     """The trie in arrays that have room for so many more items, whatever their ids."""
-    # Padding repeats the last entry of arrays of starts, and is never read from the others.
-    padded = {}
-    for name, most in _most_of_one_id(trie).items():
-        array = np.asarray(getattr(trie, name))
-        size = tries.padded_size(len(array) + items * most)
-        padded[name] = np.pad(array, (0, size - len(array)), mode="edge")
-    return dataclasses.replace(trie, **padded)
+    most = _most_of_one_id(trie)
+    grown = (have + items * each for have, each in zip(trie.capacities, most, strict=True))
+    return tries.resized(trie, Sizes(*map(tries.padded_size, grown)))
 
 
 def room_left(trie: Trie) -> int:
@@ -179,19 +175,8 @@ def room_left(trie: Trie) -> int:
 
     That is, ids no longer than padding allows, which begin as all others do.
     """
-    num_arcs = int(trie.node_arcs_J[-1])
-    # One entry ends the nodes; behind it the arrays of starts repeat themselves.
-    nodes = int(np.searchsorted(np.asarray(trie.node_arcs_J), num_arcs)) + 1
-    used = {
-        "arc_tokens_A": num_arcs,
-        "arc_nexts_A": num_arcs,
-        "tail_starts_I": int(trie.num_items) + 1,
-        "tail_tokens_Y": int(trie.tail_starts_I[-1]),
-    }
-    return min(
-        (len(getattr(trie, name)) - used.get(name, nodes)) // most
-        for name, most in _most_of_one_id(trie).items()
-    )
+    columns = zip(trie.capacities, tries.sizes_used(trie), _most_of_one_id(trie), strict=True)
+    return min((have - used) // most for have, used, most in columns)
 
 
 def form_of(trie: Trie) -> Any:
@@ -199,19 +184,10 @@ def form_of(trie: Trie) -> Any:
     return jax.tree.structure(trie), [np.shape(leaf) for leaf in jax.tree.leaves(trie)]
 
 
-def _most_of_one_id(trie: Trie) -> dict[str, int]:
-    """Entries that an added id needs at most in each array.
+def _most_of_one_id(trie: Trie) -> Sizes:
+    """Entries that an added id needs at most in each part.
 
     It has one arc of its own and splits one tail at most, into as many nodes of one arc as it has tokens.
     """
     steps = trie.max_steps
-    return {
-        "arc_tokens_A": steps + 1,
-        "arc_nexts_A": steps + 1,
-        "node_arcs_J": steps,
-        "node_items_J": steps,
-        "node_starts_J": steps,
-        "node_counts_J": steps,
-        "tail_starts_I": 1,
-        "tail_tokens_Y": steps,
-    }
+    return Sizes(arcs=steps + 1, nodes=steps, items=1, tail_tokens=steps)

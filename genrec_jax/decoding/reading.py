@@ -1,12 +1,12 @@
 """Which children of an example's beams score highest, without reading more of them than must be.
 
-Three ways to read. Where all beams have few children, all of them at once. Where some have many, which
-are most of the tokens between their first and their last, and the network keeps its logits, by bounds: the
-highest logit of each group of neighbouring tokens says how well a child among them can score at best, so
-the groups with the highest bounds are read first, until what was found is as high as any bound that is
-left (Fagin, Lotem and Naor 2003, the threshold algorithm). Otherwise all children, in chunks that a loop
-merges, the wider the wider the widest node. So neither a wide node nor a changed catalogue changes a
-shape, and a full node costs little more than a narrow one.
+Three ways to read. Where all beams have few children, all of them at once. Where some have many, and the
+network keeps its logits, by bounds: the highest logit of each group of neighbouring tokens says how well a
+child among them can score at best, so the groups with the highest bounds are read first, until what was
+found is as high as any bound that is left (Fagin, Lotem and Naor 2003, the threshold algorithm). Otherwise,
+or where too few of the tokens are children for that to be quicker, all children, in chunks that a loop
+merges, the wider the wider the widest node. So neither a wide node nor a changed catalogue changes a shape,
+and a full node costs little more than a narrow one.
 """
 
 import functools
@@ -15,24 +15,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from genrec_jax.decoding import children, constraints, selection
 from genrec_jax.decoding.children import Beams, Spans
 from genrec_jax.decoding.constraints import Constraints
 from genrec_jax.decoding.trie import Trie
 
-NARROW = (8, 32)
+NARROW = (children.FEW, 32)
 """Children of a beam up to which all are read at once: by the smallest of these that holds them."""
 BROAD = 512
 """Children of a beam read at a time where some have more than a chunk of them and logits are kept."""
-WIDE = 64
-"""Children of a beam beyond which they may be read by bounds."""
-DENSE = 2
-"""Tokens a child, between the first and the last, up to which bounds are tight enough to save time."""
 GROUP = 16
 """Neighbouring tokens that share a bound."""
-SPARE_GROUPS = 2
+PROBES = 31
+"""Neighbouring tokens that a search for a token among a node's children reads at once."""
+SPARE_GROUPS = 4
 """Groups read in a round beyond the children to be kept, for bounds that no child reaches."""
 
 LogitsOf = Callable[[Int[Array, "B M C"]], Float[Array, "B M C"]]
@@ -73,11 +71,12 @@ class Frontier(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Running children found: scores, beam, place among the beam's children; `lost` as in `Top`."""
+    """Running children found: scores, beam, place among the beam's children, token; `lost` as in `Top`."""
 
     scores_BR: Float[Array, "B R"]
     parents_BR: Int[Array, "B R"]
     offsets_BR: Int[Array, "B R"]
+    tokens_BR: Int[Array, "B R"]
     lost_B: Float[Array, " B"]
 
 
@@ -86,10 +85,12 @@ class _Read(NamedTuple):
 
     Attributes:
         scores_BC: of running children; -inf for none.
+        tokens_BC: their tokens.
         whence: from places among the scores to beams, and to places among the beams' children.
     """
 
     scores_BC: Float[Array, "B C"]
+    tokens_BC: Int[Array, "B C"]
     whence: Callable[[Int[Array, "B N"]], tuple[Int[Array, "B N"], Int[Array, "B N"]]]
 
 
@@ -119,7 +120,8 @@ def frontier_of(
 def highest(front: Frontier, keep: int, width: int) -> Found:
     """The `keep` highest running children of all beams of an example, highest first.
 
-    Of equal ones at the cut any are kept, and `lost_B` is at least their score.
+    Equal ones may be left out: `lost_B` is at least their score. Where that is as high as the last score
+    that was kept, only `highest_by_item` has the highest.
 
     Args:
         front: what is read from.
@@ -129,7 +131,7 @@ def highest(front: Frontier, keep: int, width: int) -> Found:
     batch, num_beams = front.spans.counts_BM.shape
 
     def at_once(width: int) -> Found:
-        return _with_read(_nothing(batch, 0), _chunk(front, jnp.int32(0), width), keep)
+        return _with_read(_nothing(batch, 0), _first(front, width), keep)
 
     def in_chunks(width: int) -> Found:
         add = lambda chunk, found: _with_read(found, _chunk(front, chunk, width), keep)  # noqa: E731
@@ -144,16 +146,22 @@ def highest(front: Frontier, keep: int, width: int) -> Found:
 
     def by_bounds_or_in_chunks(kept: KeptLogits) -> Found:
         edges = _edges(front)
-        wide_BM = edges.ends_BM - edges.firsts_BM > WIDE
-        span_BM = edges.largest_BM - edges.lowest_BM + 1
-        is_dense = jnp.all(~wide_BM | (span_BM <= DENSE * (edges.ends_BM - edges.firsts_BM)))
-        way = (widest > width).astype(jnp.int32)
+        counts_BM = jnp.maximum(edges.ends_BM - edges.firsts_BM, 0)
+        spans_BM = jnp.where(counts_BM > 0, edges.largest_BM - edges.lowest_BM + 1, 0)
+        # Where only every n-th token is a child, it takes about n rounds; each is as much as a broad chunk.
+        tokens, found = (jnp.sum(one, dtype=jnp.float32) for one in (spans_BM, counts_BM))
+        chunks = num_chunks(front.spans, BROAD)
+        is_read, found = jax.lax.cond(
+            tokens <= found * chunks,
+            lambda: _by_bounds(front, kept, edges, keep, chunks + 1),
+            lambda: (jnp.bool_(False), _nothing(batch, keep)),
+        )
         return jax.lax.switch(
-            jnp.where(is_dense & jnp.any(wide_BM), 2, way),
+            jnp.where(is_read, 2, (widest > width).astype(jnp.int32)),
             (
                 functools.partial(in_chunks, width),
                 functools.partial(in_chunks, max(width, BROAD)),
-                lambda: _by_bounds(front, kept, edges, keep),
+                lambda: found,
             ),
         )
 
@@ -173,9 +181,9 @@ def highest_by_item(front: Frontier, keep: int, width: int) -> Found:
 
     def add(chunk: Array, found: Found) -> Found:
         read = _chunk(front, chunk, width)
-        scores_BC = jnp.concatenate([found.scores_BR, read.scores_BC], axis=1)
+        scores_BC = jnp.concatenate([read.scores_BC, found.scores_BR], axis=1)
         old_BR = _items(found.parents_BR, found.offsets_BR, front)
-        items_BC = jnp.concatenate([old_BR, _items(*read.whence(everywhere_BC), front)], axis=1)
+        items_BC = jnp.concatenate([_items(*read.whence(everywhere_BC), front), old_BR], axis=1)
         scores_BR, best_BR = selection.top_of_ties(scores_BC, items_BC, keep)
         return _chosen(found, read, scores_BR, best_BR, found.lost_B)
 
@@ -189,9 +197,9 @@ def in_order(found: Found, front: Frontier) -> Found:
 
     def ordered() -> Found:
         items_BR = _items(found.parents_BR, found.offsets_BR, front)
-        columns = (-found.scores_BR, items_BR, found.parents_BR, found.offsets_BR)
-        scores_BR, _, parents_BR, offsets_BR = jax.lax.sort(columns, dimension=1, num_keys=2)
-        return Found(-scores_BR, parents_BR, offsets_BR, found.lost_B)
+        columns = (-found.scores_BR, items_BR, found.parents_BR, found.offsets_BR, found.tokens_BR)
+        scores_BR, _, *rest = jax.lax.sort(columns, dimension=1, num_keys=2)
+        return Found(-scores_BR, *rest, found.lost_B)
 
     return jax.lax.cond(unordered, ordered, lambda: found)
 
@@ -202,7 +210,7 @@ def num_chunks(spans: Spans, width: int) -> Int[Array, ""]:
 
 
 class _Edges(NamedTuple):
-    """Each beam's running children: from arc `firsts` to before `ends`; their lowest and largest token."""
+    """Each beam's running children: from place `firsts` to before `ends`; lowest and largest token."""
 
     firsts_BM: Int[Array, "B M"]
     ends_BM: Int[Array, "B M"]
@@ -214,21 +222,23 @@ def _edges(front: Frontier) -> _Edges:
     spans = front.spans
     firsts_BM = spans.firsts_BM + spans.ends_BM
     ends_BM = spans.firsts_BM + spans.counts_BM
-    lowest_BM, largest_BM = (
-        jnp.where(spans.in_tail_BM, spans.tail_tokens_BM, children.arc_tokens(arcs_BM, front.trie))
-        for arcs_BM in (firsts_BM, ends_BM - 1)
-    )
-    return _Edges(firsts_BM, ends_BM, lowest_BM, largest_BM)
+    lowest_BM = jnp.where(spans.ends_BM, spans.few_BMC[:, :, 1], spans.few_BMC[:, :, 0])
+    return _Edges(firsts_BM, ends_BM, lowest_BM, spans.largest_BM)
 
 
-def _by_bounds(front: Frontier, kept: KeptLogits, edges: _Edges, keep: int) -> Found:
-    """Reads the groups of tokens with the highest bounds, until no other can hold a child to keep."""
+def _by_bounds(
+    front: Frontier, kept: KeptLogits, edges: _Edges, keep: int, rounds: Int[Array, ""]
+) -> tuple[Bool[Array, ""], Found]:
+    """Reads the groups of tokens with the highest bounds, until no other can hold a child to keep.
+
+    After so many rounds it gives up: many tokens that are no children have high logits. The first of the
+    results is whether it did not.
+    """
     beams, spans, trie = front.beams, front.spans, front.trie
     batch, num_beams, groups = kept.highest_BMG.shape
     vocab = kept.logits_BMV.shape[2]
     logits_BV = kept.logits_BMV.reshape(batch, num_beams * vocab)
     firsts_BM, ends_BM, lowest_BM, largest_BM = edges
-    is_tail_BM = spans.in_tail_BM
     groups_G = jnp.arange(groups, dtype=jnp.int32)[None, None, :]
     # Rounding keeps the order of logits, so that a bound is never below a score.
     bounds_BMG = beams.scores_BM[:, :, None] + (kept.highest_BMG - front.normaliser_BM[:, :, None])
@@ -243,12 +253,10 @@ def _by_bounds(front: Frontier, kept: KeptLogits, edges: _Edges, keep: int) -> F
     def of(column_BM: Array, parents_BT: Array) -> Array:
         return jnp.take_along_axis(column_BM, parents_BT, axis=1)
 
-    def unread(cut_B: Array, found: Found) -> Array:
-        return cut_B > found.scores_BR[:, -1]
+    def any_unread(cut_B: Array, found: Found) -> Array:
+        return jnp.any(cut_B > found.scores_BR[:, -1])
 
-    def read(state: tuple[Array, Found]) -> tuple[Array, Found]:
-        cut_B, found = state
-        left_BU = jnp.where(bounds_BU < cut_B[:, None], bounds_BU, -jnp.inf)
+    def read(left_BU: Array, found: Found) -> tuple[Array, Found]:
         best = selection.top(left_BU, keep + SPARE_GROUPS)
         units_BT = jnp.minimum(best.indices_BR, num_beams * groups - 1)
         parents_BT = units_BT // groups
@@ -260,21 +268,16 @@ def _by_bounds(front: Frontier, kept: KeptLogits, edges: _Edges, keep: int) -> F
             of(largest_BM, parents_BT),
             of(firsts_BM, parents_BT),
             ends_BT,
-            of(is_tail_BM, parents_BT),
             trie,
         )
         arcs_BTW = arcs_BT[:, :, None] + slots_W
         reads_BTW = jnp.minimum(arcs_BTW, jnp.maximum(ends_BT - 1, 0)[:, :, None])
-        tokens_BTW = jnp.where(
-            of(is_tail_BM, parents_BT)[:, :, None],
-            of(spans.tail_tokens_BM, parents_BT)[:, :, None],
-            children.arc_tokens(reads_BTW, trie),
-        )
+        tokens_BTW = children.tokens_at(reads_BTW, trie)
         real_BTW = (arcs_BTW < ends_BT[:, :, None]) & (tokens_BTW < tokens_BT[:, :, None] + GROUP)
         real_BTW &= (best.scores_BR > -jnp.inf)[:, :, None]
         if front.constraints is not None:
             places_BTW = jnp.where(
-                of(is_tail_BM, parents_BT)[:, :, None],
+                of(spans.in_tail_BM, parents_BT)[:, :, None],
                 of(beams.places_BM, parents_BT)[:, :, None],
                 trie.arc_nexts_A.at[reads_BTW].get(mode="clip"),
             )
@@ -293,13 +296,21 @@ def _by_bounds(front: Frontier, kept: KeptLogits, edges: _Edges, keep: int) -> F
             return of(parents_BT, units_BN), of(offsets_BT, units_BN) + indices_BN % GROUP
 
         found = found._replace(lost_B=jnp.maximum(found.lost_B, best.lost_B))
-        return best.scores_BR[:, -1], _with_read(
-            found, _Read(scores_BTW.reshape(batch, -1), whence), keep
-        )
+        flat = (column.reshape(batch, -1) for column in (scores_BTW, tokens_BTW))
+        return best.scores_BR[:, -1], _with_read(found, _Read(*flat, whence), keep)
 
-    everything_B = jnp.full((batch,), jnp.inf, jnp.float32)
-    state = (everything_B, _nothing(batch, keep))
-    return jax.lax.while_loop(lambda state: jnp.any(unread(*state)), read, state)[1]
+    def reads_on(state: tuple[Array, Array, Found]) -> Array:
+        done, cut_B, found = state
+        return any_unread(cut_B, found) & (done < rounds)
+
+    def read_on(state: tuple[Array, Array, Found]) -> tuple[Array, Array, Found]:
+        done, cut_B, found = state
+        left_BU = jnp.where(bounds_BU < cut_B[:, None], bounds_BU, -jnp.inf)
+        return done + 1, *read(left_BU, found)
+
+    state = (jnp.int32(1), *read(bounds_BU, _nothing(batch, 0)))
+    _, cut_B, found = jax.lax.while_loop(reads_on, read_on, state)
+    return ~any_unread(cut_B, found), found
 
 
 def _first_arcs(
@@ -308,40 +319,55 @@ def _first_arcs(
     largest_BT: Int[Array, "B T"],
     firsts_BT: Int[Array, "B T"],
     ends_BT: Int[Array, "B T"],
-    in_tail_BT: Array,
     trie: Trie,
 ) -> Int[Array, "B T"]:
-    """The first arc of a node whose token is at least that wanted, by bisection.
+    """The first arc of a node whose token is at least that wanted, by search among `PROBES` at a time.
 
     Tokens ascend and are distinct, so the place is known up to the tokens that a node lacks.
     """
     low_BT = jnp.maximum(firsts_BT, ends_BT - (largest_BT + 1 - tokens_BT))
     high_BT = jnp.minimum(ends_BT, firsts_BT + jnp.maximum(tokens_BT - lowest_BT, 0))
-    low_BT, high_BT = (
-        jnp.where(in_tail_BT, firsts_BT, edge_BT)
-        for edge_BT in (jnp.minimum(low_BT, high_BT), high_BT)
-    )
+    low_BT = jnp.minimum(low_BT, high_BT)
+    probes_11N = jnp.arange(1, PROBES + 1, dtype=jnp.int32)[None, None]
 
-    def halve(_, edges):
+    def narrow(_, edges: tuple[Array, Array]) -> tuple[Array, Array]:
         low_BT, high_BT = edges
-        middle_BT = low_BT + (high_BT - low_BT) // 2
-        is_below_BT = (children.arc_tokens(middle_BT, trie) < tokens_BT) & (low_BT < high_BT)
-        return (
-            jnp.where(is_below_BT, middle_BT + 1, low_BT),
-            jnp.where(is_below_BT, high_BT, middle_BT),
-        )
+        apart_BT = (high_BT - low_BT) // (PROBES + 1) + 1
+        probes_BTN = low_BT[:, :, None] + probes_11N * apart_BT[:, :, None] - 1
+        is_below_BTN = children.tokens_at(probes_BTN, trie) < tokens_BT[:, :, None]
+        is_below_BTN &= probes_BTN < high_BT[:, :, None]
+        low_BT += apart_BT * jnp.sum(is_below_BTN, axis=2, dtype=jnp.int32)
+        return low_BT, jnp.minimum(high_BT, low_BT + apart_BT - 1)
 
-    widest = jnp.max(high_BT - low_BT)
-    rounds = 32 - jax.lax.clz(widest)
-    return jax.lax.fori_loop(0, rounds, halve, (low_BT, high_BT))[0]
+    edges = narrow(0, (low_BT, high_BT))
+    widest = jnp.max(edges[1] - edges[0])
+    bits = 32 - jax.lax.clz(widest)
+    return jax.lax.fori_loop(0, -(-bits // PROBES.bit_length()), narrow, edges)[0]
+
+
+def _first(front: Frontier, width: int) -> _Read:
+    """Every beam's running children, none of which has more than `width`."""
+    offsets_C = jnp.arange(width, dtype=jnp.int32)
+    if width > children.FEW:
+        tokens_BMC, _ = children.child_tokens(front.spans, offsets_C, front.trie)
+    else:
+        tokens_BMC = front.spans.few_BMC[:, :, :width]
+    return _scored(front, offsets_C, tokens_BMC)
 
 
 def _chunk(front: Frontier, chunk: Array, width: int) -> _Read:
-    """Every beam's running children of one chunk; -inf for those that are none."""
-    spans, beams = front.spans, front.beams
+    """Every beam's running children of one chunk."""
     offsets_C = chunk * width + jnp.arange(width, dtype=jnp.int32)
-    tokens_BMC, running_BMC = children.child_tokens(spans, offsets_C, front.trie)
-    running_BMC &= offsets_C[None, None, :] >= spans.ends_BM[:, :, None]
+    return _scored(front, offsets_C, children.child_tokens(front.spans, offsets_C, front.trie)[0])
+
+
+def _scored(front: Frontier, offsets_C: Int[Array, " C"], tokens_BMC: Int[Array, "B M C"]) -> _Read:
+    """Every beam's running children at some neighbouring offsets; -inf for those that are none."""
+    spans, beams = front.spans, front.beams
+    batch, _, width = tokens_BMC.shape
+    offsets_11C = offsets_C[None, None]
+    running_BMC = offsets_11C >= spans.ends_BM[:, :, None]
+    running_BMC &= offsets_11C < spans.counts_BM[:, :, None]
     if front.constraints is not None:
         running_BMC &= children.may_get(beams, spans, front.trie, offsets_C, front.constraints)
     scores_BMC = front.logits_of(tokens_BMC) - front.normaliser_BM[:, :, None]
@@ -349,37 +375,39 @@ def _chunk(front: Frontier, chunk: Array, width: int) -> _Read:
     scores_BMC = jnp.where(running_BMC, scores_BMC, -jnp.inf)
 
     def whence(indices_BN: Array) -> tuple[Array, Array]:
-        return indices_BN // width, chunk * width + indices_BN % width
+        return indices_BN // width, offsets_C[0] + indices_BN % width
 
-    return _Read(scores_BMC.reshape(scores_BMC.shape[0], -1), whence)
+    return _Read(scores_BMC.reshape(batch, -1), tokens_BMC.reshape(batch, -1), whence)
 
 
 def _with_read(found: Found, read: _Read, keep: int) -> Found:
-    """The highest of what was found and of what was read."""
-    best = selection.top(jnp.concatenate([found.scores_BR, read.scores_BC], axis=1), keep)
+    """The highest of what was read and of what was found."""
+    # What was read is first: a top-k on a CPU takes the longer the later high scores come.
+    best = selection.top(jnp.concatenate([read.scores_BC, found.scores_BR], axis=1), keep)
     lost_B = jnp.maximum(found.lost_B, best.lost_B)
     return _chosen(found, read, best.scores_BR, best.indices_BR, lost_B)
 
 
 def _chosen(found: Found, read: _Read, scores_BR: Array, indices_BR: Array, lost_B: Array) -> Found:
-    """Those of what was found and, after it, what was read, that the indices choose."""
-    before = found.scores_BR.shape[1]
-    newest = read.scores_BC.shape[1] - 1
-    parents_BR, offsets_BR = read.whence(jnp.clip(indices_BR - before, 0, newest))
-    if before:
-        is_old_BR = indices_BR < before
-        old_BR = jnp.minimum(indices_BR, before - 1)
-        old_parents_BR = jnp.take_along_axis(found.parents_BR, old_BR, axis=1)
-        old_offsets_BR = jnp.take_along_axis(found.offsets_BR, old_BR, axis=1)
-        parents_BR = jnp.where(is_old_BR, old_parents_BR, parents_BR)
-        offsets_BR = jnp.where(is_old_BR, old_offsets_BR, offsets_BR)
-    return Found(scores_BR, parents_BR, offsets_BR, lost_B)
+    """Those of what was read and, after it, what was found, that the indices choose."""
+    num_read, num_found = read.scores_BC.shape[1], found.scores_BR.shape[1]
+    new_BR = jnp.minimum(indices_BR, num_read - 1)
+    columns = [*read.whence(new_BR), jnp.take_along_axis(read.tokens_BC, new_BR, axis=1)]
+    if num_found:
+        old_BR = jnp.clip(indices_BR - num_read, 0, num_found - 1)
+        olds = (found.parents_BR, found.offsets_BR, found.tokens_BR)
+        columns = [
+            jnp.where(indices_BR < num_read, new, jnp.take_along_axis(old, old_BR, axis=1))
+            for old, new in zip(olds, columns, strict=True)
+        ]
+    return Found(scores_BR, *columns, lost_B)
 
 
 def _nothing(batch: int, keep: int) -> Found:
     nowhere_BR = jnp.zeros((batch, keep), jnp.int32)
     scores_BR = jnp.full((batch, keep), -jnp.inf, jnp.float32)
-    return Found(scores_BR, nowhere_BR, nowhere_BR, jnp.full((batch,), -jnp.inf, jnp.float32))
+    lost_B = jnp.full((batch,), -jnp.inf, jnp.float32)
+    return Found(scores_BR, nowhere_BR, nowhere_BR, nowhere_BR, lost_B)
 
 
 def _items(parents_BN: Array, offsets_BN: Array, front: Frontier) -> Int[Array, "B N"]:

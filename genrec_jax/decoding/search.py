@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from genrec_jax.decoding import candidates, reading, selection
+from genrec_jax.decoding import candidates, children, reading, selection
 from genrec_jax.decoding.children import Beams
 from genrec_jax.decoding.constraints import Constraints
 from genrec_jax.decoding.reading import KeptLogits
@@ -116,7 +116,9 @@ class SearchState:
         step: tokens chosen so far beyond the ids' common prefix, scalar.
         tokens_BM: the last token of each running beam, not yet fed to the network.
         places_BM: where it stands in the trie: a node's number, or `-1 - item` inside a tail.
-        tails_BM: inside a tail, the position of its next token in the trie's tail tokens.
+        spans_BM2: of the trie's tokens, the first that may follow, and the end: of a node's arcs or, where
+            only one may follow, of the tail.
+        ahead_BMC: the first of these tokens (`children.read_ahead`).
         scores_BM: log-probability of each running beam, best first; -inf for none.
         finished_BR: scores of the pool of finished ids, best first; -inf for none.
         items_BR: their items; -1 for none.
@@ -127,7 +129,8 @@ class SearchState:
     step: Int[Array, ""]
     tokens_BM: Int[Array, "B M"]
     places_BM: Int[Array, "B M"]
-    tails_BM: Int[Array, "B M"]
+    spans_BM2: Int[Array, "B M 2"]
+    ahead_BMC: Int[Array, "B M C"]
     scores_BM: Float[Array, "B M"]
     finished_BR: Float[Array, "B R"]
     items_BR: Int[Array, "B R"]
@@ -214,11 +217,13 @@ def _start(
         scores_BM = jnp.sum(logits_BQC[:, :, 0] - normaliser_BMQ[:, 0, :-1], axis=1)[:, None]
     scores_BM = jnp.where(wanted_B[:, None], scores_BM, -jnp.inf)
     zeros_BM = jnp.zeros((batch, 1), jnp.int32)
+    spans_BM2 = jnp.broadcast_to(jnp.asarray(trie.starts_N[:2], jnp.int32), (batch, 1, 2))
     state = SearchState(
         step=jnp.zeros((), jnp.int32),
         tokens_BM=zeros_BM,
         places_BM=zeros_BM,
-        tails_BM=zeros_BM,
+        spans_BM2=spans_BM2,
+        ahead_BMC=children.read_ahead(zeros_BM, spans_BM2, trie),
         scores_BM=scores_BM,
         finished_BR=jnp.full((batch, config.num_results), -jnp.inf, jnp.float32),
         items_BR=jnp.full((batch, config.num_results), -1, jnp.int32),
@@ -249,7 +254,7 @@ def _extend(
         fields, normaliser_BM, constraints = rows
         step, trie = whole
         front = reading.frontier_of(
-            Beams(fields["places_BM"], fields["tails_BM"], fields["scores_BM"]),
+            Beams(*(fields[name] for name in Beams._fields)),
             trie,
             lambda tokens_BMC: network.asked_logits(view_BM, tokens_BMC, *beside),
             None if network.kept is None else network.kept(view_BM),
@@ -297,13 +302,13 @@ def _extend_rows(
     if config.renormalise:
         normaliser_BM = candidates.normaliser_of_children(front, width)
         front = front._replace(normaliser_BM=normaliser_BM)
-    children = candidates.best_children(front, config.num_beams, width)
+    best = candidates.best_children(front, config.num_beams, width)
     step = state.step + 1
     length = (trie.prefix_Q.shape[0] + step).astype(jnp.float32)
-    finished_BM = children.finished_BM
+    finished_BM = best.finished_BM
     if config.finish_within_beams:
         items_BM = candidates.finished_items(front, finished_BM)
-        finished_BM = _only_first_candidates(children, items_BM, config.num_beams)
+        finished_BM = _only_first_candidates(best, items_BM, config.num_beams)
     # Once its bound is met, an example's pool is closed.
     finished_BM = jnp.where(state.active_B[:, None], finished_BM, -jnp.inf)
 
@@ -319,7 +324,7 @@ def _extend_rows(
     pool_scores, pool_items = jax.lax.cond(
         jnp.any(finished_BM > -jnp.inf), let_in, lambda: (state.finished_BR, state.items_BR)
     )
-    best_B, worst_B = children.scores_BM[:, 0], pool_scores[:, -1]
+    best_B, worst_B = best.scores_BM[:, 0], pool_scores[:, -1]
     if config.finish_within_beams:
         going_B = _penalised(best_B, length, config) > worst_B
     else:
@@ -329,16 +334,17 @@ def _extend_rows(
     active_B = state.active_B & going_B & (best_B > -jnp.inf)
     extended = SearchState(
         step=step,
-        tokens_BM=children.tokens_BM,
-        places_BM=children.places_BM,
-        tails_BM=children.tails_BM,
-        scores_BM=jnp.where(active_B[:, None], children.scores_BM, -jnp.inf),
+        tokens_BM=best.tokens_BM,
+        places_BM=best.places_BM,
+        spans_BM2=best.spans_BM2,
+        ahead_BMC=best.ahead_BMC,
+        scores_BM=jnp.where(active_B[:, None], best.scores_BM, -jnp.inf),
         finished_BR=pool_scores,
         items_BR=pool_items,
         active_B=active_B,
         cache=None,
     )
-    return extended, children.parents_BM
+    return extended, best.parents_BM
 
 
 def _penalised(
@@ -348,12 +354,12 @@ def _penalised(
 
 
 def _only_first_candidates(
-    children: candidates.Children, items_BM: Int[Array, "B M"], num_beams: int
+    best: candidates.Children, items_BM: Int[Array, "B M"], num_beams: int
 ) -> Float[Array, "B M"]:
     """Finished scores, -inf unless among the k best of all children, finished and not."""
-    finished_BM = children.finished_BM
+    finished_BM = best.finished_BM
     # A running child above counts, and so does a finished one: (score, then item) decides.
-    above_running = _above(children.scores_BM, children.items_BM, finished_BM, items_BM)
+    above_running = _above(best.scores_BM, best.items_BM, finished_BM, items_BM)
     above_finished = _above(finished_BM, items_BM, finished_BM, items_BM)
     return jnp.where(above_running + above_finished < num_beams, finished_BM, -jnp.inf)
 

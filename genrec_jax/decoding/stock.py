@@ -103,7 +103,7 @@ class Stock:
     @property
     def capacity(self) -> int:
         """Items that the trie's arrays could hold; as long as its form stays, so does this."""
-        return len(self.trie.tail_starts_I) - 1
+        return self.trie.capacities.items - 1
 
     def constraints_of(
         self,

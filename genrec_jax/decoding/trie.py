@@ -5,6 +5,10 @@ node. Arcs of one node are neighbours, nodes are numbered breadth first, and the
 siblings and no rows as wide as the vocabulary. An arc under which only one item is left leads to
 that item, and the rest of its id is a run of *tail* tokens, not nodes. End-of-sequence is an arc
 (the first of its node), so one id may be a prefix of another; at the end of a tail it is implied.
+
+A *place* is where a beam may stand: a node, by its number, or a tail, by `-1 - item`. Tokens of arcs and of
+tails lie in one array and so do the starts of both, so that a step of the search reads each place and each
+token in one gather, whatever it is.
 """
 
 import dataclasses
@@ -13,6 +17,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +28,7 @@ from genrec_jax.decoding import id_order
 from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass, static_field
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 REMEDY = "Build the run dir's trie anew, with `genrec train`"
 STEPS_MULTIPLE = 4
 SMALL_VOCABULARY = 1 << 16
@@ -40,16 +45,16 @@ class Trie:
 
     Attributes:
         prefix_Q: the tokens that every id starts with; they are fed to the decoder in one pass.
-        arc_tokens_A: the token of each arc, uint16 where the vocabulary allows, else int32.
-        arc_nexts_A: where the arc leads: a node's number, or `-1 - item` when one item is left.
-        node_arcs_J: first arc of each node; the arcs of node j are node_arcs[j] .. node_arcs[j + 1].
-            Node 0 is the root. One entry more than nodes; padding repeats the last.
+        tokens_Y: the token of each arc (A of them), then the tails, end-of-sequence left out, in item
+            order; uint16 where the vocabulary allows, else int32.
+        arc_nexts_A: the place to which each arc leads.
+        starts_N: the first arc of each node (J of them), then the first token of each item's tail, both
+            as places in `tokens`; the next entry is the end. Node 0 is the root. Each part has one
+            entry more than there are, and its padding repeats the last.
         node_items_J: the smallest item number under each node: the order of equal scores.
-        node_starts_J: the items under a node are neighbours when ids are sorted by tokens; this is
-            the place of the first in that order (`item_ranks`), for excluding items.
+        node_ranks_J: the items under a node are neighbours when ids are sorted by tokens; this is
+            the rank of the first in that order (`item_ranks`), for excluding items.
         node_counts_J: how many items are under the node.
-        tail_starts_I: where the tail tokens of each item start; one entry more than items.
-        tail_tokens_Y: the tails, end-of-sequence left out, in item order.
         num_items: item numbers are below this, scalar int32.
         max_steps: tokens after the prefix of the longest id, end-of-sequence included, rounded up to
             a multiple of 4: the slots that a search needs.
@@ -57,17 +62,47 @@ class Trie:
     """
 
     prefix_Q: Int[Array, " Q"]
-    arc_tokens_A: Int[Array, " A"] | UInt[Array, " A"]
+    tokens_Y: Int[Array, " Y"] | UInt[Array, " Y"]
     arc_nexts_A: Int[Array, " A"]
-    node_arcs_J: Int[Array, " J"]
+    starts_N: Int[Array, " N"]
     node_items_J: Int[Array, " J"]
-    node_starts_J: Int[Array, " J"]
+    node_ranks_J: Int[Array, " J"]
     node_counts_J: Int[Array, " J"]
-    tail_starts_I: Int[Array, " I"]
-    tail_tokens_Y: Int[Array, " Y"] | UInt[Array, " Y"]
     num_items: Int[Array, ""]
     max_steps: int = static_field()
     eos_id: int = static_field()
+
+    @property
+    def capacities(self) -> "Sizes":
+        """The entries that the arrays have, padding included."""
+        arcs, nodes = len(self.arc_nexts_A), len(self.node_items_J)
+        return Sizes(arcs, nodes, len(self.starts_N) - nodes, len(self.tokens_Y) - arcs)
+
+    @property
+    def node_arcs_J(self) -> Int[Array, " J"]:
+        """The first part of `starts`: the first arc of each node."""
+        return self.starts_N[: self.capacities.nodes]
+
+    @property
+    def tail_starts_I(self) -> Int[Array, " I"]:
+        """The second part of `starts`: the first token of each item's tail."""
+        return self.starts_N[self.capacities.nodes :]
+
+
+class Sizes(NamedTuple):
+    """Entries of a trie's parts.
+
+    Attributes:
+        arcs: arcs, that is tokens of the first part.
+        nodes: starts of nodes, one more than there are nodes.
+        items: starts of tails, one more than there are items.
+        tail_tokens: tokens of the second part.
+    """
+
+    arcs: int
+    nodes: int
+    items: int
+    tail_tokens: int
 
 
 def padded_size(size: int) -> int:
@@ -120,7 +155,7 @@ def build_trie(
     depth = len(prefix_Q)
     max_steps = int(lengths_I.max()) - depth + 1
     tail_depths_I = np.zeros(num_items, np.int64)
-    arc_tokens, arc_nexts, node_arcs, node_items, node_starts, node_counts = ([] for _ in range(6))
+    arc_tokens, arc_nexts, node_arcs, node_items, node_ranks, node_counts = ([] for _ in range(6))
     num_arcs, num_nodes = 0, 1
     # `ranks` are the sorted places of the items still under a node of this level; `fresh` says which
     # of them is the first of its node.
@@ -138,7 +173,7 @@ def build_trie(
         node_heads = np.flatnonzero(fresh_X)
         node_arcs.append(num_arcs + np.cumsum(is_arc_X)[node_heads] - 1)
         node_items.append(np.minimum.reduceat(rows_X, node_heads))
-        node_starts.append(ranks_X[node_heads])
+        node_ranks.append(ranks_X[node_heads])
         node_counts.append(np.diff(node_heads, append=len(ranks_X)))
         lone = arc_sizes == 1
         lone_rows = rows_X[arc_heads]
@@ -154,36 +189,75 @@ def build_trie(
         depth += 1
     tail_lengths_I = np.maximum(lengths_I - tail_depths_I, 0)
     tail_starts_I = np.concatenate([[0], np.cumsum(tail_lengths_I)])
-    _check_counts(num_arcs, int(tail_starts_I[-1]))
     is_tail_P = id_order.runs(len(values_P), offsets_I[:-1] + tail_depths_I, tail_lengths_I)
     token_type = np.uint16 if vocab_size <= SMALL_VOCABULARY else np.int32
     max_steps = -(-max_steps // STEPS_MULTIPLE) * STEPS_MULTIPLE
-    arrays = {
-        "arc_tokens_A": (arc_tokens, eos_id, token_type),
-        "arc_nexts_A": (arc_nexts, 0, np.int32),
-        "node_arcs_J": ([*node_arcs, [num_arcs]], num_arcs, np.int32),
-        "node_items_J": ([*node_items, [0]], 0, np.int32),
-        "node_starts_J": ([*node_starts, [num_items]], num_items, np.int32),
-        "node_counts_J": ([*node_counts, [0]], 0, np.int32),
-        "tail_starts_I": ([tail_starts_I], int(tail_starts_I[-1]), np.int32),
-        "tail_tokens_Y": ([values_P[is_tail_P]], eos_id, token_type),
-    }
+    used = Sizes(num_arcs, num_nodes + 1, num_items + 1, int(tail_starts_I[-1]))
+    sizes = _room_for(used, room)
+    tokens_Y = np.full(sizes.arcs + sizes.tail_tokens, eos_id, token_type)
+    np.concatenate(arc_tokens, out=tokens_Y[:num_arcs], casting="unsafe")
+    tokens_Y[sizes.arcs : sizes.arcs + used.tail_tokens] = values_P[is_tail_P]
+    node_arcs_J = _padded([*node_arcs, [num_arcs]], num_arcs, sizes.nodes)
+    tail_starts_I = _padded(
+        [sizes.arcs + tail_starts_I], sizes.arcs + used.tail_tokens, sizes.items
+    )
     return Trie(
         prefix_Q=prefix_Q,
+        tokens_Y=tokens_Y,
+        arc_nexts_A=_padded(arc_nexts, 0, sizes.arcs),
+        starts_N=np.concatenate([node_arcs_J, tail_starts_I]),
+        node_items_J=_padded(node_items, 0, sizes.nodes),
+        node_ranks_J=_padded(node_ranks, num_items, sizes.nodes),
+        node_counts_J=_padded(node_counts, 0, sizes.nodes),
         num_items=np.asarray(num_items, np.int32),
         max_steps=max_steps if room is None else max(max_steps, room.max_steps),
         eos_id=eos_id,
-        **{
-            name: _padded(*array, least=0 if room is None else len(getattr(room, name)))
-            for name, array in arrays.items()
-        },
+    )
+
+
+def resized(trie: Trie, sizes: Sizes) -> Trie:
+    """The trie in arrays of these sizes, none below its own."""
+    own = trie.capacities
+    grown = sizes.arcs - own.arcs
+    tokens_Y = np.asarray(trie.tokens_Y)
+    return dataclasses.replace(
+        trie,
+        tokens_Y=np.concatenate(
+            [
+                _longer(tokens_Y[: own.arcs], sizes.arcs),
+                _longer(tokens_Y[own.arcs :], sizes.tail_tokens),
+            ]
+        ),
+        starts_N=np.concatenate(
+            [
+                _longer(trie.node_arcs_J, sizes.nodes),
+                _longer(trie.tail_starts_I, sizes.items) + np.int32(grown),
+            ]
+        ),
+        arc_nexts_A=_longer(trie.arc_nexts_A, sizes.arcs),
+        node_items_J=_longer(trie.node_items_J, sizes.nodes),
+        node_ranks_J=_longer(trie.node_ranks_J, sizes.nodes),
+        node_counts_J=_longer(trie.node_counts_J, sizes.nodes),
+    )
+
+
+def sizes_used(trie: Trie) -> Sizes:
+    """The entries that are not padding."""
+    node_arcs_J, tail_starts_I = np.asarray(trie.node_arcs_J), np.asarray(trie.tail_starts_I)
+    num_arcs = int(node_arcs_J[-1])
+    return Sizes(
+        arcs=num_arcs,
+        # One entry ends the nodes; behind it the starts repeat themselves.
+        nodes=int(np.searchsorted(node_arcs_J, num_arcs)) + 1,
+        items=int(trie.num_items) + 1,
+        tail_tokens=int(tail_starts_I[-1]) - trie.capacities.arcs,
     )
 
 
 def item_ranks(trie: Trie) -> Int[np.ndarray, " I"]:
     """The place of each item when ids are sorted by tokens, a prefix first; from the arrays alone."""
     num_items = int(trie.num_items)
-    nexts_A, starts_J = np.asarray(trie.arc_nexts_A), np.asarray(trie.node_starts_J)
+    nexts_A, ranks_J = np.asarray(trie.arc_nexts_A), np.asarray(trie.node_ranks_J)
     node_arcs_J = np.asarray(trie.node_arcs_J).astype(np.int64)
     num_arcs = int(node_arcs_J[-1])
     nexts_A = nexts_A[:num_arcs]
@@ -191,7 +265,7 @@ def item_ranks(trie: Trie) -> Int[np.ndarray, " I"]:
     before_A = np.cumsum(sizes_A) - sizes_A
     widths_J = np.diff(node_arcs_J)
     firsts_A = np.repeat(node_arcs_J[:-1], widths_J)
-    ranks_A = np.repeat(starts_J[:-1], widths_J) + before_A - before_A[firsts_A]
+    ranks_A = np.repeat(ranks_J[:-1], widths_J) + before_A - before_A[firsts_A]
     ranks_I = np.empty(num_items, np.int32)
     lone_A = nexts_A < 0
     ranks_I[-1 - nexts_A[lone_A]] = ranks_A[lone_A]
@@ -282,18 +356,27 @@ def _checksum(header: np.ndarray, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def _padded(parts: list, fill: int, dtype: type, least: int = 0) -> np.ndarray:
-    """The parts, one after the other, at the capacity that holds them, `least` at least."""
-    size = sum(map(len, parts))
-    padded = np.full(max(padded_size(size), least), fill, dtype)
-    np.concatenate(parts, out=padded[:size], casting="unsafe")
+def _room_for(used: Sizes, room: Trie | None) -> Sizes:
+    """Capacities that hold so much, those of `room` at least."""
+    sizes = Sizes(*map(padded_size, used))
+    if room is not None:
+        sizes = Sizes(*map(max, sizes, room.capacities))
+    limit = np.iinfo(np.int32).max
+    if sizes.arcs + sizes.tail_tokens >= limit:
+        raise UserError(
+            f"the trie needs {used.arcs} arcs and {used.tail_tokens} tail tokens; wanted fewer than"
+            f" {limit} together. Use shorter ids"
+        )
+    return sizes
+
+
+def _padded(parts: list, fill: int, size: int) -> Int[np.ndarray, " _"]:
+    """The parts, one after the other, in an array of `size`."""
+    padded = np.full(size, fill, np.int32)
+    np.concatenate(parts, out=padded[: sum(map(len, parts))], casting="unsafe")
     return padded
 
 
-def _check_counts(num_arcs: int, num_tail_tokens: int) -> None:
-    limit = np.iinfo(np.int32).max
-    if max(num_arcs, num_tail_tokens) >= limit:
-        raise UserError(
-            f"the trie needs {num_arcs} arcs and {num_tail_tokens} tail tokens; wanted fewer than"
-            f" {limit} of each. Use shorter ids"
-        )
+def _longer(array: Array, size: int) -> np.ndarray:
+    """The array with its last entry repeated: padding, and right for starts."""
+    return np.pad(np.asarray(array), (0, size - len(array)), mode="edge")

@@ -174,14 +174,12 @@ def abstract_trie(model: T5Config, items: int) -> Trie:
         tokens = jnp.uint16 if narrow else jnp.int32
         return Trie(
             prefix_Q=jnp.zeros(PREFIX_TOKENS, jnp.int32),
-            arc_tokens_A=arcs.astype(tokens),
+            tokens_Y=jnp.zeros(size(items) + size(2 * items), tokens),
             arc_nexts_A=arcs,
-            node_arcs_J=nodes,
+            starts_N=jnp.zeros(size(items) + size(items + 1), jnp.int32),
             node_items_J=nodes,
-            node_starts_J=nodes,
+            node_ranks_J=nodes,
             node_counts_J=nodes,
-            tail_starts_I=jnp.zeros(size(items + 1), jnp.int32),
-            tail_tokens_Y=jnp.zeros(size(2 * items), tokens),
             num_items=jnp.zeros((), jnp.int32),
             max_steps=ID_TOKENS,
             eos_id=1,

@@ -192,7 +192,7 @@ def test_a_catalogue_that_programs_cannot_take_is_refused(recommender, tmp_path)
     for stock, message in [
         (dataclasses.replace(own, trie=deeper), f"up to {steps + 4} tokens.*make {steps} st"),
         (dataclasses.replace(own, trie=ending), f"end with {end}"),
-        (longer, r"arc_tokens_A is uint16\[\d+\], and uint16\[\d+\] there"),
+        (longer, r"tokens_Y is uint16\[\d+\], and uint16\[\d+\] there"),
     ]:
         with pytest.raises(UserError, match=f"{message}.*Export the recommender anew"):
             write_catalogue(recommender, folder, None, stock)

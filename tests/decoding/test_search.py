@@ -140,6 +140,11 @@ def test_equal_scores_are_listed_by_item_whatever_the_chunks(chunk_width):
     assert found(result, 0)[0] == oracles.plain_search(flat_BKV[0], ids, BeamConfig(2, 4))[0]
 
 
+def long_run(seed, length):
+    """More tokens than are read ahead."""
+    return tuple(np.random.default_rng(seed).integers(2, VOCAB, length).tolist())
+
+
 @pytest.mark.parametrize(
     "ids",
     [
@@ -148,8 +153,18 @@ def test_equal_scores_are_listed_by_item_whatever_the_chunks(chunk_width):
         [(7,), (7, 3), (7, 3, 2), (7, 3, 2, 9, 9, 9)],
         [(token,) for token in range(2, VOCAB)],
         [(2, token) for token in range(2, VOCAB)] + [(3,)],
+        [(token, *long_run(token, 5 * (token - 2))) for token in range(2, VOCAB)],
+        [(2, *long_run(2, 22), token, *long_run(token, 14)) for token in (5, 6)] + [(3,), (4, 4)],
     ],
-    ids=["one item", "one long item", "prefixes of one another", "flat", "wide and narrow"],
+    ids=[
+        "one item",
+        "one long item",
+        "prefixes of one another",
+        "flat",
+        "wide and narrow",
+        "tails of all lengths",
+        "a fork after other tails end",
+    ],
 )
 def test_edges_where_other_searches_fail(ids):
     """Beams beyond the catalogue and the vocabulary, tails, and ids inside ids."""

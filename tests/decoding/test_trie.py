@@ -20,12 +20,12 @@ def walk(trie, node=0, tokens=()):
     """Every (id, item) of a trie, by following its arrays."""
     found = {}
     for arc in range(trie.node_arcs_J[node], trie.node_arcs_J[node + 1]):
-        token, following = int(trie.arc_tokens_A[arc]), int(trie.arc_nexts_A[arc])
+        token, following = int(trie.tokens_Y[arc]), int(trie.arc_nexts_A[arc])
         if following >= 0:
             found |= walk(trie, following, (*tokens, token))
             continue
         item = -1 - following
-        tail = trie.tail_tokens_Y[trie.tail_starts_I[item] : trie.tail_starts_I[item + 1]]
+        tail = trie.tokens_Y[trie.tail_starts_I[item] : trie.tail_starts_I[item + 1]]
         ending = () if token == trie.eos_id else (token, *tail.tolist())
         assert token != trie.eos_id or not len(tail)
         found[(*tokens, *ending)] = item
@@ -52,7 +52,7 @@ def test_holds_exactly_the_catalogue(ids, prefix, vocab_size, with_eos):
     longest = max(map(len, ids))
     assert len({tokens[: len(common) + 1] for tokens in ids}) > 1 or len(ids) == 1
     assert 0 <= trie.max_steps - (longest - len(common) + 1) < tries.STEPS_MULTIPLE
-    assert trie.arc_tokens_A.dtype == (np.uint16 if vocab_size <= 1 << 16 else np.int32)
+    assert trie.tokens_Y.dtype == (np.uint16 if vocab_size <= 1 << 16 else np.int32)
     order = sorted(range(len(ids)), key=lambda item: ids[item])
     assert np.array_equal(tries.item_ranks(trie), np.argsort(order))
 
@@ -65,7 +65,7 @@ def test_spans_and_smallest_items_of_nodes(ids):
     num_nodes = int(np.argmax(trie.node_arcs_J))
     for node in range(num_nodes):
         under = sorted(walk(trie, node).values())
-        start, count = int(trie.node_starts_J[node]), int(trie.node_counts_J[node])
+        start, count = int(trie.node_ranks_J[node]), int(trie.node_counts_J[node])
         assert sorted(ranks_I[under].tolist()) == list(range(start, start + count))
         assert trie.node_items_J[node] == under[0]
         assert node == 0 or count >= 2
@@ -162,7 +162,7 @@ class TestFile:
         again = tries.load(tmp_path / "trie.npz")
         assert walk(again) == walk(trie) and again.max_steps == trie.max_steps
         assert np.array_equal(again.prefix_Q, trie.prefix_Q)
-        assert again.arc_tokens_A.dtype == trie.arc_tokens_A.dtype
+        assert again.tokens_Y.dtype == trie.tokens_Y.dtype
         assert [p.name for p in tmp_path.iterdir()] == ["trie.npz"]
 
     @pytest.mark.parametrize("ids", [[(2, 3), (2, 4, 5), (2,)], [(4, 5)], [(2,), (3,)]])
@@ -195,7 +195,7 @@ class TestFile:
         tries.save(build_trie(*oracles.ragged([(2, 3), (2, 4, 5)]), vocab_size=10), path)
         content = bytearray(path.read_bytes())
         if damage == "flip":
-            place = bytes(content).index(b"arc_tokens_A") + 200
+            place = bytes(content).index(b"tokens_Y") + 200
             content[place] ^= 1
         path.write_bytes({"cut": content[:-100], "text": b"tea"}.get(damage, content))
         with pytest.raises(UserError, match=r"trie\.npz"):
@@ -205,7 +205,7 @@ class TestFile:
         path = tmp_path / "trie.npz"
         tries.save(build_trie(*oracles.ragged([(2, 3), (2, 4, 5)]), vocab_size=10), path)
         arrays = dict(np.load(path))
-        arrays["arc_tokens_A"] = arrays["arc_tokens_A"][::-1].copy()
+        arrays["tokens_Y"] = arrays["tokens_Y"][::-1].copy()
         np.savez(path, **arrays)
         with pytest.raises(UserError, match="checksum"):
             tries.load(path)
