@@ -198,8 +198,10 @@ def in_order(found: Found, front: Frontier) -> Found:
     def ordered() -> Found:
         items_BR = _items(found.parents_BR, found.offsets_BR, front)
         columns = (-found.scores_BR, items_BR, found.parents_BR, found.offsets_BR, found.tokens_BR)
-        scores_BR, _, *rest = jax.lax.sort(columns, dimension=1, num_keys=2)
-        return Found(-scores_BR, *rest, found.lost_B)
+        scores_BR, _, parents_BR, offsets_BR, tokens_BR = jax.lax.sort(
+            columns, dimension=1, num_keys=2
+        )
+        return Found(-scores_BR, parents_BR, offsets_BR, tokens_BR, found.lost_B)
 
     return jax.lax.cond(unordered, ordered, lambda: found)
 
@@ -296,8 +298,8 @@ def _by_bounds(
             return of(parents_BT, units_BN), of(offsets_BT, units_BN) + indices_BN % GROUP
 
         found = found._replace(lost_B=jnp.maximum(found.lost_B, best.lost_B))
-        flat = (column.reshape(batch, -1) for column in (scores_BTW, tokens_BTW))
-        return best.scores_BR[:, -1], _with_read(found, _Read(*flat, whence), keep)
+        new = _Read(scores_BTW.reshape(batch, -1), tokens_BTW.reshape(batch, -1), whence)
+        return best.scores_BR[:, -1], _with_read(found, new, keep)
 
     def reads_on(state: tuple[Array, Array, Found]) -> Array:
         done, cut_B, found = state
@@ -392,15 +394,23 @@ def _chosen(found: Found, read: _Read, scores_BR: Array, indices_BR: Array, lost
     """Those of what was read and, after it, what was found, that the indices choose."""
     num_read, num_found = read.scores_BC.shape[1], found.scores_BR.shape[1]
     new_BR = jnp.minimum(indices_BR, num_read - 1)
-    columns = [*read.whence(new_BR), jnp.take_along_axis(read.tokens_BC, new_BR, axis=1)]
-    if num_found:
-        old_BR = jnp.clip(indices_BR - num_read, 0, num_found - 1)
-        olds = (found.parents_BR, found.offsets_BR, found.tokens_BR)
-        columns = [
-            jnp.where(indices_BR < num_read, new, jnp.take_along_axis(old, old_BR, axis=1))
-            for old, new in zip(olds, columns, strict=True)
-        ]
-    return Found(scores_BR, *columns, lost_B)
+    old_BR = jnp.clip(indices_BR - num_read, 0, max(num_found - 1, 0))
+
+    def chosen(before_BR: Array, now_BR: Array) -> Array:
+        if not num_found:
+            return now_BR
+        before_BR = jnp.take_along_axis(before_BR, old_BR, axis=1)
+        return jnp.where(indices_BR < num_read, now_BR, before_BR)
+
+    parents_BR, offsets_BR = read.whence(new_BR)
+    tokens_BR = jnp.take_along_axis(read.tokens_BC, new_BR, axis=1)
+    return Found(
+        scores_BR,
+        chosen(found.parents_BR, parents_BR),
+        chosen(found.offsets_BR, offsets_BR),
+        chosen(found.tokens_BR, tokens_BR),
+        lost_B,
+    )
 
 
 def _nothing(batch: int, keep: int) -> Found:
