@@ -77,18 +77,23 @@ def trie_step() -> str:
 
 
 def growth(rows: list[dict[str, Any]]) -> str:
-    """How much longer the largest uniform catalogue takes than the smallest."""
-    uniform = [row for row in rows if row["kind"] == "uniform"]
-    sizes = sorted({row["items"] for row in uniform})
-    if len(sizes) < 2:
+    """How much longer the largest catalogue of each kind takes than the smallest."""
+    times = {
+        (row["kind"], row["items"], row["batch"], row["beams"]): row["ours_ms"] for row in rows
+    }
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        sizes = sorted({row["items"] for row in rows if row["kind"] == kind})
+        ratios = [
+            f"{ms / times[kind, sizes[0], batch, beams]:.1f}x at batch {batch} and {beams} beams"
+            for (one, items, batch, beams), ms in sorted(times.items())
+            if (one, items) == (kind, sizes[-1]) and (kind, sizes[0], batch, beams) in times
+        ]
+        if len(sizes) > 1:
+            lines.append(f"* {kind.replace('_', '-')}: {', '.join(ratios)}")
+    if not lines:
         return ""
-    times = {(row["items"], row["batch"], row["beams"]): row["ours_ms"] for row in uniform}
-    ratios = [
-        f"{ms / times[sizes[0], batch, beams]:.1f}x at batch {batch} and {beams} beams"
-        for (items, batch, beams), ms in sorted(times.items())
-        if items == sizes[-1] and (sizes[0], batch, beams) in times
-    ]
-    return f"\n\n{sizes[-1]:,} uniform ids take, of the time of {sizes[0]:,}: {', '.join(ratios)}."
+    return "\n\nThe largest catalogue takes, of the time of the smallest:\n\n" + "\n".join(lines)
 
 
 def trie_build() -> str:
