@@ -82,3 +82,20 @@ def test_prepare_to_recommend_without_tensorflow_seqio_and_gin(tmp_path):
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     assert "recommended without TensorFlow" in run.stdout
+
+
+def test_an_indexed_dataset_is_trained_on_and_served_where_polars_is_missing():
+    """Polars reads raw logs and tables; machines with accelerators often have none."""
+    modules = (
+        *(
+            "genrec_jax.indexing.build",
+            "genrec_jax.training.run",
+            "genrec_jax.evaluation.evaluator",
+        ),
+        *("genrec_jax.decoding.recommender", "genrec_jax.decoding.exported_program"),
+    )
+    script = f"import sys; sys.modules['polars'] = None; import {', '.join(modules)}"
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]

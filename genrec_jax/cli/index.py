@@ -8,7 +8,7 @@ from rich.table import Table
 from genrec_jax.cli import column_flags, numeric_flags
 from genrec_jax.cli import console as consoles
 from genrec_jax.errors import UserError
-from genrec_jax.indexing import build, file_ids
+from genrec_jax.indexing import build, foreign_ids
 from genrec_jax.prompts import templates
 
 HELP = """Gives every item the text that the model reads and writes for it, and makes the vocabulary.
@@ -53,9 +53,9 @@ METHODS_OF_FLAG = {
     "cold_items": ("sequential",),
     "clusters": ("collaborative",),
     "max_cluster": ("collaborative",),
-    "ids": (file_ids.METHOD,),
-    "id_columns": (file_ids.METHOD,),
-    "add_tokens": (file_ids.METHOD,),
+    "ids": (foreign_ids.METHOD,),
+    "id_columns": (foreign_ids.METHOD,),
+    "add_tokens": (foreign_ids.METHOD,),
 }
 
 
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "datasets", nargs="+", metavar="DATASET_DIR", help="what `prepare` wrote, or its URL"
     )
-    parser.add_argument("--method", required=True, choices=(*build.METHODS, file_ids.METHOD))
+    parser.add_argument("--method", required=True, choices=(*build.METHODS, foreign_ids.METHOD))
     parser.add_argument(
         "--output",
         metavar="DIR",

@@ -149,10 +149,10 @@ def highest(front: Frontier, keep: int, width: int) -> Found:
         counts_BM = jnp.maximum(edges.ends_BM - edges.firsts_BM, 0)
         spans_BM = jnp.where(counts_BM > 0, edges.largest_BM - edges.lowest_BM + 1, 0)
         # Where only every n-th token is a child, it takes about n rounds; each is as much as a broad chunk.
-        tokens, found = (jnp.sum(one, dtype=jnp.float32) for one in (spans_BM, counts_BM))
+        tokens, own = (jnp.sum(one, dtype=jnp.float32) for one in (spans_BM, counts_BM))
         chunks = num_chunks(front.spans, BROAD)
         is_read, found = jax.lax.cond(
-            tokens <= found * chunks,
+            tokens <= own * chunks,
             lambda: _by_bounds(front, kept, edges, keep, chunks + 1),
             lambda: (jnp.bool_(False), _nothing(batch, keep)),
         )

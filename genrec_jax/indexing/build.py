@@ -10,7 +10,7 @@ from genrec_jax.data import artefacts, audit, dataset, splits
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import (
     collaborative_ids,
-    file_ids,
+    foreign_ids,
     item_ids,
     numbered_ids,
     t5_vocabulary,
@@ -110,7 +110,7 @@ def build_index(
     loaded = [dataset.load(path) for path in datasets]
     if not loaded:
         raise UserError("no dataset given; wanted one or more dataset dirs")
-    if config.method == file_ids.METHOD and len(config.ids) != len(loaded):
+    if config.method == foreign_ids.METHOD and len(config.ids) != len(loaded):
         raise UserError(
             f"--ids names {len(config.ids)} files and there are {len(loaded)} datasets; wanted a file of"
             " item ids for each, in their order. Pass --ids FILE"
@@ -230,7 +230,11 @@ def make_item_ids(
         order_I = numbered_ids.random_order(data.num_items, seed=config.seed)
         texts = numbered_ids.numbered(order_I, prefix=SHORT_PREFIX, first=1)
         parameters = {"first_number": 1, "prefix": SHORT_PREFIX}
-    elif config.method == file_ids.METHOD:
+    elif config.method == foreign_ids.METHOD:
+        from genrec_jax.indexing import (
+            file_ids,  # reads tables with Polars, which GPU machines may lack
+        )
+
         found = file_ids.read(
             config.ids[place],
             data.item_source_ids,
@@ -240,7 +244,7 @@ def make_item_ids(
         texts, added, parameters = found.texts, found.added_tokens, found.parameters
     else:
         raise UserError(
-            f"unknown method {config.method!r}; wanted one of {', '.join(METHODS)} or {file_ids.METHOD}"
+            f"unknown method {config.method!r}; wanted one of {', '.join(METHODS)} or {foreign_ids.METHOD}"
         )
     return item_ids.ItemIds(
         texts=texts,
@@ -275,15 +279,15 @@ def make_vocabulary(
     later: set[str] = set()
     written: list[str] = []
     for own in ids:
-        if own.method == file_ids.METHOD and not own.added_tokens:
+        if own.method == foreign_ids.METHOD and not own.added_tokens:
             written += own.texts
         for text in own.texts if own.added_tokens else ():
-            found = list(file_ids.TOKEN.finditer(text))
+            found = list(foreign_ids.TOKEN.finditer(text))
             openings.update(text[: token.end()].split()[-1] for token in found[:1])
             later.update(token[0] for token in found[1:])
     return unigram_vocabulary.train(
         prompt_lines,
-        words=[*(own.dataset_name for own in ids), *file_ids.frequent_words(written)],
+        words=[*(own.dataset_name for own in ids), *foreign_ids.frequent_words(written)],
         added_tokens=sorted(later, key=_natural),
         openings=sorted(openings, key=_natural),
         digits_per_token=digits,
@@ -310,7 +314,7 @@ def _audit(
         rebuilt.append(make_item_ids(other, splits.of(other), config))
         return rebuilt[-1].texts
 
-    if config.method == file_ids.METHOD:
+    if config.method == foreign_ids.METHOD:
         rebuilt += ids
         verdicts = [
             [*audit.audit_item_ids(one, part, own.texts), _taken_on_trust(own)]

@@ -6,24 +6,22 @@ Codes become tokens whose letter says the level: `12 7 255` is `<a_12><b_7><c_25
 semantic ids (TIGER, LC-Rec).
 """
 
-import collections
 import dataclasses
 import pathlib
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genrec_jax.data import artefacts
 from genrec_jax.data.readers import inputs, item_table, jsonlines, staging
 from genrec_jax.errors import UserError
+from genrec_jax.indexing import foreign_ids
 
-METHOD = "file"
 ITEM_NAMES = ("source_id", "item", "asin", "parent_asin", "item_id", "id")
 TEXT_NAMES = ("text", "item_id")
 CODES_NAMES = ("codes", "semantic_id", "semantic_ids")
 NUMBERED = re.compile(r"(?:code|codes|c|sid)_?(\d+)")
-TOKEN = re.compile(r"<[^<>\s]+>")
 LAYOUT = (
     "Name them with --id-columns item=COLUMN,text=COLUMN, or with codes=COLUMN or codes=FIRST+SECOND+..."
     " for text=COLUMN"
@@ -103,7 +101,7 @@ def read(
     _check_distinct(ordered, source_ids, lines, member)
     whole = bool(named and named[2]) if add_tokens is None else add_tokens
     added: set[str] = (
-        {token for text in ordered for token in TOKEN.findall(text)} if whole else set()
+        {token for text in ordered for token in foreign_ids.TOKEN.findall(text)} if whole else set()
     )
     if add_tokens and not added:
         raise UserError(
@@ -117,13 +115,6 @@ def read(
         "rows_of_other_items": len(unknown),
     }
     return FileIds(ordered, tuple(sorted(added)), parameters)
-
-
-def frequent_words(texts: Iterable[str], limit: int = 1000) -> list[str]:
-    """The words without digits that several of the ids have, the most frequent first."""
-    counts = collections.Counter(word for text in texts for word in text.split())
-    several = [word for word, count in counts.items() if count > 1 and not re.search(r"\d", word)]
-    return sorted(several, key=lambda word: (-counts[word], word))[:limit]
 
 
 def _columns(
@@ -181,7 +172,7 @@ def _codes_text(values: list[Any]) -> str | None:
     tokens = []
     for letter, code in zip(string.ascii_lowercase, codes, strict=False):
         number = re.fullmatch(r"(\d+)(?:\.0)?", code)
-        if number is None and not TOKEN.fullmatch(code):
+        if number is None and not foreign_ids.TOKEN.fullmatch(code):
             return None
         tokens.append(code if number is None else f"<{letter}_{int(number[1])}>")
     return "".join(tokens)

@@ -7,7 +7,7 @@ import pytest
 
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
-from genrec_jax.indexing import build, file_ids, item_ids
+from genrec_jax.indexing import build, file_ids, foreign_ids, item_ids
 
 SOURCES = ["a", "b", "7"]
 TEXTS = ("red teapot", "blue teapot", "green tea")
@@ -202,7 +202,7 @@ def test_texts_are_made_of_words(make_dataset, prompt_lines, tmp_path):
     for text in TEXTS:
         assert vocabulary.decode(vocabulary.encode(text)) == text
     assert vocabulary.pieces(vocabulary.encode("blue teapot"))[-1] == "▁teapot"
-    assert file_ids.frequent_words(["item_1 b a", "item_1 a b c", "a"]) == ["a", "b"]
+    assert foreign_ids.frequent_words(["item_1 b a", "item_1 a b c", "a"]) == ["a", "b"]
 
 
 def test_ids_that_are_the_same_tokens_are_refused(make_dataset, prompt_lines, tmp_path):
