@@ -87,12 +87,11 @@ def test_prepare_to_recommend_without_tensorflow_seqio_and_gin(tmp_path):
 def test_an_indexed_dataset_is_trained_on_and_served_where_polars_is_missing():
     """Polars reads raw logs and tables; machines with accelerators often have none."""
     modules = (
-        *(
-            "genrec_jax.indexing.build",
-            "genrec_jax.training.run",
-            "genrec_jax.evaluation.evaluator",
-        ),
-        *("genrec_jax.decoding.recommender", "genrec_jax.decoding.exported_program"),
+        "genrec_jax.indexing.build",
+        "genrec_jax.training.run",
+        "genrec_jax.evaluation.evaluator",
+        "genrec_jax.decoding.recommender",
+        "genrec_jax.decoding.exported_program",
     )
     script = f"import sys; sys.modules['polars'] = None; import {', '.join(modules)}"
     run = subprocess.run(

@@ -78,7 +78,8 @@ def normaliser_of_children(front: Frontier, width: int) -> Float[Array, "B M"]:
 
     def add_chunk(chunk: Array, total_BM: Array) -> Array:
         offsets_C = chunk * width + jnp.arange(width, dtype=jnp.int32)
-        tokens_BMC, valid_BMC = children.child_tokens(spans, offsets_C, trie)
+        tokens_BMC = children.child_tokens(spans, offsets_C, trie)
+        valid_BMC = children.are_there(spans, offsets_C)
         if front.constraints is not None:
             valid_BMC &= children.may_get(beams, spans, trie, offsets_C, front.constraints)
         logits_BMC = jnp.where(valid_BMC, front.logits_of(tokens_BMC), -jnp.inf)

@@ -84,18 +84,20 @@ def tokens_at(places: Int[Array, "*N"], trie: Trie) -> Int[Array, "*N"]:
     return trie.tokens_Y.at[places].get(mode="clip").astype(jnp.int32)
 
 
-def child_tokens(
-    spans: Spans, offsets_C: Int[Array, " C"], trie: Trie
-) -> tuple[Int[Array, "B M C"], Bool[Array, "B M C"]]:
-    """The tokens of each beam's children at some offsets, and whether it has a child there."""
+def are_there(spans: Spans, offsets_C: Int[Array, " C"]) -> Bool[Array, "B M C"]:
+    """Whether each beam has a child at some offsets."""
+    return offsets_C[None, None] < spans.counts_BM[:, :, None]
+
+
+def child_tokens(spans: Spans, offsets_C: Int[Array, " C"], trie: Trie) -> Int[Array, "B M C"]:
+    """The tokens of each beam's children at some offsets."""
     lasts_BM = jnp.maximum(spans.counts_BM - 1, 0)
     # A place without a child reads the last child's token, as above.
     read_BMC = jnp.minimum(offsets_C[None, None], lasts_BM[:, :, None])
     read_BMC += spans.firsts_BM[:, :, None]
-    tokens_BMC = jnp.where(
+    return jnp.where(
         spans.in_tail_BM[:, :, None], spans.few_BMC[:, :, :1], tokens_at(read_BMC, trie)
     )
-    return tokens_BMC, offsets_C[None, None, :] < spans.counts_BM[:, :, None]
 
 
 def child_places(

@@ -120,8 +120,7 @@ def frontier_of(
 def highest(front: Frontier, keep: int, width: int) -> Found:
     """The `keep` highest running children of all beams of an example, highest first.
 
-    Equal ones may be left out: `lost_B` is at least their score. Where that is as high as the last score
-    that was kept, only `highest_by_item` has the highest.
+    Of equal ones at the cut any are kept, and `lost_B` is at least their score.
 
     Args:
         front: what is read from.
@@ -233,7 +232,8 @@ def _by_bounds(
 ) -> tuple[Bool[Array, ""], Found]:
     """Reads the groups of tokens with the highest bounds, until no other can hold a child to keep.
 
-    After so many rounds it gives up: many tokens that are no children have high logits. The first of the
+    It gives up after so many rounds, because many tokens that are no children have high logits, and where
+    a round left out a group as high as its last one and higher than what was found. The first of the
     results is whether it did not.
     """
     beams, spans, trie = front.beams, front.spans, front.trie
@@ -312,7 +312,8 @@ def _by_bounds(
 
     state = (jnp.int32(1), *read(bounds_BU, _nothing(batch, 0)))
     _, cut_B, found = jax.lax.while_loop(reads_on, read_on, state)
-    return ~any_unread(cut_B, found), found
+    missed = jnp.any(found.lost_B > found.scores_BR[:, -1])
+    return ~(any_unread(cut_B, found) | missed), found
 
 
 def _first_arcs(
@@ -351,7 +352,7 @@ def _first(front: Frontier, width: int) -> _Read:
     """Every beam's running children, none of which has more than `width`."""
     offsets_C = jnp.arange(width, dtype=jnp.int32)
     if width > children.FEW:
-        tokens_BMC, _ = children.child_tokens(front.spans, offsets_C, front.trie)
+        tokens_BMC = children.child_tokens(front.spans, offsets_C, front.trie)
     else:
         tokens_BMC = front.spans.few_BMC[:, :, :width]
     return _scored(front, offsets_C, tokens_BMC)
@@ -360,16 +361,15 @@ def _first(front: Frontier, width: int) -> _Read:
 def _chunk(front: Frontier, chunk: Array, width: int) -> _Read:
     """Every beam's running children of one chunk."""
     offsets_C = chunk * width + jnp.arange(width, dtype=jnp.int32)
-    return _scored(front, offsets_C, children.child_tokens(front.spans, offsets_C, front.trie)[0])
+    return _scored(front, offsets_C, children.child_tokens(front.spans, offsets_C, front.trie))
 
 
 def _scored(front: Frontier, offsets_C: Int[Array, " C"], tokens_BMC: Int[Array, "B M C"]) -> _Read:
     """Every beam's running children at some neighbouring offsets; -inf for those that are none."""
     spans, beams = front.spans, front.beams
     batch, _, width = tokens_BMC.shape
-    offsets_11C = offsets_C[None, None]
-    running_BMC = offsets_11C >= spans.ends_BM[:, :, None]
-    running_BMC &= offsets_11C < spans.counts_BM[:, :, None]
+    running_BMC = offsets_C[None, None] >= spans.ends_BM[:, :, None]
+    running_BMC &= children.are_there(spans, offsets_C)
     if front.constraints is not None:
         running_BMC &= children.may_get(beams, spans, front.trie, offsets_C, front.constraints)
     scores_BMC = front.logits_of(tokens_BMC) - front.normaliser_BM[:, :, None]

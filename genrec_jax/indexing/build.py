@@ -231,9 +231,8 @@ def make_item_ids(
         texts = numbered_ids.numbered(order_I, prefix=SHORT_PREFIX, first=1)
         parameters = {"first_number": 1, "prefix": SHORT_PREFIX}
     elif config.method == foreign_ids.METHOD:
-        from genrec_jax.indexing import (
-            file_ids,  # reads tables with Polars, which GPU machines may lack
-        )
+        # It reads tables with Polars, which machines with accelerators may lack.
+        from genrec_jax.indexing import file_ids
 
         found = file_ids.read(
             config.ids[place],
