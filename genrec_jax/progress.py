@@ -10,6 +10,11 @@ from rich import console, progress
 PLAIN_LINE_EVERY_SECONDS = 20.0
 
 
+def print_notice(text: str) -> None:
+    """Shows the user a line."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class Steps:
     """The steps of one command, shown as they happen.
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from genrec_jax import storage
-from genrec_jax.checkpoint import foreign_config, imported, new_tokens, restore, store
+from genrec_jax.checkpoint import foreign_config, imported, new_tokens, restore
 from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.checkpoint.new_tokens import NewTokens
 from genrec_jax.checkpoint.run_dir import RunDir
@@ -19,6 +19,7 @@ from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import rules
+from genrec_jax.progress import print_notice
 
 WHOLE_WORDS = ("whole_word_embedding",)
 
@@ -57,7 +58,7 @@ def initial_params(
     seed: int,
     mesh: Mesh,
     trained: bool = True,
-    notify: Callable[[str], None] = store.print_notice,
+    notify: Callable[[str], None] = print_notice,
 ) -> nnx.State:
     """The parameters of a run dir or of a folder of imported weights, for the run's network.
 

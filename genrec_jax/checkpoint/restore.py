@@ -15,6 +15,7 @@ from genrec_jax.model import t5
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import hosts, rules
 from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.progress import print_notice
 
 Which = int | Literal["best", "latest"]
 
@@ -49,7 +50,7 @@ def choose_step(run_dir: RunDir, which: Which = "best") -> int:
         problem = _damage(checkpoints, step)
         if problem is None:
             return step
-        store.print_notice(f"passing over the best checkpoint, of step {step}: {problem}")
+        print_notice(f"passing over the best checkpoint, of step {step}: {problem}")
     step = checkpoints.latest_valid_step()
     if step is None:
         raise UserError(

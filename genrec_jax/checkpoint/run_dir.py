@@ -54,14 +54,14 @@ class RunDataset:
         path: the dataset dir at training time, absolute, or its URL.
         fingerprint: of the data; evaluation refuses any other.
         folder: where this dataset's item ids and trie lie in the run dir.
-        num_users: users that it has; None in run dirs made before this was written down.
+        num_users: users that it has.
     """
 
     name: str
     path: artefacts.PathLike
     fingerprint: str
     folder: pathlib.Path
-    num_users: int | None = None
+    num_users: int
 
     @property
     def trie(self) -> pathlib.Path:
@@ -141,7 +141,7 @@ class RunDir:
             index_dirs: for each dataset the folder with its item ids.
             vocabulary: the one that all of them share.
             templates_text: the text of the templates file.
-            write_trie: writes the trie of dataset number i to a path.
+            write_trie: writes the trie of dataset number i to a path, atomically.
             selection: `metric` and `mode` by which the best checkpoint is chosen.
             settings: every setting of the run, as plain JSON; a resumed run must have the same.
             operative_config: what gin configured, for `config.gin`.
@@ -158,10 +158,7 @@ class RunDir:
             for file in (item_ids_lib.TABLE, item_ids_lib.MANIFEST):
                 with artefacts.atomic_file(folder / f"{prefix}{file}") as temporary:
                     shutil.copyfile(pathlib.Path(index_dir) / file, temporary)
-            with artefacts.atomic_file(folder / f"{prefix}{TRIE}") as temporary:
-                named = temporary.with_name(f"{temporary.name}.npz")
-                write_trie(number, named)
-                named.replace(temporary)
+            write_trie(number, folder / f"{prefix}{TRIE}")
             entries.append(
                 {
                     "name": dataset.name,
@@ -217,7 +214,7 @@ class RunDir:
         if self.mirror is not None:
             self.mirror.publish(*names)
 
-    def place(self, name: str) -> artefacts.PathLike:
+    def output_path(self, name: str) -> artefacts.PathLike:
         """The path or URL to write a file or folder of the run dir to."""
         return self.path / name if self.mirror is None else storage.join(self.mirror.url, name)
 
@@ -240,7 +237,7 @@ class RunDir:
                 path=storage.join(entry["path"]),
                 fingerprint=entry["fingerprint"],
                 folder=(self.path / entry["item_ids"]).parent,
-                num_users=entry.get("num_users"),
+                num_users=entry["num_users"],
             )
             for entry in self.manifest["datasets"]
         )

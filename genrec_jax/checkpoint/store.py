@@ -13,7 +13,6 @@ import errno
 import math
 import pathlib
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
@@ -26,14 +25,10 @@ from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.mirror import Mirror
 from genrec_jax.parallel import hosts
+from genrec_jax.progress import print_notice
 
 State = TypeVar("State")
 PARAMS, OPTIMIZER = "params", "optimizer"
-
-
-def print_notice(text: str) -> None:
-    """Shows the user a line, on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class CheckpointStore:

@@ -18,9 +18,6 @@ logger = logging.getLogger(__name__)
 Constrained = tuple[Sequence[ItemList], Sequence[ItemList | None]]
 """For each request the items it must not get, and the only ones it may get (None for all)."""
 
-LARGEST_USER = np.iinfo(np.int32).max - 1
-"""Prompts number users from 1, in int32."""
-
 
 @dataclasses.dataclass(frozen=True)
 class History:
@@ -119,13 +116,13 @@ def check_texts(name: str, what: str, given: Any) -> None:
             )
 
 
-def user_numbers(users: Any, requests: int, known: int | None) -> Int32[np.ndarray, " E"]:
+def user_numbers(users: Any, requests: int, known: int) -> Int32[np.ndarray, " E"]:
     """The users' numbers, those of new users too.
 
     Args:
         users: as `Recommender.recommend` got them.
         requests: how many requests there are.
-        known: users that the run was trained on; None where that is not known.
+        known: users that the run was trained on.
 
     Raises:
         UserError: not one for each request, or what is no user's number.
@@ -139,7 +136,6 @@ def user_numbers(users: Any, requests: int, known: int | None) -> Int32[np.ndarr
     users = [*users]
     if len(users) != requests:
         raise UserError(f"got {len(users)} users and {requests} histories; wanted as many of each")
-    most = LARGEST_USER if known is None else known - 1
     numbers = []
     for user in users:
         if user is None:
@@ -147,10 +143,10 @@ def user_numbers(users: Any, requests: int, known: int | None) -> Int32[np.ndarr
             continue
         whole = isinstance(user, (int, np.integer)) and not isinstance(user, bool)
         number = int(user) if whole else -1
-        if not 0 <= number <= most:
+        if not 0 <= number < known:
             raise UserError(
-                f"users has {user!r}; wanted user numbers of the dataset trained on, from 0 to {most}, or"
-                " None for a new user"
+                f"users has {user!r}; wanted user numbers of the dataset trained on, from 0 to {known - 1},"
+                " or None for a new user"
             )
         numbers.append(number)
     return np.asarray(numbers, np.int32)

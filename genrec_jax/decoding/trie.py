@@ -29,7 +29,9 @@ from genrec_jax.errors import UserError
 from genrec_jax.pytree import pytree_dataclass, static_field
 
 FORMAT_VERSION = 2
-REMEDY = "Build the run dir's trie anew, with `genrec train`"
+REMEDY = (
+    "The `genrec train` command that made the run dir builds it anew, and keeps the checkpoints"
+)
 STEPS_MULTIPLE = 4
 SMALL_VOCABULARY = 1 << 16
 

@@ -168,7 +168,7 @@ class RunEvaluation:
         parameters = manifest.digest(self.run.checkpoint_dir / str(step), only=store.PARAMS)
         name = f"{EVALUATIONS}/{self._config.folder(step)}"
         self.run.bring(name)
-        earlier, target = self.run.path / name, self.run.place(name)
+        earlier, target = self.run.path / name, self.run.output_path(name)
         steps = Steps(enabled=self._show_progress)
         written = []
         with _output(target) as folder, steps.running():

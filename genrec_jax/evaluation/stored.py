@@ -90,7 +90,7 @@ def find(
     there = f"there are {', '.join(names)}; name one of them" if names else "there is none at all"
     raise UserError(
         f"holds no evaluation {below}; {there}, or run `genrec evaluate {run.location}`",
-        file=str(run.place(EVALUATIONS)),
+        file=str(run.output_path(EVALUATIONS)),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from genrec_jax import storage
+from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.data import dataset as dataset_lib
 from genrec_jax.data import splits as splits_lib
@@ -26,6 +27,7 @@ from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.pipeline.mixtures import Mixture
 from genrec_jax.pipeline.packing import Shape
 from genrec_jax.pipeline.prompt_tables import PromptTables
+from genrec_jax.progress import print_notice
 from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.training.config import DataConfig
 from genrec_jax.training.loop import Batches, Prepared, count_cells
@@ -84,6 +86,16 @@ class Inputs:
     def write_trie(self, number: int, path: pathlib.Path) -> None:
         """Writes the trie of dataset `number`'s catalogue."""
         trie_lib.save(self.trie(number), path)
+
+    def mend_tries(self, run_dir: RunDir) -> None:
+        """Writes anew each trie of a run on these inputs that cannot be read."""
+        for number, entry in enumerate(run_dir.datasets):
+            try:
+                trie_lib.load(entry.trie)
+            except UserError as error:
+                print_notice(f"{error}. Building it now")
+                self.write_trie(number, entry.trie)
+                run_dir.publish(entry.trie.relative_to(run_dir.path).as_posix())
 
     def trie(self, number: int) -> trie_lib.Trie:
         """The trie of dataset `number`: every item's target, end-of-sequence taken off."""

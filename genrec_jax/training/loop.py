@@ -117,7 +117,7 @@ class Progress:
             dict(value["totals"]),
             dict(value["window"]),
             BestSoFar(**value["best"]),
-            value.get("owes_validation", False),
+            value["owes_validation"],
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from genrec_jax.checkpoint.run_dir import (
     is_small,
 )
 from genrec_jax.checkpoint.run_log import FINISHED, METRICS_FILE
-from genrec_jax.checkpoint.store import CheckpointStore, print_notice
+from genrec_jax.checkpoint.store import CheckpointStore
 from genrec_jax.data import artefacts, dataset
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids
@@ -31,6 +31,7 @@ from genrec_jax.parallel import hosts, rules
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel.profiling import TracedSteps
 from genrec_jax.pipeline import mixture_audit, mixtures
+from genrec_jax.progress import print_notice
 from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import progress as progress_lib
 from genrec_jax.training import state as state_lib
@@ -333,6 +334,7 @@ def _goes_on(
             raise
         print_notice(f"{run_dir.location}: the run there never got to a checkpoint; starting anew")
         return False
+    inputs.mend_tries(run_dir)
     steps = restore.open_store(run_dir).steps()
     if steps:
         settings = settings | {name: run_dir.settings[name] for name in ONLY_AT_THE_START}
@@ -435,5 +437,7 @@ def _finish(config: TrainConfig, run_dir: RunDir, result: Result) -> Summary:
     )
     if jax.process_index() == 0 and result.stopped != "preempted":
         content = dataclasses.asdict(summary)
-        artefacts.write_json(run_dir.place(FINISHED), content | {"run_dir": str(summary.run_dir)})
+        artefacts.write_json(
+            run_dir.output_path(FINISHED), content | {"run_dir": str(summary.run_dir)}
+        )
     return summary

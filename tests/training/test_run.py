@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from genrec_jax.checkpoint import restore, run_dir, run_log
+from genrec_jax.decoding import trie
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.training import (
@@ -104,6 +105,22 @@ def test_utilisation_is_of_the_devices_that_train(make_config, monkeypatch):
     monkeypatch.setattr(throughput, "peak_flops", asked.append)
     train(make_config(train_steps=1))
     assert asked == [jax.local_devices()[:1]]
+
+
+@pytest.mark.parametrize("left", ["nothing", "half a file"])
+def test_a_trie_that_cannot_be_read_is_built_anew_as_its_error_says(finished, capsys, left):
+    path = pathlib.Path(finished.model_dir, "trie.npz")
+    whole = trie.load(path)
+    kept = path.read_bytes()[: path.stat().st_size // 2]
+    path.unlink()
+    if left == "half a file":
+        path.write_bytes(kept)
+    with pytest.raises(UserError, match="genrec train"):
+        trie.load(path)
+    assert train(finished).step == 6
+    assert "Building it now" in capsys.readouterr().err
+    for old, new in zip(jax.tree.leaves(whole), jax.tree.leaves(trie.load(path)), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(make_config, finished):
