@@ -1,6 +1,7 @@
 """The network of a folder of weights: from Hugging Face's `config.json`, or from T5X's shapes."""
 
 import dataclasses
+import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -16,7 +17,13 @@ from genrec_jax.errors import UserError
 from genrec_jax.model.config import T5Config
 
 HF_CONFIG = "config.json"
+WHOLE = "ForConditionalGeneration"
 ACTIVATIONS: dict[str, tuple[str, ...]] = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
+HF_ACTIVATIONS = {"relu": ("relu", False), "gated-gelu": ("gelu_new", True)}
+"""For each `feed_forward_proj` the `dense_act_fn` and `is_gated_act` that transformers makes of it."""
+T5X_CONFIG = "config.gin"
+HEAD, EMBEDDING = "lm_head.weight", "shared.weight"
+EMBEDDING_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 ROWS_COMPARED = 1024
 
 
@@ -48,7 +55,36 @@ def hugging_face_config(folder: pathlib.Path, source: TensorSource) -> T5Config:
             f"has feed_forward_proj {kind!r}; wanted one of {', '.join(ACTIVATIONS)}",
             file=str(file),
         )
-    scaled = found.get("scale_decoder_outputs", found.get("tie_word_embeddings", True))
+    for key, value in zip(("dense_act_fn", "is_gated_act"), HF_ACTIVATIONS[kind], strict=True):
+        if found.get(key, value) != value:
+            raise UserError(
+                f"has {key} {found[key]!r} beside feed_forward_proj {kind!r}; wanted {value!r}, as the"
+                " published T5s have: no other network is built here",
+                file=str(file),
+            )
+    tied = found.get("tie_word_embeddings", True)
+    if not isinstance(tied, bool):
+        raise UserError(
+            f"has tie_word_embeddings {json.dumps(tied)}, which transformers 4 and 5 read differently;"
+            " wanted true or false",
+            file=str(file),
+        )
+    scaled = found.get("scale_decoder_outputs", tied)
+    kinds = found.get("architectures") or [WHOLE]
+    whole = any(str(one).endswith(WHOLE) for one in kinds)
+    if HEAD not in source.shapes and (not tied or not (whole or scaled)):
+        raise UserError(
+            f"has no {HEAD}, and {HF_CONFIG} describes a network with a head of its own ({kinds[0]},"
+            f" tie_word_embeddings {json.dumps(tied)}); wanted the weights of a T5{WHOLE}",
+            file=str(folder),
+        )
+    for name in EMBEDDING_COPIES:
+        if name in source.shapes and EMBEDDING in source.shapes and not _is_embedding(name, source):
+            raise UserError(
+                f"has a {name} that is not {EMBEDDING}; wanted one embedding for both stacks and no copy"
+                " that differs, since nothing says which was trained",
+                file=str(folder),
+            )
     sizes = {}
     for ours, theirs in _SIZES.items():
         if theirs not in found:
@@ -80,18 +116,23 @@ _SIZES = {
 
 def head_is_tied(source: TensorSource) -> bool:
     """Whether a Hugging Face file's head is its embedding: absent, or equal to it."""
-    if "lm_head.weight" not in source.shapes or "shared.weight" not in source.shapes:
-        return "lm_head.weight" not in source.shapes
-    shape = source.shapes["shared.weight"]
-    if source.shapes["lm_head.weight"] != shape:
+    if HEAD not in source.shapes or EMBEDDING not in source.shapes:
+        return HEAD not in source.shapes
+    return _is_embedding(HEAD, source)
+
+
+def _is_embedding(name: str, source: TensorSource) -> bool:
+    """Whether an array of a Hugging Face file is equal to the shared embedding."""
+    shape = source.shapes[EMBEDDING]
+    if source.shapes[name] != shape:
         return False
-    for start in range(0, shape[0], ROWS_COMPARED):
-        rows = (slice(start, start + ROWS_COMPARED), slice(None))
-        if not np.array_equal(
-            source.read("lm_head.weight", rows), source.read("shared.weight", rows)
-        ):
-            return False
-    return True
+    parts = (
+        (slice(start, start + ROWS_COMPARED), slice(None))
+        for start in range(0, shape[0], ROWS_COMPARED)
+    )
+    return all(
+        np.array_equal(source.read(name, rows), source.read(EMBEDDING, rows)) for rows in parts
+    )
 
 
 def to_hugging_face(config: T5Config) -> dict[str, Any]:
@@ -191,6 +232,28 @@ def t5x_config(shapes: Mapping[str, tuple[int, ...]], *, file: str) -> tuple[For
         relative_buckets=buckets,
     )
     return format, config
+
+
+def check_t5x_activations(checkpoint: pathlib.Path, config: T5Config) -> None:
+    """Compares a T5X network's activations with the `config.gin` that T5X leaves beside its checkpoints.
+
+    The shapes tell a gated network from one that is not, and not which functions it has.
+
+    Raises:
+        UserError: the file says others.
+    """
+    for file in (checkpoint / T5X_CONFIG, checkpoint.parent / T5X_CONFIG):
+        if not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")
+        for said in re.findall(r"\.mlp_activations\s*=\s*(\([^)]*\)|\[[^\]]*\])", text):
+            names = tuple(re.findall(r"['\"](\w+)['\"]", said))
+            if names != config.mlp_activations:
+                raise UserError(
+                    f"has mlp_activations {names}; wanted {config.mlp_activations}, which is what the"
+                    " published T5s with such arrays have: no other network is built here",
+                    file=str(file),
+                )
 
 
 def _check_telling(

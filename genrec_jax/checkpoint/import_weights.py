@@ -79,6 +79,7 @@ class ForeignWeights:
         if T5XCheckpoint.is_one(path):
             source: TensorSource = T5XCheckpoint(path)
             format, config = foreign_config.t5x_config(source.shapes, file=str(path))
+            foreign_config.check_t5x_activations(path, config)
         else:
             source = tensor_files.open_hugging_face(path)
             format, config = "hugging_face", foreign_config.hugging_face_config(path, source)

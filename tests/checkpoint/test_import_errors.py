@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import fsspec
 import numpy as np
@@ -58,6 +59,21 @@ def test_a_t5x_checkpoint_that_lacks_an_array(shared, tmp_path):
     assert "decoder/decoder_norm/scale: missing" in str(caught.value)
     shutil.rmtree(folder / "target.token_embedder.embedding")
     with pytest.raises(UserError, match="token_embedder/embedding cannot be read"):
+        ForeignWeights.open(folder)
+
+
+@pytest.mark.parametrize("said", ['("silu", "linear")', "[\n    'relu', 'linear']"])
+def test_activations_that_t5x_wrote_down_are_not_taken_for_gelu(shared, tmp_path, said):
+    path = shared / "fixtures/t5x_t511/checkpoint_legacy/checkpoint_3"
+    folder = tmp_path / "checkpoint_3"
+    shutil.copytree(path, folder)
+    written = tmp_path / "config.gin"
+    written.write_text('network.T5Config.mlp_activations = ("gelu", "linear")\n')
+    assert ForeignWeights.open(folder).config.mlp_activations == ("gelu", "linear")
+    written.write_text(
+        f"network.T5Config.mlp_activations = {said}\nnetwork.T5Config.num_heads = 2\n"
+    )
+    with pytest.raises(UserError, match="has mlp_activations"):
         ForeignWeights.open(folder)
 
 
@@ -203,6 +219,20 @@ def _other_activation(folder: pathlib.Path) -> None:
     (folder / "config.json").write_text(json.dumps(content | {"feed_forward_proj": "gated-silu"}))
 
 
+def _changed(**changes) -> Callable[[pathlib.Path], None]:
+    def change(folder: pathlib.Path) -> None:
+        content = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(content | changes))
+
+    return change
+
+
+def _other_copy(folder: pathlib.Path) -> None:
+    values = foreign.arrays("hugging_face", foreign.T5_1_0)
+    values["encoder.embed_tokens.weight"] = values["shared.weight"] + 1
+    foreign.write_hugging_face(folder, foreign.T5_1_0, values)
+
+
 def _no_size(folder: pathlib.Path) -> None:
     content = json.loads((folder / "config.json").read_text())
     del content["d_ff"]
@@ -232,6 +262,15 @@ def _integers(folder: pathlib.Path) -> None:
         (_no_config, "configuration of a Hugging Face model"),
         (_other_type, "'bart'; wanted 't5'"),
         (_other_activation, "'gated-silu'; wanted one of relu, gated-gelu"),
+        (_changed(dense_act_fn="silu"), "dense_act_fn 'silu' beside feed_forward_proj 'relu'"),
+        (_changed(is_gated_act=True), "is_gated_act True beside feed_forward_proj 'relu'"),
+        (_changed(tie_word_embeddings=None), "tie_word_embeddings null, which"),
+        (_changed(tie_word_embeddings=False), "has no lm_head.weight"),
+        (
+            _changed(architectures=["T5Model"], scale_decoder_outputs=False),
+            "has no lm_head.weight, and config.json describes a network with a head of its own (T5Model",
+        ),
+        (_other_copy, "encoder.embed_tokens.weight that is not shared.weight"),
         (_no_size, "does not say d_ff"),
         (_no_weights, "holds no weights"),
         (_lost_shard, "model-00001-of-00002.safetensors. Download"),
