@@ -25,7 +25,7 @@ from genrec_jax.errors import UserError
 
 FORMAT_VERSION = 1
 MUST_AGREE = (
-    *("split", "protocol", "users"),
+    *("split", "protocol", "users", "max_users", "sample_seed", "dtype"),
     *("num_beams", "length_penalty", "finish_within_beams", "exact_exclusion"),
 )
 PLACES = tuple(f"settings.data.{name}" for name in ("datasets", "index_dir", "templates_file"))
@@ -65,7 +65,7 @@ def aggregate(
     return {
         "format_version": FORMAT_VERSION,
         "runs": [{"run_dir": r["run_dir"], "step": r["step"]} for r in results],
-        **{key: results[0][key] for key in MUST_AGREE},
+        **{key: results[0].get(key) for key in MUST_AGREE},
         "dataset": results[0]["dataset"],
         "templates": results[0].get("templates", {}),
         "systems": systems,
@@ -107,7 +107,7 @@ def _spread(values: list[float | None]) -> dict[str, Any]:
 def _check_comparable(results: Sequence[dict[str, Any]]) -> None:
     first = results[0]
     for result in results[1:]:
-        pairs = [(key, first[key], result[key]) for key in MUST_AGREE]
+        pairs = [(key, first.get(key), result.get(key)) for key in MUST_AGREE]
         fingerprints = [r["dataset"]["fingerprint"] for r in (first, result)]
         pairs.append(("dataset fingerprint", *fingerprints))
         pairs.append(("indexing method", *(r["item_ids"]["method"] for r in (first, result))))

@@ -191,7 +191,6 @@ class RunEvaluation:
                     "checkpoint": checkpoint,
                     "parameters": parameters,
                     "split": self._config.split,
-                    "max_users": self._config.max_users,
                     **description.describe(self.run, evaluator, self._config, name, ranks),
                     **_systems(evaluator, ranks, exact, self._config, references),
                     "ratings": self._rate(name, params, steps),

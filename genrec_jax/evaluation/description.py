@@ -8,9 +8,38 @@ from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts, audit
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation import from_run, ranking
-from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
+from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator, Scored
 from genrec_jax.evaluation.reference_ranks import has_users
+from genrec_jax.evaluation.task_evaluator import PROTOCOL, TASK
 from genrec_jax.indexing import item_ids as item_ids_lib
+
+
+def foreseen(run: RunDir, config: EvaluateConfig) -> dict[str, Any]:
+    """What an evaluation will say that tells whether runs can be compared: see `results`.
+
+    The `systems` are the model's rows by name alone. They are missing for a SeqIO mixture whose tasks
+    `config` does not name: these are known only once they have been read.
+
+    Raises:
+        UserError: the run has no such template.
+    """
+    known = {"split": config.split, **_sample(config), "dtype": _dtype(run, config)}
+    if run.mixture.get("module") is not None:
+        named = {f"model/{TASK}/{name}": {} for name in config.templates or ()}
+        return known | {"protocol": PROTOCOL} | ({"systems": named} if named else {})
+    templates = [
+        template
+        for template in evaluators.choose_templates(
+            run.templates, from_run.trained_tasks(run), config.templates
+        )
+        if template.task != "rating"  # is no row of a table of lists
+    ]
+    return known | {
+        "protocol": "the split's own",
+        "templates": {template.id: {"task": template.task} for template in templates},
+        "candidates": _candidates(run, templates),
+        "systems": {evaluators.system_name(template): {} for template in templates},
+    }
 
 
 def describe(
@@ -20,7 +49,7 @@ def describe(
     dataset_name: str,
     ranks: Mapping[str, ranking.UserRanks],
 ) -> dict[str, Any]:
-    """The entries from `protocol` to `oracle`, the audit made anew among them; see `results`."""
+    """The entries from `max_users` to `oracle`, the audit made anew among them; see `results`."""
     dataset = evaluator.dataset
     tasks = from_run.trained_tasks(run)
     index = artefacts.read_json(
@@ -29,6 +58,7 @@ def describe(
         remedy="Run `genrec train` again",
     )
     return {
+        **_sample(config),
         "protocol": evaluator.protocol,
         "remarks": list(evaluator.remarks),
         "num_beams": config.num_beams,
@@ -36,8 +66,9 @@ def describe(
         "finish_within_beams": config.finish_within_beams,
         "exact_exclusion": config.exact_exclusion,
         "exact_block": config.exact_block if config.exact else None,
-        "dtype": config.dtype or run.model_config.dtype,
+        "dtype": _dtype(run, config),
         "history": run.mixture["history"],
+        "candidates": _candidates(run, evaluator.templates),
         "dataset": {
             "name": dataset_name,
             "path": dataset.location,
@@ -63,6 +94,22 @@ def describe(
             else None
         ),
     }
+
+
+def _sample(config: EvaluateConfig) -> dict[str, Any]:
+    sampled = config.max_users is not None
+    return {"max_users": config.max_users, "sample_seed": config.seed if sampled else None}
+
+
+def _dtype(run: RunDir, config: EvaluateConfig) -> str:
+    return config.dtype or run.model_config.dtype
+
+
+def _candidates(run: RunDir, templates: Sequence[Scored]) -> dict[str, int] | None:
+    """What decides, with the dataset and the split, which candidates a user's ranking has."""
+    if all(template.task != "ranking" for template in templates):
+        return None
+    return {"number": run.mixture["num_candidates"], "seed": run.mixture["seed"]}
 
 
 def _audit(

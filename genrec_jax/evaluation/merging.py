@@ -58,7 +58,7 @@ def merge(
         entries = (before.get(key) or {}) | (now.get(key) or {})
         merged[key] = _in_order(entries, template_order)
     merged["exact"] = merged["exact"] or None
-    for key in ("ratings", "tie_orders", "oracle", "exact_block"):
+    for key in ("ratings", "tie_orders", "oracle", "exact_block", "candidates"):
         merged[key] = before.get(key) if now.get(key) is None else now[key]
     for key in ("notes", "remarks"):
         merged[key] = list(dict.fromkeys([*now[key], *before.get(key, [])]))

@@ -31,7 +31,7 @@ def comparison(runs: Sequence[RunView]) -> Markup:
     """A row a run, seeds averaged below, and their picture; ratings apart.
 
     Runs share a table where their figures can be compared: the same question about the same targets of
-    the same users, searched in the same way. The table's caption says all of this, and so is its key.
+    the same users, searched in the same way and type. The table's caption says this, and so is its key.
     """
     rated: dict[str, list[tuple[RunView, EvaluationView]]] = {}
     for targets, run, view in _titled(runs):
@@ -61,11 +61,15 @@ def _titled(runs: Sequence[RunView]) -> list[tuple[str, RunView, EvaluationView]
     """Every evaluation with the targets that it is of, in words."""
     views = [(run, view) for run in runs for view in run.evaluations]
     names = _dataset_names([view.metrics for _, view in views])
-    return [
-        (f"{names[_dataset(m)]}, {m['split']} items{_of_sample(m)}", run, view)
-        for run, view in views
-        for m in [view.metrics]
-    ]
+    types_differ = len({view.metrics.get("dtype") for _, view in views}) > 1
+    titled = []
+    for run, view in views:
+        found = view.metrics
+        title = f"{names[_dataset(found)]}, {found['split']} items{_of_sample(found)}"
+        if types_differ and found.get("dtype") is not None:
+            title += f", evaluated in {found['dtype']}"
+        titled.append((title, run, view))
+    return titled
 
 
 def _dataset(metrics: dict[str, Any]) -> tuple[str, str]:
@@ -121,8 +125,10 @@ def other_evaluations(run: RunView, *, level: int) -> Markup:
 
 
 def _of_sample(metrics: dict[str, Any]) -> str:
-    most = metrics.get("max_users")
-    return "" if most is None else f", a sample of {most:,}"
+    most, seed = metrics.get("max_users"), metrics.get("sample_seed")
+    if most is None:
+        return ""
+    return f", a sample of {most:,}" + ("" if seed is None else f" (seed {seed})")
 
 
 def _of_search(metrics: dict[str, Any], *, but_beams: bool = False) -> str:
@@ -143,7 +149,7 @@ def seed_groups(ranked: Sequence[Ranked]) -> list[list[Ranked]]:
     groups: list[tuple[list[Any], list[Ranked]]] = []
     for run, view, main in ranked:
         metrics = view.metrics
-        measured = [main, *(metrics[key] for key in aggregate.MUST_AGREE)]
+        measured = [main, *(metrics.get(key) for key in aggregate.MUST_AGREE)]
         measured += [metrics["dataset"]["fingerprint"], metrics.get("item_ids")]
         for known, group in groups:
             settings, _ = aggregate.compare_runs(group[0][0].run.manifest, run.run.manifest)

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Sequence
 
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import report_compare, results, run_pairs
+from genrec_jax.evaluation import report_compare, run_pairs
 from genrec_jax.evaluation.report_data import RunView
 from genrec_jax.evaluation.report_headline import headline_metric
 from genrec_jax.evaluation.report_html import Markup, element, section, table
-from genrec_jax.evaluation.report_sections import metric_title, stands_to, system_title
+from genrec_jax.evaluation.report_sections import metric_title, stands_to, system_title, unit
 from genrec_jax.evaluation.stored import Stored
 
 MOST_RUNS = 6
@@ -19,7 +19,7 @@ def against_each_other(runs: Sequence[RunView]) -> Markup:
     """Each pair of runs whose main rows stand in one table of `report_compare.comparison`."""
     parts: list[object] = []
     for title, group in report_compare.ranked_groups(runs).items():
-        if len(group) > 1 and results.pool_of(group[0][2], group[0][1].metrics) == "catalogue":
+        if len(group) > 1:
             parts += _group(title, group)
     if not parts:
         return Markup("")
@@ -38,6 +38,7 @@ def _group(title: str, group: Sequence[report_compare.Ranked]) -> list[Markup]:
     sentences, notes, rows, classes = [], [], [], []
     metric = headline_metric(group[0][1].metrics, group[0][2])
     for pair in itertools.combinations(group, 2):
+        measured = pair[0][1].metrics
         one, other = (
             run_pairs.Row(run.name, Stored(view.folder, view.metrics), main)
             for run, view, main in pair
@@ -51,8 +52,10 @@ def _group(title: str, group: Sequence[report_compare.Ranked]) -> list[Markup]:
             if (found["footing"], found["metric"]) == ("seen_kept", metric):
                 systems = [system_title(row.system, row.stored.metrics) for row in (one, other)]
                 what = systems[0] if systems[0] == systems[1] else " against ".join(systems)
+                level = 100 * measured["interval"]["level"]
                 said = (
-                    f"{one.name}: {metric_title(metric)}, {what}. ",
+                    f"{one.name}: {metric_title(metric)}, {what}, on {found['count']:,}"
+                    f" {unit(measured)}, {level:g}% interval. ",
                     stands_to(other.name, found),
                 )
                 sentences.append(element("li", *said))

@@ -5,6 +5,7 @@
       "run_dir": "runs/beauty", "step": 12000, "checkpoint": "best", "split": "test",
       "parameters": "...",                    checksum of the checkpoint's files
       "max_users": null,                      or how many were to be scored at most, a sample
+      "sample_seed": null,                    or the seed that this sample was drawn with
       "protocol": "leave_one_out",            or "temporal", or "seqio_tasks": what a mixture's tasks hold
       "dataset": {"name": "Beauty", "path": "data/beauty", "fingerprint": "...",
                   "users": 22363, "items": 12101, "interactions": 198502,
@@ -13,6 +14,7 @@
       "unit": "users",                        or "examples": of all tasks of a SeqIO mixture
       "num_beams": 20, "length_penalty": 0.0, "finish_within_beams": false,
       "exact_exclusion": false, "dtype": "float32" (or "bfloat16": of the activations), "history": 20,
+      "candidates": null,                     or {"number": 100, "seed": 0}: the ranked ones of each user
       "item_ids": {"method": ..., "parameters": {...}},
       "systems": {
         "model/sequential/A1": {
@@ -27,7 +29,8 @@
                                               whether training saw the wording, and any of the task; null
                                               for a SeqIO task
       "paired": [{"a": "model/sequential/A1", "b": "transition", "footing": "seen_kept",
-                  "metric": "hr@10", "difference": -.01, "low": ..., "high": ..., "p_value": ...}],
+                  "metric": "hr@10", "difference": -.01, "low": ..., "high": ..., "p_value": ...,
+                  "count": 22363}],
       "interval": {"method": ..., "level": 0.95, "resamples": 10000, "seed": 0},
       "audit": [{"check": ..., "status": "pass" | "warn" | "fail", "detail": ...}],
       "lists": {"model/sequential/A1": {"seen_share": .06, "empty_share": 0.0}, ...},

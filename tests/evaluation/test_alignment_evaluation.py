@@ -136,6 +136,7 @@ def test_ranking_is_over_each_users_own_candidates(made, written):
 
 def test_all_three_stand_in_one_result(written):
     _, metrics = written
+    assert metrics["candidates"] == {"number": CANDIDATES, "seed": 0}
     assert list(metrics["systems"]) == [
         "model/retrieval/retrieval",
         "model/ranking/ranking",

@@ -46,6 +46,7 @@ def evaluation(value, *templates, **entries):
         ],
         "exact": None,
         "exact_block": None,
+        "candidates": None,
         "ratings": None,
         "tie_orders": None,
         "oracle": None,
@@ -86,11 +87,13 @@ def test_what_is_measured_again_replaces_what_it_was():
 def test_exact_ranks_ratings_and_baselines_outlive_an_evaluation_without_them():
     exact = {"model/sequential/A1": {"items": 50}}
     before = evaluation(0.2, "A1", exact=exact, exact_block=64, ratings={"users": 5})
+    before["candidates"] = {"number": 9, "seed": 0}
     before["systems"]["exact/sequential/A1"] = figures(0.25)
     now = evaluation(0.2, "A1", "A2", paired=[])
     del now["systems"]["popularity"]
     merged = merging.merge(before, now, ORDER)
     assert merged["exact"] == exact and merged["exact_block"] == 64
+    assert merged["candidates"] == {"number": 9, "seed": 0}
     assert merged["ratings"] == {"users": 5}
     assert list(merged["systems"]) == [
         "model/sequential/A1",

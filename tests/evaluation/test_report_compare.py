@@ -49,6 +49,8 @@ def test_runs_on_other_splits_stand_in_tables_of_their_own(run):
         ({"finish_within_beams": True}, "20 beams, lists finished within the beams"),
         ({"exact_exclusion": True}, "20 beams, searched again without the history"),
         ({"max_users": 25}, "toystore, test items, a sample of 25, leave one out"),
+        ({"max_users": 25, "sample_seed": 1}, "a sample of 25 (seed 1), leave one out"),
+        ({"dtype": "bfloat16"}, "toystore, test items, evaluated in bfloat16, leave one out"),
     ],
 )
 def test_what_was_measured_otherwise_stands_apart_with_its_own_baselines(run, entries, said):
