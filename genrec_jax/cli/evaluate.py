@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import rich.console
 
 from genrec_jax.cli import console as consoles
-from genrec_jax.cli import gin_flags, multihost, numeric_flags, run_flags
+from genrec_jax.cli import evaluate_several, gin_flags, multihost, numeric_flags, run_flags
 from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:  # what needs JAX is imported once there is work to do, so that --help is quick
-    from genrec_jax.checkpoint.run_dir import RunDir
     from genrec_jax.evaluation.checkpoints import Evaluation
     from genrec_jax.evaluation.evaluator import EvaluateConfig
 
@@ -32,6 +30,7 @@ examples:
   genrec evaluate runs/quickstart --split validation --templates A1 --num-beams 10
   genrec evaluate runs/seed0 runs/seed1 runs/seed2 --aggregate runs/seeds.json
   genrec evaluate runs/sequential runs/collaborative --compare
+  genrec evaluate runs/sequential runs/collaborative --compare runs/pairs.json
   genrec evaluate runs/quickstart --exact --max-users 100
   genrec evaluate runs/quickstart --profile --max-users 640
   genrec evaluate runs/quickstart --watch
@@ -121,17 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write a trace of the first batches, for TensorBoard or Perfetto",
     )
     parser.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
-    parser.add_argument(
-        "--aggregate",
-        type=pathlib.Path,
-        metavar="FILE",
-        help="write mean and spread over the run dirs (training seeds) to this file",
-    )
-    parser.add_argument(
-        "--compare",
-        action="store_true",
-        help="print each metric's paired difference between the run dirs, user by user, too",
-    )
+    evaluate_several.add_arguments(parser)
     parser.add_argument(
         "--watch", action="store_true", help="evaluate each new checkpoint until the run is done"
     )
@@ -172,7 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
     import jax
 
     from genrec_jax.checkpoint.run_dir import RunDir
-    from genrec_jax.evaluation import aggregate, checkpoints, reference_ranks, watch
+    from genrec_jax.evaluation import checkpoints, reference_ranks, watch
     from genrec_jax.parallel import compilation_cache
     from genrec_jax.parallel import mesh as meshes
 
@@ -209,22 +198,18 @@ def run(arguments: argparse.Namespace) -> None:
         ):
             _show(written, console)
         return
+    if first_host:
+        evaluate_several.check_files(arguments)
     evaluations, loaded = [], [RunDir.load(run_dir) for run_dir in run_dirs]
-    if arguments.aggregate is not None:  # refused before an evaluation, which may take hours
-        _check_same_datasets(loaded)
-        aggregate.check_seeds([one.location for one in loaded], [one.manifest for one in loaded])
-    if arguments.compare:
-        _check_same_data(loaded)
+    evaluate_several.check(arguments, loaded, config)
     which = "best" if arguments.checkpoint is None else arguments.checkpoint
     data = run_flags.data_paths(arguments, loaded)
     for one in loaded:
         written = checkpoints.evaluate_checkpoint(one, which, config, data=data, **options)
         _show(written, console)
         evaluations.append(written)
-    if arguments.aggregate is not None and first_host:
-        _aggregate(loaded, evaluations, arguments.aggregate, console)
-    if arguments.compare and first_host:
-        _compare(loaded, evaluations, console)
+    if first_host:
+        evaluate_several.finish(arguments, loaded, evaluations, console)
 
 
 def _tell(line: str) -> None:
@@ -296,91 +281,6 @@ def _show(written: "Sequence[Evaluation]", console: rich.console.Console) -> Non
                 console.print(text, soft_wrap=True)
         for file in (results.METRICS_FILE, predictions.PREDICTIONS_FILE):
             console.print(f"wrote {storage.join(evaluation.folder, file)}", soft_wrap=True)
-
-
-def _check_same_datasets(runs: "Sequence[RunDir]") -> None:
-    """Refuses, before any is evaluated, runs that cannot be averaged dataset by dataset."""
-    names = [sorted(dataset.name for dataset in one.datasets) for one in runs]
-    for one, known in zip(runs, names, strict=True):
-        if known != names[0]:
-            raise UserError(
-                f"the runs cannot be averaged: {one.location} was trained on {', '.join(known)} and"
-                f" {runs[0].location} on {', '.join(names[0])}; --aggregate wants runs on the same"
-                " datasets. Name seeds of one configuration"
-            )
-
-
-def _aggregate(
-    runs: "Sequence[RunDir]",
-    evaluations: "Sequence[Sequence[Evaluation]]",
-    file: pathlib.Path,
-    console: rich.console.Console,
-) -> None:
-    """One aggregate a dataset, which every run has; of several datasets the file holds them by name."""
-    from genrec_jax.data import artefacts
-    from genrec_jax.evaluation import aggregate, table
-
-    by_dataset: dict[str, list[dict[str, Any]]] = {}
-    for written in evaluations:
-        for evaluation in written:
-            name = evaluation.metrics["dataset"]["name"]
-            by_dataset.setdefault(name, []).append(evaluation.metrics)
-    manifests = [run.manifest for run in runs]
-    combined = {
-        name: aggregate.aggregate(metrics, manifests) for name, metrics in by_dataset.items()
-    }
-    for content in combined.values():
-        for title, made in table.tables(content, console.width):
-            console.print(title, soft_wrap=True)
-            console.print(made)
-    only = next(iter(combined.values()))
-    artefacts.write_json(
-        file, only if len(combined) == 1 else {"format_version": 1, "datasets": combined}
-    )
-    console.print(f"wrote {file}", soft_wrap=True)
-
-
-def _check_same_data(runs: "Sequence[RunDir]") -> None:
-    """Refuses, before any is evaluated, runs that share no users by number."""
-    if len(runs) < 2:
-        raise UserError("--compare wants two run dirs or more; got one")
-    marks = [{dataset.fingerprint: dataset.name for dataset in one.datasets} for one in runs]
-    for one, known in zip(runs, marks, strict=True):
-        if known.keys() != marks[0].keys():
-            told = [
-                ", ".join(f"{name} (fingerprint {mark})" for mark, name in of_run.items())
-                for of_run in (known, marks[0])
-            ]
-            raise UserError(
-                f"--compare wants runs on the same prepared data: {one.location} was trained on {told[0]}"
-                f" and {runs[0].location} on {told[1]}. Users' numbers mean the same in one dataset only"
-            )
-
-
-def _compare(
-    runs: "Sequence[RunDir]",
-    evaluations: "Sequence[Sequence[Evaluation]]",
-    console: rich.console.Console,
-) -> None:
-    """Prints the differences of each pair of runs on each dataset."""
-    from genrec_jax import storage
-    from genrec_jax.evaluation import run_pairs, table
-    from genrec_jax.evaluation.stored import Stored
-
-    by_dataset: dict[str, list[tuple[str, Stored]]] = {}
-    for run, written in zip(runs, evaluations, strict=True):
-        for one in written:
-            found = Stored(storage.local_copy(one.folder), one.metrics)
-            mark = one.metrics["dataset"]["fingerprint"]
-            by_dataset.setdefault(mark, []).append((run.location, found))
-    for stored in by_dataset.values():
-        for system, compared in run_pairs.compare_all(stored):
-            first, dataset = compared[0], stored[0][1].metrics["dataset"]["name"]
-            console.print(
-                f"{dataset}, {system}, {first['count']} users: {first['a']} less {first['b']}",
-                soft_wrap=True,
-            )
-            console.print(table.pair_table(compared))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from genrec_jax.baselines import popularity, transition
-from genrec_jax.cli import evaluate, main
+from genrec_jax.cli import evaluate, evaluate_several, main
+from genrec_jax.data import artefacts
 from genrec_jax.data import splits as splitting
 from genrec_jax.evaluation import checkpoints
 from genrec_jax.evaluation.evaluator import EvaluateConfig
@@ -87,7 +88,7 @@ def test_a_sample_of_users_is_called_one(runs, capsys):
     assert "validation, step 10, 7 of 40 users, 6 beams" in capsys.readouterr().out
     file = runs[0] / "eval" / "validation-10-sample7-beams6" / "metrics.json"
     metrics = json.loads(file.read_text())
-    assert (metrics["max_users"], metrics["users"]) == (7, 7)
+    assert (metrics["max_users"], metrics["sample_seed"], metrics["users"]) == (7, 0, 7)
 
 
 def test_profile_traces_the_first_batches_and_scores_them_once(runs, capsys):
@@ -145,16 +146,19 @@ def test_a_run_dir_that_looks_like_markup_is_shown_as_it_is(runs, tmp_path, caps
     assert "[dim]" not in printed and "seen wording" in printed
 
 
-def test_two_runs_are_compared_user_by_user(runs, capsys):
-    assert run(*runs, *QUICK, "--max-users", 30, "--no-baselines", "--compare") == 0
+def test_two_runs_are_compared_user_by_user(runs, tmp_path, capsys):
+    file = tmp_path / "pairs.json"
+    words = [*QUICK, "--max-users", 30, "--seed", 3, "--no-baselines", "--compare", file]
+    assert run(*runs, *words) == 0
     printed = capsys.readouterr().out
+    assert "with 95% intervals" in printed
     said = f"toystore, model/sequential/A1, 30 users: {runs[0]} less {runs[1]}"
     assert said in printed
     rows = [line.split("│") for line in printed.partition(said)[2].splitlines() if "│" in line]
     cells = {row[1].strip(): [cell.strip() for cell in row[2:4]] for row in rows}
     for place, footing in enumerate(("seen_kept", "seen_excluded")):
         one, other = (
-            json.loads((path / f"eval/test-{step}-sample30-beams6/metrics.json").read_text())
+            json.loads((path / f"eval/test-{step}-sample30-seed3-beams6/metrics.json").read_text())
             for path, step in zip(runs, (10, 11), strict=True)
         )
         for metric in ("hr@1", "hr@5", "ndcg@5", "mrr@5"):
@@ -163,6 +167,87 @@ def test_two_runs_are_compared_user_by_user(runs, capsys):
             )
             difference = float(cells[metric.upper()][place].split()[0])
             assert difference == pytest.approx(a - b, abs=6e-5)
+            (entry,) = (
+                entry
+                for entry in json.loads(file.read_text())["paired"]
+                if (entry["footing"], entry["metric"]) == (footing, metric)
+            )
+            assert entry["difference"] == pytest.approx(a - b)
+            assert (entry["dataset"], entry["system"]) == ("toystore", "model/sequential/A1")
+            assert (entry["a"], entry["b"], entry["count"]) == (*map(str, runs), 30)
+        content = json.loads(file.read_text())
+        for place, metrics in enumerate((one, other)):
+            for key in ("run_dir", "step", "parameters"):
+                assert content["runs"][place][key] == metrics[key]
+        assert content["sample_seed"] == 3 and content["interval"] == one["interval"]
+    assert run(*runs, *words) == 0  # an earlier file is replaced
+
+
+@pytest.mark.parametrize(
+    ("place", "words", "said"),
+    [
+        ("notes.json", (), "exists and was not written by"),
+        ("folder.json", ("--overwrite",), "is a folder"),
+        (
+            "notes.json/below.json",
+            ("--overwrite",),
+            "notes.json is no folder that you may write to",
+        ),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--aggregate", "--compare"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_evaluated(
+    runs, flag, place, words, said, tmp_path, capsys
+):
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"runs": ["mine"]}')
+    (tmp_path / "folder.json").mkdir()
+    checkpointless = [tmp_path / "no_run", runs[0]]  # not looked at: the file comes first
+    assert run(*checkpointless, flag, tmp_path / place, *words) == 2
+    assert said in capsys.readouterr().err
+    assert notes.read_text() == '{"runs": ["mine"]}'
+
+
+def test_an_earlier_file_or_any_with_overwrite_is_replaced(tmp_path):
+    parser = main.build_parser("evaluate")
+    file = tmp_path / "seeds.json"
+    for content, more in (
+        ('{"runs": [], "systems": {}}', []),
+        ('{"datasets": {"Toys": {"runs": [], "systems": {}}}}', []),
+        ("no JSON", ["--overwrite"]),
+    ):
+        file.write_text(content)
+        words = ["evaluate", "run", "--aggregate", str(file), *more]
+        evaluate_several.check_files(parser.parse_args(words))
+
+
+def test_run_dirs_are_not_taken_for_the_file_of_compare(runs, capsys):
+    with pytest.raises(SystemExit):
+        run("--compare", *runs)
+    assert "wanted a file to write, whose name ends in .json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"dtype": "bfloat16"}}, "dtype is 'float32' and 'bfloat16'"),
+        ({"mixture": {"tasks": ["straightforward"]}}, "share no prompt"),
+        ({"mixture": {"name": "mine", "module": "mine"}}, "and 'seqio_tasks'"),
+    ],
+)
+def test_runs_without_a_row_to_compare_are_refused_before_anything_is_evaluated(
+    toy, tmp_path, changes, said, capsys
+):
+    made = [
+        tiny_run.make_run(tmp_path / name, [toy.path], steps=(), tasks=("sequential",))
+        for name in ("one", "other")
+    ]
+    manifest = {**made[1].manifest}
+    for part, entries in changes.items():
+        manifest[part] = manifest[part] | entries
+    artefacts.write_json(made[1].path / "run.json", manifest)
+    assert run(*(one.path for one in made), "--compare") == 2
+    assert said in capsys.readouterr().err
 
 
 def test_runs_on_other_data_are_not_compared(runs, tmp_path, capsys):
