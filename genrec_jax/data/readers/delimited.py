@@ -172,8 +172,9 @@ def csv_records(
     except csv.Error as error:
         raise UserError(
             f"the record that begins here cannot be split into columns ({error}); wanted quotes in"
-            " pairs, those within a quoted field written twice, and no field over"
-            f" {csv.field_size_limit():,} letters. Look for a quote that is never closed{otherwise}",
+            " pairs, those within a quoted field written twice, no carriage return alone outside quotes,"
+            f" and no field over {csv.field_size_limit():,} letters. Look for a quote that is never"
+            f" closed{otherwise}",
             file=member.name,
             line=begins,
         ) from error

@@ -10,6 +10,7 @@ import errno
 import pathlib
 from collections.abc import Callable, Collection
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
@@ -71,21 +72,23 @@ class Stage:
         self._parts = 0
         self._first_rows: list[int] = []
         self._names: list[str] = []
-        self._next_row = 0
+        self._last_row = -1
         self._within_seconds = False
 
     def begin_file(self, name: str) -> int:
         """Announces the next file; returns what to add to its line numbers to get `row`."""
-        self._first_rows.append(self._next_row)
+        base = max(self._last_row, 0)
+        self._first_rows.append(base)
         self._names.append(name)
-        return self._next_row
+        return base
 
     def add(self, frame: pl.DataFrame, *, wanted: str) -> None:
         """Takes one block of rows.
 
         Args:
-            frame: columns of `rawlog.RawLog.interactions` (`row`, `user`, `item` at least), and
-                `problem` (the reason a row is bad, or null) and `got` (what the row says);
+            frame: columns of `rawlog.RawLog.interactions` (`row`, `user`, `item` at least; `row` goes
+                on rising from block to block), and `problem` (the reason a row is bad, or null) and
+                `got` (what the row says);
                 `impossible_time` as `check_numbers` adds it.
             wanted: what a row should look like, for the error.
 
@@ -95,7 +98,9 @@ class Stage:
         if not len(frame):
             return
         self.rows_read += len(frame)
-        self._next_row = max(self._next_row, int(frame["row"][-1]))
+        rows_N = frame["row"].to_numpy()
+        assert rows_N[0] > self._last_row and (np.diff(rows_N) > 0).all(), "rows must rise"
+        self._last_row = int(rows_N[-1])
         bad = frame.filter(pl.col("problem").is_not_null())
         times = bad["impossible_time"] if "impossible_time" in bad.columns else [None] * len(bad)
         for (row, problem, got), time in zip(

@@ -370,7 +370,7 @@ def _split_quoted(
     def lines() -> Iterator[str]:
         nonlocal waiting
         for _, text in itertools.chain([block], more):
-            taken = list(io.StringIO(text, newline=""))
+            taken = list(io.StringIO(text, newline="\n"))  # `text_blocks` counts no other line ends
             waiting = len(taken)
             for line in taken:
                 waiting -= 1
