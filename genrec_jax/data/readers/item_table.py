@@ -109,7 +109,7 @@ def clean_text(value: Any) -> str | None:
         value = " ".join(str(part) for part in value)
     if value is None:
         return None
-    text = " ".join(html.unescape(str(value)).split())
+    text = " ".join(jsonlines.writable(html.unescape(str(value))).split())
     return text or None
 
 

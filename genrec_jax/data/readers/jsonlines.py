@@ -1,7 +1,7 @@
 """Reads logs with one JSON object a line (Amazon reviews, Yelp); older files hold Python dicts.
 
-Blocks go through Polars' parser; a block in which it finds a fault is read again line by line, so
-that the error can name the line.
+Blocks go through Polars' parser; a block in which it finds a fault, or would miss half a surrogate
+pair, is read line by line, so that the error can name the line.
 """
 
 import ast
@@ -9,6 +9,7 @@ import dataclasses
 import html
 import io
 import json
+import re
 import warnings
 from typing import Any
 
@@ -16,6 +17,10 @@ import polars as pl
 
 from genrec_jax.data.readers import delimited, inputs, staging
 from genrec_jax.errors import UserError
+
+FIRST_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])")
+"""The first of a surrogate pair without the second: Polars reads it as the letter NUL, and refuses the second
+without the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +131,7 @@ def parse_value(text: str) -> Any:
 def _parse_block(text: str, lines: list[str], fields: Fields) -> pl.DataFrame:
     """Columns `row` (from 0), `problem` and those of the keys, as strings."""
     schema = dict.fromkeys(fields.keys.values(), pl.String)
-    if delimited.REPLACEMENT not in text:
+    if delimited.REPLACEMENT not in text and not FIRST_HALF.search(text):
         try:
             frame = pl.read_ndjson(io.BytesIO(text.encode()), schema=schema)
         except pl.exceptions.PolarsError:
@@ -147,21 +152,40 @@ def _parse_block(text: str, lines: list[str], fields: Fields) -> pl.DataFrame:
                 value = parse_object(line)
             except ValueError:
                 problem = "broken line"
+        for column, key in fields.keys.items():
+            text = as_text(found := value.get(key))
+            if column in ("user", "item") and isinstance(found, str) and _lost_half(found, text):
+                problem = f"half a character in the {column}"
+            columns[column].append(text)
         columns["row"].append(number)
         columns["problem"].append(problem)
-        for column, key in fields.keys.items():
-            columns[column].append(as_text(value.get(key)))
     types = dict.fromkeys(columns, pl.String) | {"row": pl.Int64}
     return pl.DataFrame(columns, schema=types)
 
 
 def as_text(value: Any) -> str | None:
     """A value as Polars' parser writes it: an id must not depend on its block, so 7.0 is `7`."""
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return writable(value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return json.dumps(value, default=str, skipkeys=True)
+
+
+def writable(text: str) -> str:
+    r"""A text that UTF-8 can hold: pairs of surrogates become their character, halves U+FFFD.
+
+    For example `\ud83d`, half an emoji of a text cut off too early, which JSON can hold.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _lost_half(text: str, written: str | None) -> bool:
+    return (written or "").count(delimited.REPLACEMENT) > text.count(delimited.REPLACEMENT)
 
 
 def _with_lines(frame: pl.DataFrame, lines: list[str], first_row: int) -> pl.DataFrame:
