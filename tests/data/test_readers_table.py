@@ -1,6 +1,8 @@
 import gzip
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import reading
 
@@ -365,6 +367,41 @@ def test_bad_parquet(tmp_path):
     pl.DataFrame({"user": ["u"], "item": [["a", "b"]]}).write_parquet(file)
     with pytest.raises(UserError, match=r"log\.parquet: its column item holds .*wanted one value"):
         reading.read("table", file, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([b"\xf0" * 16], pa.binary(16)),
+        ([b"\xf0" * 16], getattr(pa, "uuid", lambda: pa.binary(16))()),  # since pyarrow 18
+        ([b"\xf0", b"a"], pa.binary()),
+        ([1], pa.duration("s")),
+        ([7], pa.decimal256(50, 0)),
+    ],
+    ids=str,
+)
+def test_parquet_ids_that_are_no_text(tmp_path, values, kind):
+    file = tmp_path / "log.parquet"
+    column = pa.array(values, kind)
+    pq.write_table(pa.table({"user": column, "item": column}), file)
+    with pytest.raises(UserError, match=r"log\.parquet: its column user holds .*Export it as text"):
+        reading.read("table", file, tmp_path, skip_bad_rows=True)
+
+
+def test_parquet_ids_in_the_log_and_the_table_of_items(tmp_path):
+    """Decimals, as databases write whole numbers, and texts that are marked as bytes."""
+    file, items = tmp_path / "log.parquet", tmp_path / "items.parquet"
+    for kind, values, ids in (
+        (pa.decimal128(20, 8), ["0", "7.5"], ["0.00000000", "7.50000000"]),
+        (pa.decimal128(20, 0), ["0", "-7"], ["0", "-7"]),
+        (pa.binary(), [b"a", "\u00e9".encode()], ["a", "\u00e9"]),
+    ):
+        column = pa.array(values).cast(kind)
+        pq.write_table(pa.table({"user": column, "item": column}), file)
+        pq.write_table(pa.table({"item": column, "title": ["one", "two"]}), items)
+        log = reading.read("table", file, tmp_path, items=items)
+        assert [item for (item,) in reading.rows(log, "item")] == ids
+        assert log.items["item"].to_list() == ids
 
 
 def test_prepared_from_json_lines(tmp_path):

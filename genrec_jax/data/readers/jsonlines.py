@@ -6,6 +6,7 @@ pair, is read line by line, so that the error can name the line.
 
 import ast
 import dataclasses
+import decimal
 import html
 import io
 import json
@@ -171,7 +172,11 @@ def as_text(value: Any) -> str | None:
         return writable(value)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return json.dumps(value, default=str, skipkeys=True)
+    if isinstance(value, bool | int | float | list | tuple | dict):
+        return json.dumps(value, default=str, skipkeys=True)
+    if isinstance(value, decimal.Decimal):
+        return f"{value:f}"
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def writable(text: str) -> str:

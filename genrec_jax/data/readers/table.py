@@ -223,6 +223,13 @@ def _parquet_frames(
                 " --columns, or export it flat",
                 file=member.name,
             )
+        if (
+            pa.types.is_fixed_size_binary(kind)
+            or pa.types.is_duration(kind)
+            or pa.types.is_decimal256(kind)
+            or isinstance(kind, pa.BaseExtensionType)
+        ):
+            raise _no_text(theirs, kind, member)
         is_time = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
         if of_time and is_time and theirs == named.get("timestamp"):
             raise UserError(
@@ -235,13 +242,26 @@ def _parquet_frames(
     with stage.options.steps.step(f"reading {member.base_name}", file.metadata.num_rows) as advance:
         for batch in file.iter_batches(1 << 20, columns=list(named.values())):
             frame = pl.DataFrame(pl.from_arrow(batch))
-            frame = frame.select(
-                *(_as_text(frame, theirs).alias(ours) for ours, theirs in named.items()),
-                (pl.int_range(pl.len(), dtype=pl.Int64) + base + done + 1).alias("row"),
-            )
+            texts = {}
+            for ours, theirs in named.items():
+                try:
+                    texts[ours] = frame.select(_as_text(frame, theirs).alias(ours))[ours]
+                except pl.exceptions.ComputeError as error:  # bytes that are not UTF-8
+                    kind = file.schema_arrow.field(theirs).type
+                    raise _no_text(theirs, kind, member) from error
+            row = pl.int_range(pl.len(), dtype=pl.Int64) + base + done + 1
+            frame = pl.DataFrame(texts).with_columns(row.alias("row"))
             done += len(frame)
             advance(done)
             yield frame
+
+
+def _no_text(column: str, kind: pa.DataType, member: inputs.Member) -> UserError:
+    return UserError(
+        f"its column {column} holds {kind}; wanted text, numbers or dates. Export it as text, such as with"
+        f" CAST({column} AS VARCHAR), or name another with --columns",
+        file=member.name,
+    )
 
 
 def _as_text(frame: pl.DataFrame, column: str) -> pl.Expr:
