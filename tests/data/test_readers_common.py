@@ -67,7 +67,6 @@ def test_blocks_do_not_show(tmp_path, block_bytes):
         (b"1::a::0.5::100", "impossible rating"),
         (b"1::a::good::100", "impossible rating"),
         (b"1::a::nan::100", "impossible rating"),
-        (b"1::a::::100", "impossible rating"),
         (b"1::a::5::-100", "impossible timestamp"),
         (b"1::a::5::0", "impossible timestamp"),
         (b"1::a::5::1700000000000", "impossible timestamp"),  # milliseconds
@@ -92,6 +91,12 @@ def test_a_bad_line_is_named_or_counted(tmp_path, line, problem):
     assert rows_of(log)["user"].to_list() == ["1", "2", "3"]
     assert log.rejected == {problem: 1}
     assert log.rows_read == 4
+
+
+def test_a_rating_that_is_not_there_is_none(tmp_path):
+    log = read_lines(tmp_path, GOOD + b"1::c::::300\n3::d:: ::400\n")
+    assert rows_of(log)["rating"].to_list() == [5.0, 4.0, None, None]
+    assert log.rejected == {}
 
 
 def test_the_line_is_right_in_a_later_block(tmp_path):

@@ -1,4 +1,4 @@
-"""Halves of surrogate pairs, which JSON can write and no text can hold: texts that were cut off in an emoji."""
+"""Halves of surrogate pairs, as in texts that were cut off in an emoji: JSON can write them, UTF-8 cannot."""
 
 import json
 

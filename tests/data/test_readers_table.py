@@ -267,44 +267,6 @@ def test_fractions_may_begin_in_a_later_block(tmp_path):
     assert [row[0] for row in reading.rows(log, "within_second")] == [0, 0, 500_000, 0]
 
 
-def test_quoted_fields_may_hold_line_breaks(tmp_path):
-    file = tmp_path / "log.csv"
-    file.write_text('user,item,note\nu,"a\nb",x\nu,c,"""q"" , z"\nu,d\n')
-    with pytest.raises(UserError, match=r"log\.csv:5: missing column: got 'u,d'"):
-        reading.read("table", file, tmp_path)
-    log = reading.read("table", file, tmp_path, skip_bad_rows=True)
-    assert reading.rows(log, "row", "item") == [(2, "a\nb"), (4, "c")]
-    assert log.rejected == {"missing column": 1}
-
-
-@pytest.mark.parametrize("end", ["x\n", 'x\nv,e,"fine"\nv,f,z\n'], ids=["to the end", "to a quote"])
-@pytest.mark.parametrize("skip_bad_rows", [False, True])
-def test_a_quote_that_is_never_closed_swallows_nothing(tmp_path, end, skip_bad_rows):
-    """Python's own reader would make one row of all that follows the quote, or up to the next."""
-    file = tmp_path / "log.csv"
-    file.write_text('user,item,note\nu,a,"b\nb"\nu,c,"7 inch\nv,d,' + end)
-    with pytest.raises(UserError, match=r"log\.csv:4: the record that begins here .*never closed"):
-        reading.read("table", file, tmp_path, skip_bad_rows=skip_bad_rows)
-    log = reading.read("table", file, tmp_path, quoted=False, skip_bad_rows=True)
-    assert [row[0] for row in reading.rows(log, "item")][-1] == ("f" if "f" in end else "d")
-
-
-@pytest.mark.parametrize("block_bytes", range(1, 90))
-def test_quoted_records_across_blocks(tmp_path, block_bytes):
-    """Block ends fall before, within and after fields with line breaks, and a lone quote confuses none."""
-    file = tmp_path / "log.csv"
-    file.write_text('user,item,note\nu,a,5" wide\nu,"b\n""\nb",x\nu,c,6" wide\nu,"d\nd",y\nu,e,z\n')
-    (workspace := tmp_path / "work").mkdir()
-    log = table.read(file, staging.ReadOptions(workspace, block_bytes=block_bytes))
-    assert reading.rows(log, "row", "item") == [
-        (2, "a"),
-        (3, 'b\n"\nb'),
-        (6, "c"),
-        (7, "d\nd"),
-        (9, "e"),
-    ]
-
-
 def test_between_tabs_a_quote_is_a_letter(tmp_path):
     file = tmp_path / "log.tsv"
     file.write_text('user\titem\tsummary\nu\ta\t"nice\nu\tb\t5" wide\nv\ta\tfine\n')

@@ -1,8 +1,8 @@
 """Reads logs with one interaction a line and fixed columns: `user::item::rating::time` and its kin."""
 
-import csv
+import codecs
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import polars as pl
 
@@ -10,7 +10,19 @@ from genrec_jax.data.readers import inputs, staging
 from genrec_jax.errors import UserError
 
 REPLACEMENT = "\ufffd"
+UNDECODED = "\ufdd0"
+"""Stands for bytes that are not text. Unicode keeps it free for such use, and U+FFFD may be in a text."""
+MARKED = "genrec_jax.marked"
+NOT_TEXT = "not text in the file's encoding"
 KEPT = ("row", "got", "problem", "user", "item", "timestamp", "within_second", "rating")
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return UNDECODED, error.end
+
+
+codecs.register_error(MARKED, _mark)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +117,7 @@ def text_blocks(
 ) -> Iterator[tuple[int, str]]:
     """Whole lines of a file, a few million at a time, with the number of the first.
 
-    Bytes that are not text become U+FFFD when bad rows are skipped, which the checks then count.
+    Bytes that are not text become `UNDECODED` when bad rows are skipped, which the checks then count.
 
     Raises:
         UserError: bytes that are not text in `encoding`, naming the line.
@@ -128,7 +140,7 @@ def text_blocks(
             if first_line == 1:
                 block = block.removeprefix(b"\xef\xbb\xbf")
             try:
-                text = block.decode(encoding, errors="replace" if skip else "strict")
+                text = block.decode(encoding, errors=MARKED if skip else "strict")
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"is not {encoding} text (byte {block[error.start]:#04x}); wanted {encoding}."
@@ -142,54 +154,6 @@ def text_blocks(
             advance(stream.position())
 
 
-def csv_records(
-    lines: Iterable[str],
-    member: inputs.Member,
-    *,
-    separator: str = ",",
-    first_line: int = 1,
-    otherwise: str = "",
-) -> Iterator[tuple[int, list[str]]]:
-    """The records of a text whose fields may be quoted, each with the line on which it begins.
-
-    Args:
-        lines: the text, with its line ends.
-        member: where it comes from, for the error.
-        separator: between columns.
-        first_line: the number of the first of `lines` in the file.
-        otherwise: what else the error advises.
-
-    Raises:
-        UserError: a quote that is never closed, or one within a quoted field that is not written twice:
-            without the check it would swallow the rest of the log. The line is the record's first.
-    """
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    begins = first_line
-    try:
-        for record in reader:
-            yield begins, record
-            begins = first_line + reader.line_num
-    except csv.Error as error:
-        raise UserError(
-            f"the record that begins here cannot be split into columns ({error}); wanted quotes in"
-            " pairs, those within a quoted field written twice, no carriage return alone outside quotes,"
-            f" and no field over {csv.field_size_limit():,} letters. Look for a quote that is never"
-            f" closed{otherwise}",
-            file=member.name,
-            line=begins,
-        ) from error
-
-
-def in_quotes(text: str) -> bool:
-    """Whether a field of a table without quoting is what only a table with quoting would write.
-
-    For example `"a ""b"" c"`, but not `"a"`, which may be a title.
-    """
-    inner = text[1:-1]
-    enclosed = len(text) > 1 and text.startswith('"') and text.endswith('"')
-    return enclosed and '""' in inner and '"' not in inner.replace('""', "")
-
-
 def _split(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:
     width = len(layout.columns)
     line = pl.col("got")
@@ -200,19 +164,20 @@ def _split(frame: pl.DataFrame, layout: Layout) -> pl.DataFrame:
     )
     field = pl.col("fields").struct.field
     names = [f"field_{index}" for index in range(width + 1)]
+    kept = [
+        field(name).alias(column)
+        for name, column in zip(names[:width], layout.columns, strict=True)
+    ]
+    used = [text for text, column in zip(kept, layout.columns, strict=True) if column in KEPT]
     problem = (
-        pl.when(line.str.contains(REPLACEMENT, literal=True))
-        .then(pl.lit("not text in the file's encoding"))
+        pl.when(pl.any_horizontal(text.str.contains(UNDECODED, literal=True) for text in used))
+        .then(pl.lit(NOT_TEXT))
         .when(field(names[width - 1]).is_null())
         .then(pl.lit("missing column"))
         .when(field(names[width]).is_not_null())
         .then(pl.lit("too many columns"))
         .otherwise(pl.lit(None, pl.String))
     )
-    kept = [
-        field(name).alias(column)
-        for name, column in zip(names[:width], layout.columns, strict=True)
-    ]
     return frame.select("row", "got", problem.alias("problem"), *kept)
 
 

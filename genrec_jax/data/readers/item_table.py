@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from genrec_jax.data import artefacts, rawlog
-from genrec_jax.data.readers import delimited, inputs, jsonlines, staging
+from genrec_jax.data.readers import inputs, jsonlines, quoted_records, staging
 from genrec_jax.errors import UserError
 
 NAMES = {
@@ -198,7 +198,7 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[tuple[int
     """
     lines = io.StringIO(staging.read_all(member), newline="")
     records = (
-        delimited.csv_records(lines, member)
+        quoted_records.csv_records(lines, member)
         if quoted
         else ((line, _at_tabs(text)) for line, text in enumerate(lines, start=1))
     )
@@ -222,7 +222,10 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[tuple[int
                 file=member.name,
                 line=line,
             )
-        if not quoted and (field := next(filter(delimited.in_quotes, fields), None)) is not None:
+        if (
+            not quoted
+            and (field := next(filter(quoted_records.in_quotes, fields), None)) is not None
+        ):
             raise UserError(
                 f"got the field {staging.shorten(field)}, with quotes around it; wanted tabs without"
                 " quoting. Save the table as CSV, or without quotes",

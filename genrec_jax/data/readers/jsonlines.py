@@ -20,8 +20,7 @@ from genrec_jax.data.readers import delimited, inputs, staging
 from genrec_jax.errors import UserError
 
 FIRST_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])")
-"""The first of a surrogate pair without the second: Polars reads it as the letter NUL, and refuses the second
-without the first."""
+"""The first of a surrogate pair without the second, which Polars reads as NUL; it refuses a lone second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +131,7 @@ def parse_value(text: str) -> Any:
 def _parse_block(text: str, lines: list[str], fields: Fields) -> pl.DataFrame:
     """Columns `row` (from 0), `problem` and those of the keys, as strings."""
     schema = dict.fromkeys(fields.keys.values(), pl.String)
-    if delimited.REPLACEMENT not in text and not FIRST_HALF.search(text):
+    if delimited.UNDECODED not in text and not FIRST_HALF.search(text):
         try:
             frame = pl.read_ndjson(io.BytesIO(text.encode()), schema=schema)
         except pl.exceptions.PolarsError:
@@ -146,18 +145,19 @@ def _parse_block(text: str, lines: list[str], fields: Fields) -> pl.DataFrame:
         if not line.strip():
             continue
         problem, value = None, {}
-        if delimited.REPLACEMENT in line:
-            problem = "not text in the file's encoding"
-        else:
-            try:
-                value = parse_object(line)
-            except ValueError:
-                problem = "broken line"
+        try:
+            value = parse_object(line)
+        except ValueError:
+            problem = delimited.NOT_TEXT if delimited.UNDECODED in line else "broken line"
         for column, key in fields.keys.items():
-            text = as_text(found := value.get(key))
-            if column in ("user", "item") and isinstance(found, str) and _lost_half(found, text):
+            written = as_text(found := value.get(key))
+            if isinstance(found, str) and delimited.UNDECODED in found:
+                problem = delimited.NOT_TEXT
+            elif (
+                isinstance(found, str) and column in ("user", "item") and _lost_half(found, written)
+            ):
                 problem = f"half a character in the {column}"
-            columns[column].append(text)
+            columns[column].append(written)
         columns["row"].append(number)
         columns["problem"].append(problem)
     types = dict.fromkeys(columns, pl.String) | {"row": pl.Int64}
@@ -182,10 +182,12 @@ def as_text(value: Any) -> str | None:
 def writable(text: str) -> str:
     r"""A text that UTF-8 can hold: pairs of surrogates become their character, halves U+FFFD.
 
-    For example `\ud83d`, half an emoji of a text cut off too early, which JSON can hold.
+    For example `\ud83d`, half an emoji of a text cut off too early, which JSON can hold. What could not be
+    decoded becomes U+FFFD too.
     """
     if text.isascii():
         return text
+    text = text.replace(delimited.UNDECODED, delimited.REPLACEMENT)
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

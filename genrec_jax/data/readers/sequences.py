@@ -97,8 +97,8 @@ def _good_lines(
         "line", "got", "user", pl.col("item").list.len()
     ).iter_rows():
         problem = None
-        if delimited.REPLACEMENT in got:
-            problem = "not text in the file's encoding"
+        if delimited.UNDECODED in got:
+            problem = delimited.NOT_TEXT
         elif not count:
             problem = "a user without items"
         elif user in seen:

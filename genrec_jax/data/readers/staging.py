@@ -194,7 +194,8 @@ def check_numbers(
     Args:
         frame: string columns `user`, `item` and, where there are any, `timestamp` and `rating`;
             `problem` may already be set by the caller and is kept.
-        rating_range: lowest and highest rating allowed; None allows any finite number.
+        rating_range: lowest and highest rating allowed; None allows any finite number, and an empty text
+            or none is no rating.
         time_unit: source units in a second (1000 for milliseconds).
         time_formats: strptime formats to try in turn, where times are dates (taken as UTC).
         earliest: first second that counts as possible.
@@ -224,11 +225,12 @@ def check_numbers(
         changes.append(seconds.alias("timestamp"))
         changes.append(within_second.cast(pl.Int32, strict=False).alias("within_second"))
     if "rating" in frame.columns:
-        rating = pl.col("rating").cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+        text = pl.col("rating").cast(pl.String).str.strip_chars()
+        rating = text.cast(pl.Float64, strict=False)
         possible = rating.is_finite()
         if rating_range is not None:
             possible &= rating.is_between(*rating_range)
-        checks.append((~possible.fill_null(False), "impossible rating"))
+        checks.append(((text != "") & ~possible.fill_null(False), "impossible rating"))
         changes.append(rating.cast(pl.Float32, strict=False).alias("rating"))
     chain = problem
     for failed, reason in checks:

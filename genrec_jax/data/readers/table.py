@@ -4,7 +4,6 @@ Without a time column the order of rows is taken on trust, and the audit says so
 """
 
 import codecs
-import io
 import itertools
 import pathlib
 import re
@@ -15,7 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrec_jax.data import artefacts, rawlog
-from genrec_jax.data.readers import delimited, inputs, item_table, jsonlines, staging, times
+from genrec_jax.data.readers import (
+    delimited,
+    inputs,
+    item_table,
+    jsonlines,
+    quoted_records,
+    staging,
+    times,
+)
 from genrec_jax.errors import UserError
 
 DEFAULT_COLUMNS = ("user", "item", "timestamp", "rating")
@@ -191,7 +198,7 @@ def _json_keys(member: inputs.Member) -> list[str]:
     with inputs.open_member(member) as stream:
         line = next((line for line in stream.read(1 << 20).split(b"\n") if line.strip()), b"")
     try:
-        names = list(jsonlines.parse_object(line.decode()))
+        names = list(jsonlines.parse_object(line.decode("utf-8-sig", "replace")))
     except ValueError as error:
         raise UserError(
             f"begins with {staging.shorten(line.decode('utf-8', 'replace'))}; wanted one JSON object"
@@ -297,7 +304,11 @@ def _delimited_frames(
     for first_line, text in blocks:
         has_quotes = '"' in text
         if has_quotes and (separator != "\t" if quoted is None else quoted):
-            frame = _split_quoted((first_line, text), blocks, separator, member)
+            texts = itertools.chain([text], (text for _, text in blocks))
+            needed = 1 if header and not names else 0
+            frame = quoted_records.of_block(
+                texts, first_line, separator, member, stage, needed=needed
+            )
         else:
             frame = _split_plain(text, separator)
         if not len(frame):
@@ -328,9 +339,14 @@ def _delimited_frames(
         if unsure:
             _refuse_quotes(frame, map(names.index, named.values()), member, first_line)
         count = pl.col("fields").list.len()
+        kept = {
+            ours: pl.col("fields").list.get(names.index(theirs), null_on_oob=True)
+            for ours, theirs in named.items()
+        }
+        undecoded = [text.str.contains(delimited.UNDECODED, literal=True) for text in kept.values()]
         problem = (
-            pl.when(pl.col("got").str.contains(delimited.REPLACEMENT, literal=True))
-            .then(pl.lit("not text in the file's encoding"))
+            pl.when(pl.any_horizontal(undecoded))
+            .then(pl.lit(delimited.NOT_TEXT))
             .when(count < len(names))
             .then(pl.lit("missing column"))
             .when(count > len(names))
@@ -341,10 +357,7 @@ def _delimited_frames(
             pl.col("row").cast(pl.Int64) + first_line + base,
             "got",
             problem.alias("problem"),
-            *(
-                pl.col("fields").list.get(names.index(theirs), null_on_oob=True).alias(ours)
-                for ours, theirs in named.items()
-            ),
+            *(text.alias(ours) for ours, text in kept.items()),
         )
 
 
@@ -370,50 +383,6 @@ def _split_plain(text: str, separator: str) -> pl.DataFrame:
     frame = frame.with_columns(pl.col("got").str.strip_chars_end("\r"))
     frame = frame.filter(pl.col("got").str.strip_chars() != "")
     return frame.with_columns(pl.col("got").str.split(separator).alias("fields"))
-
-
-def _split_quoted(
-    block: tuple[int, str],
-    more: Iterator[tuple[int, str]],
-    separator: str,
-    member: inputs.Member,
-) -> pl.DataFrame:
-    """The records of a block, and of the next ones for as long as a record goes on into them."""
-    if len(separator) != 1:
-        raise UserError(
-            f"has quotes, and columns separated by {separator!r}; wanted a separator of one character"
-            " where fields are quoted. Export it again, or pass --no-quoted where quotes are letters",
-            file=member.name,
-        )
-    waiting = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal waiting
-        for _, text in itertools.chain([block], more):
-            taken = list(io.StringIO(text, newline="\n"))  # `text_blocks` counts no other line ends
-            waiting = len(taken)
-            for line in taken:
-                waiting -= 1
-                yield line
-
-    first_line = block[0]
-    rows, fields = [], []
-    for line, record in delimited.csv_records(
-        lines(),
-        member,
-        separator=separator,
-        first_line=first_line,
-        otherwise="; where quotes are letters like any other, pass --no-quoted",
-    ):
-        if record:
-            rows.append(line - first_line)
-            fields.append(record)
-        if not waiting:
-            break
-    return pl.DataFrame(
-        {"row": rows, "got": [separator.join(record) for record in fields], "fields": fields},
-        schema={"row": pl.UInt32, "got": pl.String, "fields": pl.List(pl.String)},
-    )
 
 
 def _refuse_quotes(
