@@ -34,6 +34,19 @@ def test_a_zip_made_in_its_own_folder(tmp_path):
     assert [member.base_name for member in inputs.Inputs(file, reader="x").members] == ["a.dat"]
 
 
+def test_a_zip_packed_by_deflate64(tmp_path):
+    file = tmp_path / "big.zip"
+    content = bytearray(zip_bytes(**{"a.dat": GOOD}))
+    content[8] = content[content.index(b"PK\1\2") + 10] = 9  # the method, in both headers
+    file.write_bytes(content)
+    (member,) = inputs.Inputs(file, reader="x").members
+    with (
+        pytest.raises(UserError, match=r"big\.zip/a\.dat: is packed by Deflate64 .*Unpack it"),
+        inputs.open_member(member),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("name", ["ratings.dat", "ratings.zip"])
 def test_a_file_that_may_not_be_read_is_named_and_not_the_output(tmp_path, monkeypatch, name):
     file = tmp_path / name

@@ -19,6 +19,8 @@ from genrec_jax.data import artefacts, rawlog
 from genrec_jax.errors import UserError
 
 OTHER_ARCHIVES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".bz2", ".xz", ".7z", ".rar", ".zst")
+DEFLATE64 = 9
+"""The number of the method by which Windows packs large files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +185,15 @@ def open_member(member: Member) -> Iterator[ByteStream]:
                     "is encrypted; wanted a readable archive. Unpack it and give the folder as --input",
                     file=member.name,
                 )
-            opened: Any = archive.open(member.member)  # a BufferedIOBase, typed as IO[bytes]
+            try:
+                opened: Any = archive.open(member.member)  # a BufferedIOBase, typed as IO[bytes]
+            except NotImplementedError as error:
+                method = archive.getinfo(member.member).compress_type
+                raise UserError(
+                    f"is packed by {'Deflate64' if method == DEFLATE64 else f'method {method}'} ({error});"
+                    " wanted a zip that Python can read. Unpack it and give the file itself",
+                    file=member.name,
+                ) from error
             stream = stack.enter_context(opened)
         if name.lower().endswith(".gz"):
             stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
