@@ -1,4 +1,4 @@
-"""Halves of surrogate pairs, as in texts that were cut off in an emoji: JSON can write them, UTF-8 cannot."""
+"""Halves of surrogate pairs, as in texts cut off within an emoji: JSON can write them, UTF-8 cannot."""
 
 import json
 

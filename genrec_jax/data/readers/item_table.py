@@ -1,9 +1,9 @@
 """Titles and the like from a table beside the log: `items.tsv`, CSV, JSON lines or Parquet."""
 
-import html
 import io
 import pathlib
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
@@ -23,6 +23,8 @@ NAMES = {
     "description": ("description",),
 }
 NUMPY_NAME = r"""'[^']*'|"[^"]*\""""
+THOUSANDS = r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?"
+DECIMAL_COMMA = r"(\d+|[1-9]\d{0,2}(\.\d{3})+),\d{1,2}"
 NUMPY_LIST = rf"\[(?:{NUMPY_NAME})(?:\s+(?:{NUMPY_NAME}))+\]"
 
 
@@ -109,7 +111,7 @@ def clean_text(value: Any) -> str | None:
         value = " ".join(str(part) for part in value)
     if value is None:
         return None
-    text = " ".join(jsonlines.writable(html.unescape(str(value))).split())
+    text = " ".join(jsonlines.writable(jsonlines.unescape(str(value))).split())
     return text or None
 
 
@@ -143,11 +145,19 @@ def clean_categories(value: Any) -> list[str] | None:
 
 
 def clean_price(value: Any) -> float | None:
-    """A price in the source's currency; `"$5.99"` becomes 5.99, ranges and texts become None."""
+    """A price in the source's currency; `"$1,299.50"` and `"1.299,50 €"` become 1299.5.
+
+    A comma separates thousands, or one or two decimals; ranges and texts become None.
+    """
     if value is None:
         return None
+    text = "".join(letter for letter in str(value) if unicodedata.category(letter) != "Sc").strip()
+    if re.fullmatch(THOUSANDS, text):
+        text = text.replace(",", "")
+    elif re.fullmatch(DECIMAL_COMMA, text):
+        text = text.replace(".", "").replace(",", ".")
     try:
-        price = float(str(value).strip().removeprefix("$").replace(",", ""))
+        price = float(text)
     except ValueError:
         return None
     return price if 0 <= price < 1e9 else None

@@ -7,7 +7,7 @@ pair, is read line by line, so that the error can name the line.
 import ast
 import dataclasses
 import decimal
-import html
+import html.entities
 import io
 import json
 import re
@@ -21,6 +21,8 @@ from genrec_jax.errors import UserError
 
 FIRST_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])")
 """The first of a surrogate pair without the second, which Polars reads as NUL; it refuses a lone second."""
+
+ENTITY = re.compile(r"&(#[0-9]+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +181,16 @@ def as_text(value: Any) -> str | None:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
+def unescape(text: str) -> str:
+    """HTML entities as characters, those that end in `;` alone: `Guitar&amplifier` has none."""
+    return ENTITY.sub(_character, text)
+
+
+def _character(entity: re.Match[str]) -> str:
+    known = entity[1].startswith("#") or f"{entity[1]};" in html.entities.html5
+    return html.unescape(entity[0]) if known else entity[0]
+
+
 def writable(text: str) -> str:
     r"""A text that UTF-8 can hold: pairs of surrogates become their character, halves U+FFFD.
 
@@ -208,11 +220,11 @@ def _clean_texts(frame: pl.DataFrame) -> pl.DataFrame:
     for column in ("review", "summary"):
         if column in frame.columns:
             text = pl.col(column)
-            entity = text.str.contains("&[#a-zA-Z0-9]+;")
+            entity = text.str.contains(ENTITY.pattern)
             unescaped = (
                 pl.when(entity)
                 .then(text)
-                .map_elements(html.unescape, return_dtype=pl.String, skip_nulls=True)
+                .map_elements(unescape, return_dtype=pl.String, skip_nulls=True)
             )
             cleaned = pl.coalesce(unescaped, text).str.strip_chars()
             changes.append(pl.when(cleaned != "").then(cleaned).alias(column))
