@@ -105,6 +105,8 @@ def of_histories(file: str) -> list[Request]:
             entry = json.loads(text)
             history = entry["history"]
             fits = isinstance(history, list) and all(isinstance(item, str) for item in history)
+            user = str(line if entry.get("user") is None else entry["user"])
+            "".join([user, *history]).encode()  # fails at half an emoji, which no text can hold
         except (ValueError, TypeError, KeyError):
             fits = False
         if not fits:
@@ -114,7 +116,7 @@ def of_histories(file: str) -> list[Request]:
                 file=file,
                 line=line,
             )
-        requests.append(Request(str(entry.get("user", line)), None, history))
+        requests.append(Request(user, None, history))
     return requests
 
 
@@ -205,12 +207,12 @@ def _open(path: pathlib.Path, kind: str) -> Iterator[Callable[[list[dict[str, An
 
 
 def lines(file: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not empty, with their numbers."""
+    """The lines of a text file that are not empty, with their numbers; U+2028 and its like end none."""
     try:
-        text = pathlib.Path(file).read_text(encoding="utf-8")
+        text = pathlib.Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"cannot be read ({error}); wanted UTF-8 text, one entry a line", file=file
         ) from error
-    stripped = (line.strip() for line in text.splitlines())
+    stripped = (line.strip() for line in text.split("\n"))
     return ((number, line) for number, line in zip(itertools.count(1), stripped) if line)

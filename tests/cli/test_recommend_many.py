@@ -92,7 +92,17 @@ def test_flags_that_do_not_go_together(made, words, said, capsys):
     assert code == 2 and said in " ".join(err.split())
 
 
-@pytest.mark.parametrize("line", ['["a"]', '{"history": "a"}', '{"history": [3]}', "nothing"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '["a"]',
+        '{"history": "a"}',
+        '{"history": [3]}',
+        "nothing",
+        r'{"user": "\ud83d", "history": []}',
+        r'{"history": ["\ud83d"]}',
+    ],
+)
 def test_a_line_that_is_no_history(line, tmp_path):
     file = tmp_path / "histories.jsonl"
     file.write_text('{"history": []}\n' + line, encoding="utf-8")
@@ -100,6 +110,24 @@ def test_a_line_that_is_no_history(line, tmp_path):
         recommend_many.UserError, match=r"histories.jsonl:2: .*wanted a JSON object"
     ):
         recommend_many.of_histories(str(file))
+
+
+def test_histories_as_others_write_json_lines(tmp_path):
+    file = tmp_path / "histories.jsonl"
+    lines = [
+        '{"user": "ann", "history": ["a\u2028b", "c\x85"]}',
+        "",
+        '{"user": null, "history": ["d"]}',
+        '{"history": []}',
+        '{"user": 7, "history": []}',
+    ]
+    file.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8", newline="")
+    assert recommend_many.of_histories(str(file)) == [
+        ("ann", None, ["a\u2028b", "c\x85"]),
+        ("3", None, ["d"]),
+        ("4", None, []),
+        ("7", None, []),
+    ]
 
 
 def test_a_file_that_is_there_stays(made, tmp_path, capsys):
