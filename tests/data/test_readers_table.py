@@ -366,6 +366,19 @@ def test_parquet_ids_in_the_log_and_the_table_of_items(tmp_path):
         assert log.items["item"].to_list() == ids
 
 
+def test_json_lines_without_a_rating(tmp_path):
+    """A line may lack it; where all do, the key is another."""
+    file = tmp_path / "log.jsonl"
+    file.write_text(
+        '{"user": 1, "item": 2, "rating": null}\n'
+        '{"user": 1, "item": 3, "rating": 4}\n{"user": 1, "item": 4}\n'
+    )
+    log = reading.read("table", file, tmp_path)
+    assert reading.rows(log, "item", "rating") == [("2", None), ("3", 4.0), ("4", None)]
+    with pytest.raises(UserError, match=r"log\.jsonl: no line has a rating under 'stars'; wanted"):
+        reading.read("table", file, tmp_path, columns="user=user,item=item,rating=stars")
+
+
 def test_prepared_from_json_lines(tmp_path):
     file = tmp_path / "log.jsonl"
     file.write_text(

@@ -71,10 +71,11 @@ def read(
         keep: which checked rows count at all (a range of dates); bad rows always do.
 
     Raises:
-        UserError: an empty file, a wrong encoding, or a bad line.
+        UserError: an empty file, a wrong encoding, a bad line, or a key for ratings that no line has.
     """
     base = stage.begin_file(member.name)
-    met_line = False
+    met_line = met_good = False
+    rated = "rating" not in fields.keys
     for first_line, text in delimited.text_blocks(member, stage, encoding="utf-8"):
         lines = text.removesuffix("\n").split("\n")
         frame = _parse_block(text, lines, fields)
@@ -89,12 +90,20 @@ def read(
             time_formats=fields.time_formats,
             null_values=fields.null_values,
         )
+        met_good |= frame["problem"].has_nulls()
+        rated |= "rating" in frame.columns and frame["rating"].count() > 0
         if keep is not None:
             frame = frame.filter(keep | pl.col("problem").is_not_null())
         frame = _with_lines(_clean_texts(frame), lines, first_line + base)
         stage.add(frame, wanted=fields.wanted)
     if not met_line:
         raise UserError("has no rows; wanted interactions. Export it again", file=member.name)
+    if met_good and not rated:
+        raise UserError(
+            f"no line has a rating under {fields.keys['rating']!r}; wanted some. Use the reader `table`"
+            " and name the key, or leave ratings out: --columns user=KEY,item=KEY,timestamp=KEY,rating=KEY",
+            file=member.name,
+        )
 
 
 def parse_object(line: str) -> dict[str, Any]:
