@@ -108,6 +108,32 @@ def test_sequences_sorted_by_the_number_in_the_id_fail(tmp_path):
     assert audit.audit_sorted_sequences(write(tmp_path / "d", sequences)).status == "fail"
 
 
+@pytest.mark.parametrize(
+    ("moments", "status"),
+    [
+        (lambda row: range(len(row)), "warn"),  # times that differ made the order
+        (lambda row: [number // 2 for number in range(len(row))], "warn"),  # half of it
+        (lambda row: [5] * len(row), "fail"),  # nothing but ties
+        (lambda row: [5] * (len(row) - 1) + [6], "fail"),  # ties, but for a random last item
+    ],
+    ids=["times", "halves", "ties", "nearly ties"],
+)
+def test_ids_that_grow_with_time_are_no_failure(tmp_path, moments, status):
+    rows = [[*sorted(row[:-1]), row[-1]] for row in random_sequences(length=14)]
+    if status == "warn":
+        rows = [sorted(row) for row in rows]
+    found = audit.audit_sorted_sequences(write(tmp_path / "d", rows, [moments(r) for r in rows]))
+    assert found.status == status, found.detail
+    assert ("ids grow (or fall) with time" in found.detail) == (status == "warn")
+
+
+def test_times_that_did_not_order_the_sequences_excuse_nothing(tmp_path):
+    rows = [sorted(row) for row in random_sequences()]
+    made = write(tmp_path / "d", rows, rising_times(rows))
+    made.manifest["order"] = "trusted"
+    assert audit.audit_sorted_sequences(made).status == "fail"
+
+
 def read_sequences(path: pathlib.Path) -> list[list[str]]:
     return [line.split()[1:] for line in path.read_text().splitlines()]
 
