@@ -109,9 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cold-items",
-        choices=("catalogue-order", "held-out-order"),
+        choices=("shuffled", "held-out-order"),
         help="sequential: how items unseen in training are numbered, after all others (default:"
-        " catalogue-order); held-out-order leaks the held-out items' order and exists to reproduce"
+        " shuffled); held-out-order leaks the held-out items' order and exists to reproduce"
         " public files",
     )
     parser.add_argument(

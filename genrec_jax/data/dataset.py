@@ -3,8 +3,9 @@
     interactions.parquet  user int32, item int32, timestamp int64?, rating float32?, review?, summary?
                           sorted by user, then time, file order breaking ties; within_second int32
                           (what follows the second) where times are finer than seconds, else no such column
-    items.parquet         item int32 (dense, in the order of source ids, so that a number tells
-                          nothing about time), source_id, title?, brand?, categories?, price?, description?
+    items.parquet         item int32 (dense, in the order of source ids, so that a number tells no more
+                          about time than they do), source_id, title?, brand?, categories?, price?,
+                          description?
     users.parquet         user int32 (dense, in an order that tells nothing), source_id
     dataset.json          counts, filters, split, sources with sha256, checksums, format version
 

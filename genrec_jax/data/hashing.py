@@ -1,4 +1,4 @@
-"""All random draws of users' numbers and of the pipeline: a counter-based hash and a keyed order.
+"""All random draws of numbers, orders and the pipeline: a counter-based hash and a keyed order.
 
 There is no generator with a state. A draw depends on its numbers alone, so any example of any
 epoch can be made first, last, twice, or on another host. Golden values in the tests pin both

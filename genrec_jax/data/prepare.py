@@ -97,9 +97,9 @@ def prepare(
 ) -> dataset.Dataset:
     """Filters, numbers and writes a raw log.
 
-    Items are numbered in the order of their source ids, so that a number tells nothing about time;
-    users by a fixed shuffle of theirs, so that a number tells nothing about what the user takes. A log
-    sorted by item, as Amazon's are, meets a user first at the least of all items, held-out ones
+    Items are numbered in the order of their source ids, so that a number tells no more about time than
+    they do; users by a fixed shuffle of theirs, so that a number tells nothing about what the user takes.
+    A log sorted by item, as Amazon's are, meets a user first at the least of all items, held-out ones
     included, and prompts name users by their numbers. A user's interactions are sorted by time, file
     order breaking ties.
 

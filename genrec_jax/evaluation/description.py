@@ -121,9 +121,10 @@ def _audit(
 ) -> list[dict[str, Any]]:
     """The leakage audit made anew on what was evaluated, and what only indexing could check."""
     dataset, splits = evaluator.dataset, evaluator.splits
+    ids = run.item_ids(dataset_name)
     made_anew = [
         *audit.audit_dataset(dataset, splits),
-        *audit.audit_item_ids(dataset, splits, run.item_ids(dataset_name).texts),
+        *audit.audit_item_ids(dataset, splits, ids.texts, ordered=ids.ordered),
     ]
     for template in evaluator.templates:
         if evaluator.users_of(template) is not None:

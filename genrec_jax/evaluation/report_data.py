@@ -206,10 +206,10 @@ def _view(
         )
         return dataclasses.replace(bare, notice=notice)
     part = splits.of(dataset)
-    texts = item_ids_lib.load(run.dataset(name).folder).texts
+    ids = item_ids_lib.load(run.dataset(name).folder)
     checks = [
         *audit.audit_dataset(dataset, part),
-        *audit.audit_item_ids(dataset, part, texts),
+        *audit.audit_item_ids(dataset, part, ids.texts, ordered=ids.ordered),
         *_training_audit(run, name, dataset, part),
     ]
     main = bare.main_system

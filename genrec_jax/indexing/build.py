@@ -46,7 +46,7 @@ class IndexConfig:
 
     method: Method
     seed: int = 0
-    cold_items: numbered_ids.ColdItems = "catalogue-order"
+    cold_items: numbered_ids.ColdItems = "shuffled"
     clusters: int | None = None
     max_cluster: int | None = None
     number_digits_per_token: int = 2
@@ -321,7 +321,7 @@ def _audit(
         ]
     else:
         verdicts = [
-            audit.audit_item_ids(one, part, own.texts, rebuild=texts)
+            audit.audit_item_ids(one, part, own.texts, rebuild=texts, ordered=own.ordered)
             for one, part, own in zip(loaded, partitions, ids, strict=True)
         ]
     for one, part, own_verdicts in zip(loaded, partitions, verdicts, strict=True):

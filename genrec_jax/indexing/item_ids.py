@@ -60,6 +60,11 @@ class ItemIds:
         """Items of the catalogue, cold ones included."""
         return len(self.texts)
 
+    @property
+    def ordered(self) -> bool:
+        """Whether a model can tell the ids' order: not where each is one token, which has no neighbours."""
+        return self.method != "independent"
+
     def check_dataset(self, dataset: Dataset) -> None:
         """Raises `UserError` unless these ids were made from exactly this dataset."""
         if self.dataset_fingerprint != dataset.fingerprint:

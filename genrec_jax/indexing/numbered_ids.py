@@ -6,11 +6,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64
 
+from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits
 
 FIRST_NUMBER = 1001
-ColdItems = Literal["catalogue-order", "held-out-order"]
+ColdItems = Literal["shuffled", "held-out-order"]
 
 
 def random_order(num_items: int, *, seed: int) -> Int64[np.ndarray, " I"]:
@@ -27,7 +28,7 @@ def random_order(num_items: int, *, seed: int) -> Int64[np.ndarray, " I"]:
 
 
 def sequential_order(
-    dataset: Dataset, splits: Splits, *, cold_items: ColdItems = "catalogue-order"
+    dataset: Dataset, splits: Splits, *, cold_items: ColdItems = "shuffled"
 ) -> Int64[np.ndarray, " I"]:
     """Items in the order in which a walk over the users' training sequences meets them.
 
@@ -36,17 +37,16 @@ def sequential_order(
     Args:
         dataset: the dataset.
         splits: which interactions train.
-        cold_items: `catalogue-order` numbers cold items in the order of the catalogue.
-            `held-out-order` takes them in the order of the held-out interactions, which lets the
-            ids depend on them: that is what OpenP5's public files do, and it is for comparing
-            with those only.
+        cold_items: `shuffled` numbers cold items in a fixed shuffle of the catalogue, whose own order
+            is that of source ids and may be that of time. `held-out-order` takes them in the order of
+            the held-out interactions, which lets the ids depend on them: that is what OpenP5's public
+            files do, and it is for comparing with those only.
     """
     in_training_X = splits.in_training_X(dataset)
     met = dataset.items_X[in_training_X].tolist()
     held_out = dataset.items_X[~in_training_X].tolist() if cold_items == "held-out-order" else []
-    order = dict.fromkeys(
-        [*met, *held_out, *range(dataset.num_items)]
-    )  # each item where it first stands
+    shuffled = hashing.draw_order(dataset.num_items).tolist()
+    order = dict.fromkeys([*met, *held_out, *shuffled])  # each item where it first stands
     return np.array(list(order), np.int64)
 
 

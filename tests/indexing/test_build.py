@@ -132,7 +132,7 @@ def test_parity_option_is_caught_by_the_audit(make_dataset, prompt_lines):
     sequences = [[*trained[user % 2], *held_out[2 * user : 2 * user + 2]] for user in range(10)]
     data = make_dataset(sequences)
     verdicts = {}
-    for order in ("catalogue-order", "held-out-order"):
+    for order in ("shuffled", "held-out-order"):
         (built,) = build.build_index(
             [data.path],
             build.IndexConfig("sequential", cold_items=order),
@@ -141,8 +141,23 @@ def test_parity_option_is_caught_by_the_audit(make_dataset, prompt_lines):
         )
         assert built.cold_items == 20
         verdicts[order] = {verdict.check: verdict.status for verdict in built.audit}
-    assert set(verdicts["catalogue-order"].values()) == {"pass"}
+    assert set(verdicts["shuffled"].values()) == {"pass"}
     assert verdicts["held-out-order"]["item_ids_rebuilt"] == "fail"
+
+
+@pytest.mark.parametrize("method", build.METHODS)
+def test_ids_of_a_log_whose_source_ids_grow_with_time_tell_nothing(
+    make_dataset, prompt_lines, method
+):
+    """Every user's held-out items are new ones, and the catalogue's order is the order of time."""
+    trained = [["a", "b"], ["b", "a"]]
+    sequences = [
+        [*trained[user % 2], f"n{2 * user:02d}", f"n{2 * user + 1:02d}"] for user in range(20)
+    ]
+    data = make_dataset(sequences)
+    (built,) = build.build_index([data.path], build.IndexConfig(method), prompt_lines=prompt_lines)
+    assert built.cold_items == 40
+    assert {verdict.status for verdict in built.audit} == {"pass"}, built.audit
 
 
 def test_wrong_calls(make_dataset, prompt_lines, tmp_path):
