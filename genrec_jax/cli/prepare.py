@@ -122,7 +122,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="k-core, items (default: 5)",
     )
-    filters.add_argument("--drop-duplicates", action="store_true", help="drop repeated rows")
+    filters.add_argument(
+        "--drop-duplicates",
+        action="store_true",
+        help="drop rows equal to an earlier one in user, item, time and rating; in a log without times, an"
+        " item that a user takes twice running",
+    )
     filters.add_argument(
         "--skip-bad-rows", action="store_true", help="leave bad rows out, and count them"
     )

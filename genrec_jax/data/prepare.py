@@ -43,8 +43,9 @@ class Filters:
     Attributes:
         min_user: interactions a user needs (k-core).
         min_item: interactions an item needs (k-core).
-        drop_duplicates: drop rows equal to an earlier one in user, item, time and rating. Off by
-            default: the published counts include such rows where there are any.
+        drop_duplicates: drop rows equal to an earlier one in user, item, time and rating; without
+            times, those equal to the user's row before, since a later repeat may be a new interaction.
+            Off by default: the published counts include such rows where there are any.
         skip_short_users: leave-one-out: drop users left with under 3 interactions, which it cannot
             split, where the default is an error.
         tie_seed: order tied times at random with this seed, to see how much a result owes to file
@@ -136,7 +137,7 @@ def prepare(
     rejected = dict(raw.rejected)
     dropped = 0
     if filters.drop_duplicates:
-        log, dropped = _without_duplicates(log)
+        log, dropped = _without_duplicates(log, timed)
     with steps.step("numbering users and items"):
         coded, user_ids, item_ids = _encode(log, user_order)
     with steps.step("k-core"):
@@ -234,12 +235,21 @@ def _with_rows(interactions: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
     return log.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
 
 
-def _without_duplicates(log: pl.LazyFrame) -> tuple[pl.LazyFrame, int]:
-    names = log.collect_schema().names()
-    key = [name for name in ("user", "item", *TIMES, "rating") if name in names]
-    frame = log.collect(engine="streaming")
-    unique = frame.sort("row").unique(key, keep="first", maintain_order=True)
+def _without_duplicates(log: pl.LazyFrame, timed: bool) -> tuple[pl.LazyFrame, int]:
+    frame = log.collect(engine="streaming").sort("row")
+    if timed:
+        unique = frame.unique(_identity(frame), keep="first", maintain_order=True)
+    else:
+        repeats = [
+            pl.col(name).eq_missing(pl.col(name).shift().over("user")) for name in _identity(frame)
+        ]
+        unique = frame.filter(~pl.all_horizontal(repeats))
     return unique.lazy(), len(frame) - len(unique)
+
+
+def _identity(frame: pl.DataFrame) -> list[str]:
+    """The columns in which duplicates agree."""
+    return [name for name in ("user", "item", *TIMES, "rating") if name in frame.columns]
 
 
 def _encode(log: pl.LazyFrame, user_order: UserOrder) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
@@ -351,13 +361,13 @@ def _ties(kept: pl.DataFrame, tie_seed: int | None) -> dict[str, Any]:
 
 
 def _count_duplicates(kept: pl.DataFrame, timed: bool) -> int:
-    """Rows equal to an earlier one: by user, item, time and rating, or the item twice in a row."""
+    """What `_without_duplicates` would drop; without times, of rows sorted by user."""
     if not timed:
-        return int(_same_as_previous(kept, ["user", "item"]).sum())
+        repeats = [pl.col(name).eq_missing(pl.col(name).shift()) for name in _identity(kept)]
+        return int(kept.select(pl.all_horizontal(repeats).sum()).item())
     tied_X = _same_as_previous(kept, ["user", *_times(kept)])
     tied_X[:-1] |= tied_X[1:]
-    key = [column for column in ("user", *TIMES, "item", "rating") if column in kept.columns]
-    tied = kept.select(key).filter(tied_X)
+    tied = kept.select(_identity(kept)).filter(tied_X)
     return len(tied) - tied.n_unique() if len(tied) else 0
 
 

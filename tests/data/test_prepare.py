@@ -118,6 +118,28 @@ def test_ties_and_duplicates_are_counted(tmp_path):
     assert dropped.num_interactions == 7
 
 
+def test_without_times_only_immediate_repeats_are_duplicates(tmp_path):
+    rows = [
+        ("u", "a", 5.0),
+        ("v", "a", 5.0),  # between u's rows
+        ("u", "a", 5.0),  # the repeat
+        ("u", "b", None),
+        ("u", "b", None),  # another
+        ("u", "a", 5.0),  # taken again later: an interaction of its own
+        ("u", "a", 4.0),  # another rating: no copy
+        ("v", "b", 5.0),
+        ("v", "a", 5.0),
+    ]
+    raw = log(rows, columns=("user", "item", "rating"), order_trusted=True)
+    made = make(tmp_path, raw, user_order="file")
+    assert made.manifest["duplicates"] == {"exact_kept": 2, "exact_dropped": 0}
+    filters = prepare.Filters(1, 1, drop_duplicates=True)
+    made = make(tmp_path, raw, user_order="file", filters=filters, overwrite=True)
+    assert made.manifest["duplicates"] == {"exact_kept": 0, "exact_dropped": 2}
+    assert made.sequence(0).tolist() == [0, 1, 0, 0]
+    assert made.sequence(1).tolist() == [0, 1, 0]
+
+
 def test_ties_may_be_ordered_at_random(tmp_path):
     rows = [("u", f"i{number}", 5 if number < 8 else number) for number in range(10)]
     orders = {}
