@@ -141,26 +141,18 @@ def prepare(
     with steps.step("numbering users and items"):
         coded, user_ids, item_ids = _encode(log, user_order)
     with steps.step("k-core"):
-        core = kcore.k_core(
-            coded["user"].to_numpy(),
-            coded["item"].to_numpy(),
-            min_user=filters.min_user,
-            min_item=filters.min_item,
-        )
-        kept = coded[core.kept_X] if len(core.kept_X) < len(coded) else coded
+        kept, rounds = _k_core(coded, filters, target)
         filtered = len(coded) - len(kept)
         del coded
-    if not len(kept):
-        raise UserError(
-            f"nothing is left of {filtered} interactions when every user needs {filters.min_user} and"
-            f" every item {filters.min_item}. Lower --min-user-interactions and --min-item-interactions",
-            file=target,
-        )
-    short = 0
-    if split.protocol == "leave_one_out":
-        kept, short = _check_short_users(kept, user_ids, raw, skip=filters.skip_short_users)
-    if short:
-        rejected[SHORT_USER] = rejected.get(SHORT_USER, 0) + short
+        short = 0
+        if split.protocol == "leave_one_out":
+            kept, short = _check_short_users(kept, user_ids, raw, skip=filters.skip_short_users)
+        if short:
+            rejected[SHORT_USER] = rejected.get(SHORT_USER, 0) + short
+            before = len(kept)  # items may have too few without the short users
+            longer = dataclasses.replace(filters, min_user=LEAVE_ONE_OUT_NEEDS)
+            kept, more_rounds = _k_core(kept, longer, target)
+            filtered, rounds = filtered + before - len(kept), rounds + more_rounds
     with steps.step("sorting"):
         kept = _sort(kept, timed=timed, tie_seed=filters.tie_seed)
     tables = _number(kept, user_ids, item_ids)
@@ -175,7 +167,7 @@ def prepare(
         "filters": dataclasses.asdict(filters),
         "user_order": user_order,
         "split": part,
-        "k_core_rounds": core.rounds,
+        "k_core_rounds": rounds,
         "rows": {
             "read": raw.rows_read,
             "rejected": rejected,
@@ -276,6 +268,23 @@ def _encode(log: pl.LazyFrame, user_order: UserOrder) -> tuple[pl.DataFrame, pl.
         .collect(engine="streaming")
     )
     return coded, users["user"], items["item"]
+
+
+def _k_core(coded: pl.DataFrame, filters: Filters, target: str) -> tuple[pl.DataFrame, int]:
+    """What the k-core leaves, and its rounds."""
+    core = kcore.k_core(
+        coded["user"].to_numpy(),
+        coded["item"].to_numpy(),
+        min_user=filters.min_user,
+        min_item=filters.min_item,
+    )
+    if not len(core.kept_X):
+        raise UserError(
+            f"nothing is left of {len(coded)} interactions when every user needs {filters.min_user} and"
+            f" every item {filters.min_item}. Lower --min-user-interactions and --min-item-interactions",
+            file=target,
+        )
+    return (coded[core.kept_X] if len(core.kept_X) < len(coded) else coded), core.rounds
 
 
 def _check_short_users(

@@ -227,6 +227,19 @@ def test_a_short_user_is_an_error_or_a_count(tmp_path):
     assert made.manifest["rows"]["rejected"] == {"user with fewer than 3 interactions": 2}
 
 
+def test_the_k_core_holds_without_short_users(tmp_path):
+    """`rare` has two users, one of them short; without it, v has two interactions and goes too."""
+    rows = [(user, item, time) for user in ("t", "u") for time, item in enumerate("abc")]
+    rows += [("v", "a", 1), ("v", "b", 2), ("v", "rare", 3), ("short", "rare", 1)]
+    made = make(tmp_path, log(rows), filters=prepare.Filters(1, 2, skip_short_users=True))
+    assert sorted(made.user_source_ids) == ["t", "u"]
+    assert made.item_source_ids == ["a", "b", "c"]
+    assert np.bincount(made.items_X).min() >= 2
+    counted = made.manifest["rows"]
+    assert counted["rejected"] == {"user with fewer than 3 interactions": 1}
+    assert (counted["dropped_by_k_core"], counted["kept"]) == (3, 6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
