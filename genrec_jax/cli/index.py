@@ -53,6 +53,7 @@ METHODS_OF_FLAG = {
     "cold_items": ("sequential",),
     "clusters": ("collaborative",),
     "max_cluster": ("collaborative",),
+    "max_user_items": ("collaborative",),
     "ids": (foreign_ids.METHOD,),
     "id_columns": (foreign_ids.METHOD,),
     "add_tokens": (foreign_ids.METHOD,),
@@ -106,6 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="collaborative: a cluster of more items is split again (default: 500, or thrice the"
         " average size of a cluster if that is less)",
+    )
+    parser.add_argument(
+        "--max-user-items",
+        type=numeric_flags.COUNT,
+        metavar="N",
+        help="collaborative: users with more different items, such as crawlers, are left out when"
+        " co-occurrence is counted (default: none is, and too many pairs are an error)",
     )
     parser.add_argument(
         "--cold-items",

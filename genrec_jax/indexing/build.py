@@ -38,6 +38,8 @@ class IndexConfig:
         clusters: collaborative only; clusters of one split, by default from the catalogue's size
             (see `collaborative_ids.default_settings`).
         max_cluster: collaborative only; a cluster of more items is split again.
+        max_user_items: collaborative only; users with more items are left out of the co-occurrence (see
+            `collaborative_ids.cooccurrence`).
         number_digits_per_token: digits that share a token where the vocabulary is trained.
         ids: file only; for each dataset the file of its ids, see `file_ids.read`.
         id_columns: file only; its columns, where they have other names.
@@ -49,6 +51,7 @@ class IndexConfig:
     cold_items: numbered_ids.ColdItems = "shuffled"
     clusters: int | None = None
     max_cluster: int | None = None
+    max_user_items: int | None = None
     number_digits_per_token: int = 2
     ids: Sequence[artefacts.PathLike] = ()
     id_columns: Mapping[str, str] | None = None
@@ -144,13 +147,14 @@ def build_index(
         )
 
     partitions = [splits.of(one) for one in loaded]
+    trees: dict[str, collaborative_ids.Tree] = {}
     ids = [
-        make_item_ids(one, part, config, place)
+        make_item_ids(one, part, config, place, trees)
         for place, (one, part) in enumerate(zip(loaded, partitions, strict=True))
     ]
     made = words(ids)
     _check_names(names, made)
-    audits = _audit(loaded, partitions, ids, made, config, words)
+    audits = _audit(loaded, partitions, ids, made, config, words, trees)
     built = []
     with artefacts.atomic_directory(
         output, overwrite=overwrite, manifests=(item_ids.MANIFEST,)
@@ -197,11 +201,16 @@ def _default_lines(method: Method) -> list[str]:
 
 
 def make_item_ids(
-    data: dataset.Dataset, part: splits.Splits, config: IndexConfig, place: int = 0
+    data: dataset.Dataset,
+    part: splits.Splits,
+    config: IndexConfig,
+    place: int = 0,
+    trees: dict[str, collaborative_ids.Tree] | None = None,
 ) -> item_ids.ItemIds:
     """The ids of one dataset, number `place` of them, from its training interactions alone.
 
-    Those of a file are as they are there.
+    Those of a file are as they are there. `trees` are those built before, see
+    `collaborative_ids.build_tree`.
     """
     parameters: dict[str, Any] = {}
     added: tuple[str, ...] = ()
@@ -220,9 +229,11 @@ def make_item_ids(
         clusters, max_cluster = collaborative_ids.default_settings(data.num_items)
         clusters = clusters if config.clusters is None else config.clusters
         max_cluster = max_cluster if config.max_cluster is None else config.max_cluster
-        tree = collaborative_ids.build_tree(data, part, clusters=clusters, max_cluster=max_cluster)
-        texts, added = tree.texts, tree.added_tokens
         parameters = {"clusters": clusters, "max_cluster": max_cluster}
+        if config.max_user_items is not None:
+            parameters["max_user_items"] = config.max_user_items
+        tree = collaborative_ids.build_tree(data, part, **parameters, built=trees)
+        texts, added = tree.texts, tree.added_tokens
     elif config.method == "independent":
         added = tuple(f"<I{item}>" for item in range(data.num_items))
         texts = tuple(item_ids.PREFIX + token for token in added)
@@ -302,6 +313,7 @@ def _audit(
     made: Vocabulary,
     config: IndexConfig,
     words: Callable[[Sequence[item_ids.ItemIds]], Vocabulary],
+    trees: dict[str, collaborative_ids.Tree],
 ) -> list[list[audit.AuditResult]]:
     """Puts every dataset's ids, and the vocabulary, to the leakage audit.
 
@@ -310,7 +322,7 @@ def _audit(
     rebuilt: list[item_ids.ItemIds] = []
 
     def texts(other: dataset.Dataset) -> Sequence[str]:
-        rebuilt.append(make_item_ids(other, splits.of(other), config))
+        rebuilt.append(make_item_ids(other, splits.of(other), config, trees=trees))
         return rebuilt[-1].texts
 
     if config.method == foreign_ids.METHOD:

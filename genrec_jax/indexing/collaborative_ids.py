@@ -7,6 +7,7 @@ each cluster, and a last one that numbers the item inside its leaf.
 
 import collections
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
@@ -17,6 +18,11 @@ from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits, training_counts_I
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import numbered_ids, spectral
+
+MAX_PAIRS = 100_000_000
+"""Pairs of items that a catalogue may have unless it is said how long a user may be."""
+BYTES_A_PAIR = 60
+"""What a pair takes while the first level is clustered: a number and an index, and copies of both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +65,15 @@ def default_settings(num_items: int) -> tuple[int, int]:
     return clusters, min(500, max(clusters, 3 * num_items // clusters))
 
 
-def build_tree(dataset: Dataset, splits: Splits, *, clusters: int, max_cluster: int) -> Tree:
+def build_tree(
+    dataset: Dataset,
+    splits: Splits,
+    *,
+    clusters: int,
+    max_cluster: int,
+    max_user_items: int | None = None,
+    built: dict[str, Tree] | None = None,
+) -> Tree:
     """Clusters the items that training has seen; the others form a group of their own.
 
     Clusters of one split are numbered in the order in which training meets them, on from the last
@@ -71,17 +85,25 @@ def build_tree(dataset: Dataset, splits: Splits, *, clusters: int, max_cluster: 
         splits: which interactions train.
         clusters: clusters of a split (the papers' N), at least 2.
         max_cluster: a cluster of more items is split again (the papers' k), at least 1.
+        max_user_items: see `cooccurrence`.
+        built: trees of earlier calls by what they were built from, to which this one is added: the same
+            interactions that train are not clustered twice.
 
     Raises:
-        UserError: a setting is out of range.
+        UserError: a setting is out of range, or there are too many pairs (see `cooccurrence`).
     """
     if clusters < 2:
         raise UserError(f"--clusters is {clusters}; wanted at least 2")
     if max_cluster < 1:
         raise UserError(f"--max-cluster is {max_cluster}; wanted at least 1")
+    built = {} if built is None else built
+    settings = (clusters, max_cluster, max_user_items)
+    source = f"{_training_sha256(dataset, splits)} {settings}"
+    if source in built:
+        return built[source]
     order_I = numbered_ids.sequential_order(dataset, splits)
     num_warm = int((training_counts_I(dataset, splits) > 0).sum())
-    adjacency_II = cooccurrence(dataset, splits, order_I[:num_warm])
+    adjacency_II = cooccurrence(dataset, splits, order_I[:num_warm], max_user_items)
     modulus = max(max_cluster, clusters + 1)
     paths: list[list[int]] = [[] for _ in range(dataset.num_items)]
     # Members are positions in `order_I`, ascending, so that they stay in the order of training.
@@ -106,11 +128,24 @@ def build_tree(dataset: Dataset, splits: Splits, *, clusters: int, max_cluster: 
                 paths[order_I[member]].append(counter % modulus)
             counter += 1
         queue.extend(children)
-    return Tree(tuple(map(tuple, paths)))
+    built[source] = Tree(tuple(map(tuple, paths)))
+    return built[source]
+
+
+def _training_sha256(dataset: Dataset, splits: Splits) -> str:
+    """Of all that a tree depends on, but for the settings."""
+    in_training_X = splits.in_training_X(dataset)
+    digest = hashlib.sha256(f"{dataset.num_users} {dataset.num_items}".encode())
+    for values_X in (dataset.users_X, dataset.items_X):
+        digest.update(values_X[in_training_X].tobytes())
+    return digest.hexdigest()
 
 
 def cooccurrence(
-    dataset: Dataset, splits: Splits, items: Int64[np.ndarray, " I"]
+    dataset: Dataset,
+    splits: Splits,
+    items: Int64[np.ndarray, " I"],
+    max_user_items: int | None = None,
 ) -> scipy.sparse.csr_array:
     """How often two items stand in the same training sequence.
 
@@ -118,14 +153,19 @@ def cooccurrence(
         dataset: the dataset.
         splits: which interactions train.
         items: the items to count, each once; row and column r are of `items[r]`.
+        max_user_items: users with more different items are left out: crawlers and shared accounts, whose
+            items say little of each other and make a pair each. By default everybody counts.
 
     Returns:
         A symmetric matrix of float64 whole numbers with a zero diagonal. An item that a user took
         twice counts twice.
+
+    Raises:
+        UserError: `max_user_items` is not given, and there may be over `MAX_PAIRS` pairs.
     """
     in_training_X = splits.in_training_X(dataset)
-    row_of_item = np.full(dataset.num_items, -1, np.int64)
-    row_of_item[items] = np.arange(len(items))
+    row_of_item = np.full(dataset.num_items, -1, np.int32)
+    row_of_item[items] = np.arange(len(items), dtype=np.int32)
     columns = row_of_item[dataset.items_X[in_training_X]]
     users = dataset.users_X[in_training_X]
     known = columns >= 0
@@ -133,11 +173,34 @@ def cooccurrence(
         (np.ones(int(known.sum())), (users[known], columns[known])),
         shape=(dataset.num_users, len(items)),
     ).tocsr()
-    counts_II = scipy.sparse.csr_array(taken_UI.T @ taken_UI)
+    sizes_U = np.diff(taken_UI.indptr)
+    if max_user_items is not None:
+        taken_UI = taken_UI[sizes_U <= max_user_items]
+    else:
+        _check_pairs(dataset, sizes_U.astype(np.int64), len(items))
+    counts_II = taken_UI.T.tocsr() @ taken_UI
     counts_II.setdiag(0)
     counts_II.eliminate_zeros()
     counts_II.sort_indices()
     return counts_II
+
+
+def _check_pairs(dataset: Dataset, sizes_U: Int64[np.ndarray, " U"], num_items: int) -> None:
+    """Refuses too many pairs: at most a user's different items squared, summed; or all items squared."""
+    pairs = min(int((sizes_U**2).sum()), num_items**2)
+    if pairs <= MAX_PAIRS:
+        return
+    longest = int(sizes_U.argmax())
+    sorted_U = np.sort(sizes_U)
+    fitting = int(np.searchsorted(np.cumsum(sorted_U**2), MAX_PAIRS, side="right"))
+    proposed = int(sorted_U[fitting]) - 1
+    raise UserError(
+        f"up to {pairs:,} pairs of items stand in one training sequence, whose clustering needs about"
+        f" {pairs * BYTES_A_PAIR / 1e9:.0f} GB of memory; wanted at most {MAX_PAIRS:,} pairs. User"
+        f" {dataset.user_source_ids[longest]!r} alone has {sizes_U[longest]:,} items. Pass --max-user-items"
+        f" {proposed} to leave users with more out of what is counted ({int((sizes_U > proposed).sum()):,};"
+        f" they train all the same), or {sizes_U[longest]} to count everybody"
+    )
 
 
 def _split(

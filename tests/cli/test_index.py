@@ -49,8 +49,10 @@ def test_prints_a_summary(data, capsys, method):
 def test_flags_reach_the_index(data, tmp_path):
     output = tmp_path / "ids"
     words = ["index", str(data.path), "--method", "collaborative", "--output", str(output)]
-    assert main.main([*words, "--clusters", "3", "--max-cluster", "4"]) == 0
-    assert item_ids.load(output).parameters == {"clusters": 3, "max_cluster": 4}
+    settings = {"clusters": 3, "max_cluster": 4, "max_user_items": 5}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    assert main.main([*words, *flags]) == 0
+    assert item_ids.load(output).parameters == settings
     words = ["index", str(data.path), "--method", "random", "--output", str(output)]
     assert main.main([*words, "--seed", "9", "--overwrite", "--number-digits-per-token", "1"]) == 0
     assert item_ids.load(output).seed == 9

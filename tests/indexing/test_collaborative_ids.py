@@ -1,6 +1,7 @@
 """Collaborative ids: hand-made graphs, and OpenP5's public files for Beauty."""
 
 import collections
+import dataclasses
 import os
 import platform
 import re
@@ -43,6 +44,43 @@ def test_cooccurrence_counts_pairs_of_training_sequences(make_dataset):
     )
     wanted = np.array([[0, 2, 0, 0], [2, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
     assert counts.toarray().tolist() == wanted.tolist()
+
+
+def test_long_users_are_refused_or_left_out(make_dataset, monkeypatch):
+    """Five users of 3 different items, and `u5` of 40: 1645 pairs at most, 45 without it."""
+    sequences = [["a", "b", "c", "x", "y"]] * 5
+    sequences += [[*(f"i{number:02d}" for number in range(38)), "a", "b", "x", "y"]]
+    data = make_dataset(sequences)
+    part = splits.leave_one_out(data)
+    items = np.flatnonzero(splits.training_counts_I(data, part))
+    whole_II = collaborative_ids.cooccurrence(data, part, items)
+    assert whole_II.nnz == 40 * 39 + 4
+    assert whole_II.indices.dtype == whole_II.indptr.dtype == np.int32
+    some_II = collaborative_ids.cooccurrence(data, part, items, max_user_items=39)
+    assert some_II.nnz == 6 and set(some_II.data.tolist()) == {5.0}
+    monkeypatch.setattr(collaborative_ids, "MAX_PAIRS", 500)
+    with pytest.raises(
+        UserError,
+        match=r"up to 1,645 pairs.* User 'u5' alone has 40.*--max-user-items 39 .*\(1; they",
+    ):
+        collaborative_ids.cooccurrence(data, part, items)
+    assert collaborative_ids.cooccurrence(data, part, items, 40).nnz == whole_II.nnz
+    assert collaborative_ids.cooccurrence(data, part, items, 39).nnz == some_II.nnz
+
+
+def test_the_same_training_interactions_are_clustered_once(make_dataset, monkeypatch):
+    sequences = _communities(np.random.default_rng(5), [12, 9])
+    data = make_dataset(sequences)
+    built = {}
+    tree = _tree(data, clusters=2, max_cluster=8, built=built)
+    other = dataclasses.replace(data, items_X=data.items_X.copy())
+    other.items_X[splits.leave_one_out(data).test_U] = 0
+    more = dataclasses.replace(data, items_X=data.items_X.copy())
+    more.items_X[0] = more.items_X[1]
+    assert _tree(more, clusters=2, max_cluster=8, built=built) is not tree
+    assert _tree(data, clusters=2, max_cluster=9, built=built) is not tree
+    monkeypatch.setattr(collaborative_ids, "cooccurrence", None)
+    assert _tree(other, clusters=2, max_cluster=8, built=built) is tree
 
 
 def test_communities_become_clusters(make_dataset):
