@@ -86,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--templates",
         metavar="FILE",
-        help="trained vocabulary: prompts whose words it has (default: OpenP5's, or with --method short"
-        " the alignment system's)",
+        help="trained vocabulary: prompts whose words it has, and those of titles where they show {title}"
+        " (default: OpenP5's, or with --method short the alignment system's)",
     )
     parser.add_argument(
         "--number-digits-per-token",
@@ -163,9 +163,10 @@ def run(arguments: argparse.Namespace) -> None:
             " --vocabulary gives one that is finished. Leave one of them out"
         )
     config = build.IndexConfig(method=arguments.method, **settings)
-    lines = None
+    lines, show_titles = None, False
     if arguments.templates:
-        lines = templates.vocabulary_lines(templates.load_templates(arguments.templates))
+        own = templates.load_templates(arguments.templates)
+        lines, show_titles = templates.vocabulary_lines(own), templates.show_titles(own)
     with consoles.make(stderr=True).status("making item ids, and once more for the audit"):
         built = build.build_index(
             arguments.datasets,
@@ -173,6 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
             output=arguments.output,
             vocabulary=arguments.vocabulary,
             prompt_lines=lines,
+            show_titles=show_titles,
             overwrite=arguments.overwrite,
         )
     console = consoles.make()
@@ -197,6 +199,12 @@ def _show(console: rich.console.Console, one: build.BuiltIndex) -> None:
         f" vocabulary of {vocabulary.size:,} tokens ({len(ids.added_tokens):,} added for these ids)",
         soft_wrap=True,
     )
+    if one.unknown_in_titles:
+        console.print(
+            f"warning: {one.unknown_in_titles:.2%} of the titles' tokens are unknown to this vocabulary, so"
+            " prompts that show titles lose what they say. Without --vocabulary one is trained on them",
+            soft_wrap=True,
+        )
     for verdict in one.audit:
         console.print(f"audit: {verdict.status}  {verdict.check}: {verdict.detail}", soft_wrap=True)
     console.print(f"written to {one.path}", soft_wrap=True)

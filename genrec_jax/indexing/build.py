@@ -70,6 +70,8 @@ class BuiltIndex:
         vocabulary: the vocabulary that all datasets of the call share.
         audit: results of the leakage audit.
         titles: of the items, for showing examples; the source id where there is no title.
+        unknown_in_titles: share of unknown tokens in the titles, where prompts may show them: the
+            vocabulary was trained with titles, or given. Else 0.
     """
 
     path: artefacts.PathLike
@@ -79,6 +81,7 @@ class BuiltIndex:
     vocabulary: Vocabulary
     audit: tuple[audit.AuditResult, ...]
     titles: list[str]
+    unknown_in_titles: float
 
 
 def build_index(
@@ -88,6 +91,7 @@ def build_index(
     output: artefacts.PathLike | None = None,
     vocabulary: artefacts.PathLike | None = None,
     prompt_lines: Iterable[str] | None = None,
+    show_titles: bool = False,
     overwrite: bool = False,
 ) -> list[BuiltIndex]:
     """Makes item ids for one or several datasets, and the one vocabulary that they share.
@@ -104,6 +108,8 @@ def build_index(
         prompt_lines: the text of the prompts, for training a vocabulary. When not given, the words of the
             prompts that these ids are made for: the alignment system's with `short`, else OpenP5's.
             `prompts.templates.vocabulary_lines` has those of other templates.
+        show_titles: whether these prompts show titles (`prompts.templates.show_titles`), so that a
+            vocabulary is trained on the catalogue's too. Those of `short` always do.
         overwrite: replace an existing index.
 
     Raises:
@@ -136,6 +142,7 @@ def build_index(
     )
     lines = _default_lines(config.method) if prompt_lines is None else list(prompt_lines)
     titles = sorted({title for one in loaded for title in one.item_titles if title})
+    show_titles = show_titles or config.method == "short"
 
     def words(ids: Sequence[item_ids.ItemIds]) -> Vocabulary:
         return make_vocabulary(
@@ -143,7 +150,7 @@ def build_index(
             base=vocabulary,
             prompt_lines=lines,
             digits=config.number_digits_per_token,
-            titles=titles if config.method == "short" else (),
+            titles=titles if show_titles else (),
         )
 
     partitions = [splits.of(one) for one in loaded]
@@ -188,6 +195,11 @@ def build_index(
                     vocabulary=made,
                     audit=tuple(verdicts),
                     titles=[title or source for title, source in named],
+                    unknown_in_titles=token_checks.unknown_share(
+                        [title for title in one.item_titles if title], made
+                    )
+                    if show_titles or vocabulary is not None
+                    else 0.0,
                 )
             )
     return built

@@ -22,6 +22,13 @@ class TokenCounts:
     longest: int
 
 
+def unknown_share(texts: Sequence[str], vocabulary: Vocabulary) -> float:
+    """The share of unknown tokens in texts; 0 where there is no text."""
+    rows = vocabulary.encode_batch(texts)
+    unknown = sum(row.count(vocabulary.unk_id) for row in rows)
+    return unknown / max(sum(map(len, rows)), 1)
+
+
 def check_unambiguous(
     texts: Sequence[str], vocabulary: Vocabulary, *, describe: Sequence[str]
 ) -> TokenCounts:

@@ -12,7 +12,7 @@ items:
 * The first added token of an id joins the name too: `item_<CI3><CI21>` is `▁item_<CI3>` `<CI21>`.
 
 Other text (a new dataset's name, a user's own template) falls back on the trained unigram pieces
-and on single characters.
+and on single characters: those of ASCII, and all that the training text has.
 """
 
 import collections
@@ -96,7 +96,9 @@ def train(
         for piece in model.pieces
         if piece.type == PIECE.NORMAL and not any(letter.isdigit() for letter in piece.piece)
     ]
+    met = [piece.piece for piece in model.pieces if piece.type == PIECE.NORMAL]
     characters = [mark, *string.ascii_letters, *string.digits, *string.punctuation]
+    characters += [piece for piece in met if len(piece) == 1]  # digits of other scripts too
     del model.pieces[:]
     model.pieces.add(piece="<pad>", score=0.0, type=PIECE.CONTROL)
     model.pieces.add(piece="</s>", score=0.0, type=PIECE.CONTROL)

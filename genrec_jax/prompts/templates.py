@@ -237,6 +237,12 @@ def vocabulary_lines(templates: Sequence[Template]) -> list[str]:
     return lines
 
 
+def show_titles(templates: Sequence[Template]) -> bool:
+    """Whether prompts of one file, or their answers, have items' titles in them."""
+    asked = any(template.field == "title" for template in templates)
+    return asked or "title" in slots(templates[0].texts.item)
+
+
 def slots(text: str) -> list[str]:
     """The slot names in a template's text, in order.
 

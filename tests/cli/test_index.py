@@ -8,6 +8,7 @@ import pytest
 from genrec_jax.cli import main
 from genrec_jax.data import dataset
 from genrec_jax.indexing import build, item_ids
+from tests.indexing.conftest import write_dataset
 
 
 @pytest.fixture
@@ -96,6 +97,31 @@ def test_templates_of_slots_alone(data, tmp_path):
     arguments = ["index", str(data.path), "--method", "random", "--templates", str(file)]
     assert main.main([*arguments, "--output", str(output)]) == 0
     assert len(item_ids.load_vocabulary(output).encode("Shop item_7 , item_8")) == 4
+
+
+def test_templates_that_show_titles(tmp_path):
+    """The vocabulary has what titles are written in; OpenP5's prompts show none, so theirs has not."""
+    write_dataset(tmp_path / "d", [["a", "b", "c"]] * 8, "Chinese", ["三体"] * 3)
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[texts]\nitem = "{item_id} {title}"\n'
+        '[[template]]\nid = "S1"\ntask = "sequential"\nseen = true\n'
+        'input = "{dataset} {history}"\ntarget = "{dataset} {target}"\n'
+    )
+    arguments = ["index", str(tmp_path / "d"), "--method", "random", "--overwrite"]
+    for more, known in (([], False), (["--templates", str(file)], True)):
+        assert main.main([*arguments, *more]) == 0
+        vocabulary = item_ids.load_vocabulary(tmp_path / "d/index/random")
+        assert (vocabulary.unk_id not in vocabulary.encode("三体")) == known
+
+
+def test_titles_that_t5_cannot_write_are_told_of(shared, tmp_path, capsys):
+    model = str(shared / "data/t5_vocabulary/spiece.model")
+    for name, title, told in (("Latin", "Toy", False), ("Chinese", "三", True)):
+        write_dataset(tmp_path / name, [["a", "b", "c"]] * 8, name, [title] * 3)
+        words = ["index", str(tmp_path / name), "--method", "random", "--vocabulary", model]
+        assert main.main(words) == 0
+        assert ("of the titles' tokens are unknown" in capsys.readouterr().out) == told
 
 
 def test_mistakes_are_one_line(data, tmp_path, capsys):

@@ -50,9 +50,12 @@ def prompt_lines() -> list[str]:
 
 
 def write_dataset(
-    path: pathlib.Path, sequences: Sequence[Sequence[str]], name: str
+    path: pathlib.Path,
+    sequences: Sequence[Sequence[str]],
+    name: str,
+    titles: Sequence[str] | None = None,
 ) -> dataset.Dataset:
-    """Users in the order given; items are numbered in the order of their source ids."""
+    """Users in the order given; items are numbered, and `titles` go, in the order of their source ids."""
     sources = sorted({item for sequence in sequences for item in sequence})
     number = {source: item for item, source in enumerate(sources)}
     users, items = [], []
@@ -67,7 +70,7 @@ def write_dataset(
             {
                 "item": list(range(len(sources))),
                 "source_id": sources,
-                "title": [f"The {source}" for source in sources],
+                "title": list(titles or [f"The {source}" for source in sources]),
             }
         ),
         users=pa.table(

@@ -10,6 +10,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.indexing import build, item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.prompts import templates
+from tests.indexing.conftest import write_dataset
 
 
 def _sequences(seed=0, users=60, items=40):
@@ -75,6 +76,33 @@ def test_without_lines_the_vocabulary_has_the_words_of_its_method_s_prompts(
     assert plain.vocabulary.sha256 == told.vocabulary.sha256
     for word in " ".join(lines).split():
         assert len(plain.vocabulary.encode(word)) == 1, word
+
+
+@pytest.mark.parametrize("method", ["sequential", "short"])
+def test_titles_that_prompts_show_are_written_in_known_tokens(tmp_path, prompt_lines, method):
+    """Arabic digits, Chinese, Devanagari with its own digits, an emoji: whatever the titles have."""
+    titles = ["كتاب ٣٤٥", "三体 第２部", "पुस्तक ४२", "Toy 🚀 №7", "Straße ½"]
+    data = write_dataset(tmp_path / "d", [[f"i{n}" for n in range(5)]] * 8, "Tiny", titles)
+    (built,) = build.build_index(
+        [data.path], build.IndexConfig(method), prompt_lines=prompt_lines, show_titles=True
+    )
+    for title in titles:
+        assert built.vocabulary.unk_id not in built.vocabulary.encode(title), title
+    assert built.unknown_in_titles == 0
+    (told,) = build.build_index([data.path], build.IndexConfig("random"), prompt_lines=prompt_lines)
+    assert told.vocabulary.unk_id in told.vocabulary.encode(titles[0])
+    assert told.unknown_in_titles == 0  # its prompts show none
+
+
+def test_titles_that_a_given_vocabulary_lacks_are_counted(tmp_path, shared):
+    data = write_dataset(tmp_path / "d", [["a", "b", "c"]] * 8, "Tiny", ["Toy", "三", "Toy"])
+    (built,) = build.build_index(
+        [data.path],
+        build.IndexConfig("sequential"),
+        vocabulary=shared / "data/t5_vocabulary/spiece.model",
+    )
+    tokens = [token for title in built.titles for token in built.vocabulary.encode(title)]
+    assert built.unknown_in_titles == 1 / len(tokens)
 
 
 def test_settings_reach_the_method_and_the_manifest(make_dataset, prompt_lines):
