@@ -21,7 +21,7 @@ from genrec_jax.indexing.item_ids import ItemIds
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
-from genrec_jax.pipeline import mixtures, seqio_reader, token_runs
+from genrec_jax.pipeline import mixtures, seqio_reader
 from genrec_jax.pipeline.batch import Batch
 from genrec_jax.pipeline.batches import TrainBatches
 from genrec_jax.pipeline.mixtures import Mixture
@@ -98,13 +98,12 @@ class Inputs:
                 run_dir.publish(entry.trie.relative_to(run_dir.path).as_posix())
 
     def trie(self, number: int) -> trie_lib.Trie:
-        """The trie of dataset `number`: every item's target, end-of-sequence taken off."""
+        """The trie of dataset `number`: every item's target."""
         runs = self.tables[number].target_runs()
-        rows = token_runs.TokenRuns.from_lists([row[:-1] for row in runs.to_lists()])
         texts = self.item_ids[number].texts
         return trie_lib.build_trie(
-            rows.values_P,
-            rows.offsets_E1,
+            runs.values_P,
+            runs.offsets_E1,
             vocab_size=self.vocabulary.size,
             eos_id=self.vocabulary.eos_id,
             name_of=lambda item: f"{texts[item]} (item {item})",

@@ -8,14 +8,16 @@ import re
 import shutil
 import signal
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from genrec_jax.checkpoint import restore, run_dir, run_log
-from genrec_jax.decoding import trie
+from genrec_jax.decoding import trie as tries
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import mesh as mesh_lib
+from genrec_jax.pipeline import token_runs
 from genrec_jax.training import (
     config,
     inputs,
@@ -100,6 +102,19 @@ def test_a_run_says_the_shapes_that_its_batches_have(make_config, capsys):
     assert len(shapes) == 3
 
 
+def test_the_trie_is_that_of_the_targets_before_their_end_and_needs_no_lists(
+    make_config, monkeypatch
+):
+    opened = inputs.open_inputs(make_config().data, 0, mesh_lib.single_device_mesh())
+    targets = opened.tables[0].target_runs()
+    shorn = token_runs.TokenRuns.from_lists([row[:-1] for row in targets.to_lists()])
+    monkeypatch.setattr(token_runs.TokenRuns, "to_lists", None)  # slower than the trie itself
+    words = opened.vocabulary
+    wanted = tries.build_trie(shorn.values_P, shorn.offsets_E1, vocab_size=words.size)
+    assert {words.eos_id} == set(targets.values_P[targets.offsets_E1[1:] - 1].tolist())
+    chex.assert_trees_all_equal(opened.trie(0), wanted)
+
+
 def test_utilisation_is_of_the_devices_that_train(make_config, monkeypatch):
     asked = []
     monkeypatch.setattr(throughput, "peak_flops", asked.append)
@@ -110,16 +125,16 @@ def test_utilisation_is_of_the_devices_that_train(make_config, monkeypatch):
 @pytest.mark.parametrize("left", ["nothing", "half a file"])
 def test_a_trie_that_cannot_be_read_is_built_anew_as_its_error_says(finished, capsys, left):
     path = pathlib.Path(finished.model_dir, "trie.npz")
-    whole = trie.load(path)
+    whole = tries.load(path)
     kept = path.read_bytes()[: path.stat().st_size // 2]
     path.unlink()
     if left == "half a file":
         path.write_bytes(kept)
     with pytest.raises(UserError, match="genrec train"):
-        trie.load(path)
+        tries.load(path)
     assert train(finished).step == 6
     assert "Building it now" in capsys.readouterr().err
-    for old, new in zip(jax.tree.leaves(whole), jax.tree.leaves(trie.load(path)), strict=True):
+    for old, new in zip(jax.tree.leaves(whole), jax.tree.leaves(tries.load(path)), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
