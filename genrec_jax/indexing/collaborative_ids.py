@@ -154,7 +154,7 @@ def cooccurrence(
         splits: which interactions train.
         items: the items to count, each once; row and column r are of `items[r]`.
         max_user_items: users with more different items are left out: crawlers and shared accounts, whose
-            items say little of each other and make a pair each. By default everybody counts.
+            items say little of each other and are all paired. By default everybody counts.
 
     Returns:
         A symmetric matrix of float64 whole numbers with a zero diagonal. An item that a user took
