@@ -59,6 +59,16 @@ def choose_step(run_dir: RunDir, which: Which = "best") -> int:
     return step
 
 
+def best_now(run_dir: RunDir) -> int | None:
+    """The step that `best` means by the manifests alone; None where there is no checkpoint.
+
+    Their files are not checked and no device is opened.
+    """
+    checkpoints = open_store(run_dir)
+    best = checkpoints.find_best()
+    return max(checkpoints.steps(), default=None) if best is None else best
+
+
 def restore_params(
     run_dir: RunDir | artefacts.PathLike,
     step: Which = "best",

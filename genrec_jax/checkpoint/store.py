@@ -243,7 +243,20 @@ class CheckpointStore:
 
         Of equally good ones the earliest wins, so that the choice does not depend on pruning.
         """
-        return hosts.from_first(self._find_best)
+        return hosts.from_first(self.find_best)
+
+    def find_best(self) -> int | None:
+        """As `best_step`, as this host alone finds it: no other is asked, and no device is opened."""
+        if self._best_metric is None:
+            return None
+        sign = 1 if self._best_mode == "max" else -1
+        scored = [(step, self.metrics(step).get(self._best_metric)) for step in self.steps()]
+        measured = [
+            (sign * value, -step)
+            for step, value in scored
+            if value is not None and not math.isnan(value)
+        ]
+        return -max(measured)[1] if measured else None
 
     def progress(self, step: int) -> dict[str, Any]:
         """The `progress` that was saved with `step`."""
@@ -305,21 +318,9 @@ class CheckpointStore:
             self._notify(f"passing over checkpoint {self.location}/{path.name}: {problem}")
         return None
 
-    def _find_best(self) -> int | None:
-        if self._best_metric is None:
-            return None
-        sign = 1 if self._best_mode == "max" else -1
-        scored = [(step, self.metrics(step).get(self._best_metric)) for step in self.steps()]
-        measured = [
-            (sign * value, -step)
-            for step, value in scored
-            if value is not None and not math.isnan(value)
-        ]
-        return -max(measured)[1] if measured else None
-
     def _prune(self) -> None:
         steps = self.steps()
-        keep = set(steps[-self._keep_latest :]) | {self._find_best()}
+        keep = set(steps[-self._keep_latest :]) | {self.find_best()}
         for step in steps:
             every = self._keep_every is not None and step % self._keep_every == 0
             if step not in keep and not every:

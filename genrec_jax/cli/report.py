@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         title=arguments.title,
         num_examples=arguments.examples,
         overwrite=arguments.overwrite,
+        notify=lambda said: print(said, file=sys.stderr),
     )
     print(written)
     for run in runs:

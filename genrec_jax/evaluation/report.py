@@ -4,7 +4,7 @@ import importlib.resources
 import os
 import pathlib
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from genrec_jax import storage
 from genrec_jax.checkpoint.run_dir import RunDir
@@ -36,6 +36,7 @@ def write_report(
     title: str | None = None,
     num_examples: int = NUM_EXAMPLES,
     overwrite: bool = False,
+    notify: Callable[[str], None] = lambda said: None,
 ) -> artefacts.PathLike:
     """Writes the page. It needs nothing else: no script, no font, no picture is fetched.
 
@@ -49,6 +50,8 @@ def write_report(
         title: of the page; made from the runs' names when not given.
         num_examples: users to show for each evaluation.
         overwrite: replace a file that is no report, too.
+        notify: told in one line of each run whose figures are not of its best checkpoint; the page says
+            it too.
 
     Returns:
         The file written.
@@ -70,7 +73,19 @@ def write_report(
     page = render(runs, figures=figures, title=title)
     with artefacts.atomic_file(target) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    for said in checkpoint_alarms(runs):
+        notify(said)
     return target
+
+
+def checkpoint_alarms(runs: Sequence[RunView]) -> list[str]:
+    """A sentence on each evaluation whose figures are not of its run's best checkpoint."""
+    return [
+        f"{run.name}, {view.metrics['dataset']['name']}: {view.checkpoint.alarm}"
+        for run in runs
+        for view in run.evaluations
+        if view.checkpoint.alarm is not None
+    ]
 
 
 def run_names(run_dirs: Sequence[RunDir | artefacts.PathLike]) -> list[str]:
@@ -106,6 +121,7 @@ def render(
     body: list[object] = [
         element("header", element("h1", title), _subtitle(runs)),
         *(report_sections.audit_warning(view) for run in runs for view in run.evaluations),
+        *map(report_sections.checkpoint_warning, checkpoint_alarms(runs)),
     ]
     if several:
         body += [report_compare.comparison(runs), report_pairs.against_each_other(runs)]

@@ -206,7 +206,7 @@ def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
         add(
             run.name,
             metrics.get("item_ids", {}).get("method", ABSENT),
-            f"{metrics['step']:,}",
+            _step(view),
             metrics["systems"][main]["seen_kept"],
             "model",
         )
@@ -229,7 +229,9 @@ def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
         )
     for title, found in _references(ranked):
         add(title, ABSENT, ABSENT, found, None)
-    caption = f"{name}: each run's main row, seen items kept"
+    caption = (
+        f"{name}: each run's main row, {_rule([view for _, view, _ in ranked])}, seen items kept"
+    )
     header = ["run", "item IDs", "step", *map(metric_title, COLUMNS)]
     return join([table(caption, header, rows, row_classes=classes, numbers_from=2), *notes])
 
@@ -252,10 +254,23 @@ def _ratings(name: str, pairs: Sequence[tuple[RunView, EvaluationView]]) -> Mark
             classes = [None] * len(rows)
         place = len(rows) - classes.count(None)
         area = report_ratings.area_cell(found[RATING_SYSTEM]["auc_roc"])
-        rows.insert(place, [run.name, f"{view.metrics['step']:,}", area])
+        rows.insert(place, [run.name, _step(view), area])
         classes.insert(place, "model")
-    caption = f"{name}: rating prediction"
+    caption = f"{name}: rating prediction, {_rule([view for _, view in pairs])}"
     return table(caption, ["run", "step", "AUC-ROC"], rows, row_classes=classes)
+
+
+def _rule(views: Sequence[EvaluationView]) -> str:
+    """Which checkpoints the rows of a table are of."""
+    others = sum(view.checkpoint.alarm is not None for view in views)
+    if not others:
+        return "best checkpoint on validation"
+    return f"NOT of the best checkpoint for {others} of {len(views)} runs"
+
+
+def _step(view: EvaluationView) -> str:
+    marked = "" if view.checkpoint.alarm is None else f" ({view.checkpoint.said})"
+    return f"{view.metrics['step']:,}{marked}"
 
 
 def _figure(estimate: dict[str, Any] | None) -> Markup:

@@ -16,7 +16,7 @@ from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts, audit, splits
 from genrec_jax.data import dataset as datasets
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import predictions, results, stored
+from genrec_jax.evaluation import predictions, report_choice, results, stored
 from genrec_jax.indexing import item_ids as item_ids_lib
 from genrec_jax.pipeline import openp5
 
@@ -77,6 +77,7 @@ class EvaluationView:
         audit_repeated: whether the audit was made anew for this report, on the artefacts.
         examples: a few users.
         notice: why something is missing, or None.
+        checkpoint: how its checkpoint stands to the best.
     """
 
     folder: pathlib.Path
@@ -85,6 +86,7 @@ class EvaluationView:
     audit_repeated: bool
     examples: tuple[ExampleUser, ...]
     notice: str | None
+    checkpoint: report_choice.Standing
 
     @property
     def main_system(self) -> str | None:
@@ -152,21 +154,18 @@ def read_run(
         UserError: no run dir, or a broken metrics file.
     """
     run = path if isinstance(path, RunDir) else RunDir.load(path)
-    found = [(one.folder, one.metrics) for one in stored.every(run)]
-    found.sort(key=lambda pair: _importance(pair[1]))
-    chosen = {metrics["dataset"]["name"]: (folder, metrics) for folder, metrics in found}
-    views = tuple(
-        _view(run, folder, metrics, data, num_examples) for folder, metrics in chosen.values()
-    )
+    best = report_choice.best_of(run)
+    found = sorted(stored.every(run), key=lambda one: report_choice.importance(one, run, best))
+    chosen = {one.metrics["dataset"]["name"]: one for one in found}
+    views = []
+    for one in chosen.values():
+        standing = report_choice.standing(one.metrics, run, best)
+        audited = one.metrics.get("audit", [])
+        bare = EvaluationView(one.folder, one.metrics, audited, False, (), None, standing)
+        views.append(_view(run, bare, data, num_examples))
     shown = {view.folder for view in views}
-    others = tuple(metrics for folder, metrics in found if folder not in shown)
-    return RunView(run, name, run_log.read_metrics(run.path), views, others)
-
-
-def _importance(metrics: dict[str, Any]) -> tuple[bool, bool, str]:
-    """Orders evaluations: test before validation, everybody before a sample, the newest before others."""
-    everybody = metrics.get("max_users") is None
-    return metrics["split"] == "test", everybody, metrics.get("created", "")
+    others = tuple(one.metrics for one in found if one.folder not in shown)
+    return RunView(run, name, run_log.read_metrics(run.path), tuple(views), others)
 
 
 def curve(records: list[dict[str, Any]], kind: str, name: str) -> tuple[list[int], list[float]]:
@@ -182,13 +181,10 @@ def curve(records: list[dict[str, Any]], kind: str, name: str) -> tuple[list[int
 
 
 def _view(
-    run: RunDir,
-    folder: pathlib.Path,
-    metrics: dict[str, Any],
-    data: Mapping[str, artefacts.PathLike],
-    num_examples: int,
+    run: RunDir, bare: EvaluationView, data: Mapping[str, artefacts.PathLike], num_examples: int
 ) -> EvaluationView:
-    bare = EvaluationView(folder, metrics, metrics.get("audit", []), False, (), None)
+    """The evaluation with its audit made anew and a few users, where the dataset is at hand."""
+    folder, metrics = bare.folder, bare.metrics
     name, fingerprint = metrics["dataset"]["name"], metrics["dataset"]["fingerprint"]
     place = storage.join(data.get(fingerprint, data.get(name, metrics["dataset"]["path"])))
     file = folder / predictions.PREDICTIONS_FILE

@@ -220,6 +220,13 @@ def audit_warning(view: EvaluationView) -> Markup | None:
     )
 
 
+def checkpoint_warning(said: str) -> Markup:
+    """Said at the very top where the figures below are not of the best checkpoint."""
+    return element(
+        "p", element("strong", "Not the best checkpoint: "), said, class_="alarm", role="alert"
+    )
+
+
 def examples_section(view: EvaluationView, *, level: int) -> Markup:
     """A few users with their history, the held-out item and the model's list."""
     penalty = view.metrics["length_penalty"]
@@ -325,7 +332,7 @@ def facts(view: EvaluationView) -> Markup:
             ("Search", _search(view)),
             ("Activations", metrics.get("dtype")),
             ("Asked to rate", f"{ratings['users']:,} users" if ratings else None),
-            ("Checkpoint", f"step {metrics['step']:,} ({metrics.get('checkpoint', 'named')})"),
+            ("Checkpoint", f"step {metrics['step']:,} ({view.checkpoint.said})"),
             ("Evaluated", moment(metrics.get("created"))),
         ]
     )
