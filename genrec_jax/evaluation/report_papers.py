@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
@@ -13,15 +15,17 @@ from genrec_jax.evaluation.report_data import EvaluationView
 from genrec_jax.evaluation.report_html import ABSENT, Markup, element, join, section, table
 
 COLUMNS = ("paper", "table", "task", "dataset", "method", "metric", "value", "note")
-METRICS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10")
+KINDS = ("hr", "ndcg", "mrr")
 TASKS = {"ranking": "ranking-1+99", "rating": "rating-prediction"}
 """What the tables of figures call a task, where that is not its name here."""
 AREA = "auc-roc-percent"
+NOT_OURS = ("bleu2", "bleu4", "rouge1", "rouge2", "rougel", "mae", "rmse")
+"""Metrics that tables of figures have of tasks that no run here is scored on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One published figure; the fields are the CSV's columns."""
+    """One published figure; the fields are the CSV's columns, the metric in small letters."""
 
     paper: str
     table: str
@@ -37,7 +41,7 @@ def read_figures(path: artefacts.PathLike) -> tuple[Figure, ...]:
     """Reads published figures.
 
     Raises:
-        UserError: no such file, a column missing, or a value that is not a number.
+        UserError: no such file, a column missing, an unknown metric, or a value that is not a number.
     """
     file = pathlib.Path(path)
     remedy = f"Wanted a CSV file with the columns {','.join(COLUMNS)}"
@@ -57,7 +61,15 @@ def read_figures(path: artefacts.PathLike) -> tuple[Figure, ...]:
                         line=reader.line_num,
                     )
                 texts = {column: row[column] or "" for column in COLUMNS}
-                figures.append(Figure(**(texts | {"value": value})))  # type: ignore[arg-type]
+                metric = texts["metric"].strip().casefold()
+                if _place(metric) is None and metric not in (AREA, *NOT_OURS):
+                    raise UserError(
+                        f"the metric {texts['metric']!r} is not known; wanted hr@10 or another cutoff,"
+                        f" ndcg@10, mrr@10, mrr, or {AREA}; {', '.join(NOT_OURS)} are passed over",
+                        file=str(file),
+                        line=reader.line_num,
+                    )
+                figures.append(Figure(**(texts | {"metric": metric, "value": value})))  # type: ignore[arg-type]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read ({error}). {remedy}", file=str(file)) from error
     return tuple(figures)
@@ -70,18 +82,20 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
     parts: list[object] = []
     for task in dict.fromkeys(template["task"] for template in templates.values()):
         rows = _published(figures, name, task)
-        if not rows:
+        places = {m: place for found in rows.values() for m in found if (place := _place(m))}
+        columns = sorted(places, key=lambda metric: places[metric])
+        if not columns:
             continue
-        columns = [m for m in METRICS if any(m in found for found in rows.values())]
         ours, classes = [], []
         for system, footings in view.metrics["systems"].items():
-            kept = footings["seen_kept"]
+            kept = {m: figure["value"] for m, figure in footings["seen_kept"].items()}
+            kept |= _whole_mrr(view.metrics, system)
             template = templates.get(system.rpartition("/")[2])
             if template is not None and template["task"] != task:
                 continue
             if template is None and task == "ranking":  # of the whole catalogue
                 continue
-            cells = [f"{kept[m]['value']:.4f}" if m in kept else ABSENT for m in columns]
+            cells = [f"{kept[m]:.4f}" if m in kept else ABSENT for m in columns]
             ours.append([element("b", system), "this run", *cells])
             classes.append("model" if system.startswith("model/") else None)
         published = [
@@ -93,7 +107,8 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
         ]
         parts.append(
             table(
-                f"{task}, {view.metrics['dataset']['name']}: ours, then published figures by HR@10",
+                f"{task}, {view.metrics['dataset']['name']}: ours{_sample(view.metrics)}, then published"
+                " figures by HR@10",
                 ["method", "source", *(m.upper() for m in columns)],
                 [*ours, *published],
                 row_classes=classes,
@@ -103,17 +118,42 @@ def beside_papers(view: EvaluationView, figures: Sequence[Figure], *, level: int
     parts.append(_areas(view, _published(figures, name, "rating")))
     if not any(parts):
         return Markup("")
-    if results.is_by_date(view.metrics):
-        said = (
-            "None to compare with: this run's targets come after a date, the papers' are each user's last"
-            " item."
-        )
+    said = _other_targets(view.metrics)
+    if said is not None:
+        said = f"None to compare with: this run's targets {said}, the papers' are each user's last item."
         return section("Beside published figures", element("p", said), level=level)
     said = (
         "Published figures as printed, under each paper's own protocol; ours with seen items kept. The"
         " transition rows are what counting alone reaches, with no learning."
     )
     return section("Beside published figures", element("p", said), *parts, level=level)
+
+
+def _place(metric: str) -> tuple[int, int] | None:
+    """Where a ranking metric's column stands, `mrr` of the whole list last; None for any other metric."""
+    found = re.fullmatch(r"(?:(hr|ndcg|mrr)@([1-9]\d*))|mrr", metric)
+    if found is None:
+        return None
+    return (KINDS.index(found[1]), int(found[2])) if found[1] else (len(KINDS), 0)
+
+
+def _whole_mrr(metrics: dict[str, Any], system: str) -> dict[str, float]:
+    """The MRR of the whole ranking, for a row without beams."""
+    kind, _, row = system.partition("/")
+    exact = (metrics.get("exact") or {}).get(f"model/{row}") if kind == "exact" else None
+    return {} if exact is None else {"mrr": exact["ranks"]["seen_kept"]["mrr"]}
+
+
+def _other_targets(metrics: dict[str, Any]) -> str | None:
+    """Which targets a run has that no paper has; None for each user's last item."""
+    if results.is_by_date(metrics):
+        return "come after a date"
+    return None if metrics["split"] == "test" else f"are the {metrics['split']} items"
+
+
+def _sample(metrics: dict[str, Any]) -> str:
+    most = metrics.get("max_users")
+    return "" if most is None else f" (of a sample of {most:,} {metrics.get('unit', 'users')})"
 
 
 def _published(
@@ -147,7 +187,7 @@ def _areas(
         for (paper, number, method, note), area in sorted(found, key=lambda row: -row[1])
     ]
     return table(
-        f"rating, {view.metrics['dataset']['name']}: ours, then published figures",
+        f"rating, {view.metrics['dataset']['name']}: ours{_sample(view.metrics)}, then published figures",
         ["method", "source", "AUC-ROC"],
         [*ours, *theirs],
         row_classes=classes,

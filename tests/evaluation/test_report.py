@@ -359,45 +359,6 @@ def test_the_spread_over_orders_of_ties_is_shown(run, tmp_path):
     assert f"0.0851{DASH}0.1181" in text
 
 
-HEADER = "paper,table,task,dataset,method,metric,value,note\n"
-
-
-def test_published_figures_stand_beside_ours(run, tmp_path):
-    csv = tmp_path / "figures.csv"
-    csv.write_text(
-        HEADER + "Some,3,sequential,Toy-Store,SASRec,hr@10,0.0605,\n"
-        "Some,3,sequential,Toy-Store,SASRec,ndcg@10,0.0318,\n"
-        "Some,3,sequential,toystore,P5,hr@10,0.0700,unseen prompt\n"
-        "Some,3,sequential,beauty,Elsewhere,hr@10,0.9,\n"
-        "Some,3,rating,toystore,Otherwise,hr@10,0.9,\n"
-    )
-    text = written(tmp_path, [run.path], paper_figures=csv).text
-    assert "Beside published figures" in text
-    assert text.index(f"P5 Some, table 3 (unseen prompt) 0.0700 {DASH}") < text.index(
-        "SASRec Some, table 3 0.0605 0.0318"
-    )
-    assert "Elsewhere" not in text and "Otherwise" not in text
-
-
-def test_the_real_published_figures_are_read(shared):
-    from genrec_jax.evaluation import report_papers
-
-    figures = report_papers.read_figures(shared / "figures/paper_results.csv")
-    assert len(figures) == 1645
-    assert {figure.value for figure in figures if figure.method == "SASRec"} >= {0.0605}
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [("paper,method\n", "lacks the columns table, task"), (HEADER + "a,1,s,d,m,hr@10,x,\n", ":2")],
-)
-def test_bad_published_figures_are_refused(run, tmp_path, content, said):
-    csv = tmp_path / "figures.csv"
-    csv.write_text(content)
-    with pytest.raises(UserError, match=said):
-        written(tmp_path, [run.path], paper_figures=csv)
-
-
 def test_hostile_titles_and_names_are_escaped(tmp_path):
     raw = toystore.generate(num_users=60)
     assert raw.items is not None

@@ -10,7 +10,7 @@ from genrec_jax.data import artefacts
 from genrec_jax.evaluation import aggregate, report, results, table
 from tests.evaluation import report_run, tiny_run
 from tests.evaluation.report_page import Page
-from tests.evaluation.test_report import HEADER
+from tests.evaluation.test_report_papers import HEADER
 
 MODEL = "model/rating/rating"
 RANKING = "model/ranking/ranking"
