@@ -103,10 +103,11 @@ def _of_row(metrics: dict[str, Any], main: str) -> str:
 
 
 def other_evaluations(run: RunView, *, level: int) -> Markup:
-    """The evaluations of other checkpoints and splits, newest steps last."""
+    """The evaluations of other checkpoints and splits, test first; early steps of validation are cut."""
     rows = []
-    ordered = sorted(run.others, key=lambda metrics: (metrics["split"], metrics["step"]))
-    for metrics in ordered[-MOST_OTHERS:]:
+    kept = sorted(run.others, key=lambda metrics: (metrics["split"] == "test", metrics["step"]))
+    kept = sorted(kept[-MOST_OTHERS:], key=lambda metrics: (metrics["split"], metrics["step"]))
+    for metrics in kept:
         named = f"{metrics['dataset']['name']}, {metrics['split']}, step {metrics['step']:,}"
         named += _of_sample(metrics) + _of_search(metrics)
         if metrics.get("dtype", run.run.model_config.dtype) != run.run.model_config.dtype:
@@ -121,7 +122,10 @@ def other_evaluations(run: RunView, *, level: int) -> Markup:
                 area = report_ratings.area_text(found["auc_roc"])
                 rows.append([named, "Model, rating", f"AUC-ROC {area}"])
     made = table("Seen items kept", ["evaluation", "system", "result"], rows, numbers_from=2)
-    return section("Other evaluations of this run", made, level=level)
+    more = len(run.others) - len(kept)
+    said = f"Not shown: {more} more, of earlier steps."
+    note = element("p", said, class_="notes") if more else None
+    return section("Other evaluations of this run", made, note, level=level)
 
 
 def _of_sample(metrics: dict[str, Any]) -> str:

@@ -118,3 +118,17 @@ def test_the_report_says_how_many_prompts_were_cut():
     assert said(mixture) == "Toys/mim 12.3% lose oldest items to the limit of 1,024 tokens"
     mixture["cut_shares"]["Toys/mim"] = 0.0
     assert said(mixture) == "none lose items to the limit of 1,024 tokens"
+
+
+def test_many_other_evaluations_lose_early_validation_before_any_test(run):
+    one = report_data.read_run(run.path, name="one", data={}, num_examples=0)
+    (view,) = one.evaluations
+    steps = [("test", 10)] + [("validation", step) for step in range(100, 3500, 100)]
+    others = tuple(view.metrics | {"split": split, "step": step} for split, step in steps)
+    text = str(report_compare.other_evaluations(dataclasses.replace(one, others=others), level=2))
+    shown = re.findall(r"toystore, (\w+), step ([\d,]+)", text)
+    assert shown[0] == ("test", "10")
+    assert [step for _, step in shown[1:]] == [f"{step:,}" for step in range(600, 3500, 100)]
+    assert "Not shown: 5 more, of earlier steps." in text
+    few = report_compare.other_evaluations(dataclasses.replace(one, others=others[:3]), level=2)
+    assert "Not shown" not in str(few)

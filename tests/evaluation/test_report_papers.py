@@ -113,7 +113,9 @@ def test_metrics_of_other_tasks_are_passed_over(run, tmp_path):
 @pytest.mark.parametrize("metric", ["recall@10", "hr@0", "hr10", ""])
 def test_an_unknown_metric_is_refused_with_its_line(run, tmp_path, metric):
     line = FIGURES[0].replace("HR@10", metric)
-    with pytest.raises(UserError, match=rf"csv:3: the metric '{metric}' is not known; wanted hr@10"):
+    with pytest.raises(
+        UserError, match=rf"csv:3: the metric '{metric}' is not known; wanted hr@10"
+    ):
         published(tmp_path, run.path, (FIGURES[0], line))
 
 
