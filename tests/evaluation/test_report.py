@@ -11,7 +11,7 @@ import pytest
 from genrec_jax.data import artefacts, prepare, toystore
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.errors import UserError
-from genrec_jax.evaluation import checkpoints, report, report_compare, report_data, report_plots
+from genrec_jax.evaluation import checkpoints, report, report_compare, report_data
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from tests.evaluation import report_run, tiny_run
 from tests.evaluation.report_page import Page
@@ -372,22 +372,6 @@ def test_hostile_titles_and_names_are_escaped(tmp_path):
     assert "script" not in page.tags
     assert page.text.count(HOSTILE) > 20
     assert "<b>run & $x^2$" in page.text
-
-
-def test_pictures_are_accessible_and_name_nothing_twice():
-    rows = [report_plots.Interval("a <b> $x$", 0.5, 0.4, 0.6)]
-    first = report_plots.intervals(rows, salt="p", caption="What <it> shows")
-    other = report_plots.intervals(rows, salt="q", caption="What <it> shows")
-    assert 'role="img" aria-label="What &lt;it&gt; shows"' in first
-    assert "a &lt;b&gt; $x$" in first
-    assert "<metadata" not in first
-    names = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (first, other)]
-    assert names[0] and not names[0] & names[1]
-    for text, own in zip((first, other), names, strict=True):
-        assert set(re.findall(r'"#([^"]+)"|\(#([^)]+)\)', text)) <= {
-            pair for name in own for pair in ((name, ""), ("", name))
-        }
-    assert report_plots.curves([], salt="p", caption="none") == ""
 
 
 def test_a_really_evaluated_run_is_reported(dataset, tmp_path):
