@@ -11,7 +11,7 @@ from genrec_jax.evaluation.stored import Stored
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best checkpoint on validation, as the run dir says it now.
+    """The best checkpoint on validation, or the latest where none was validated, as the run dir says now.
 
     Attributes:
         step: its step.
@@ -77,7 +77,7 @@ def standing(metrics: dict[str, Any], run: RunDir, best: Best | None) -> Standin
         return Standing(
             f"evaluated as {asked}",
             f"the figures are of step {step:,}, evaluated as `{asked}`; the run has no checkpoint here that"
-            f" would say whether it is the best on validation. {remedy}",
+            f" would say whether it is the best. {remedy}",
         )
     if step == best.step:
         return Standing(
@@ -93,8 +93,8 @@ def standing(metrics: dict[str, Any], run: RunDir, best: Best | None) -> Standin
         )
     return Standing(
         f"not the best, which is step {best.step:,}",
-        f"the figures are of step {step:,}, evaluated as `{asked}`; the best checkpoint on validation is of"
-        f" step {best.step:,}. {remedy}",
+        f"the figures are of step {step:,}, evaluated as `{asked}`; the best checkpoint is of step"
+        f" {best.step:,}. {remedy}",
     )
 
 

@@ -216,12 +216,15 @@ def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
         )
     notes = []
     for group in seed_groups(ranked):
+        if len({view.checkpoint.alarm is None for _, view, _ in group}) > 1:
+            said = "some of their figures are of the best checkpoint and some are not"
+            notes.append(_no_mean(group, said))
+            continue
         named = [view.metrics | {"run_dir": run.name} for run, view, _ in group]
         try:
             combined = aggregate.aggregate(named, [run.run.manifest for run, _, _ in group])
         except UserError as error:
-            said = f"No mean over these {len(group)} runs, whose settings differ in seeds only: {error}."
-            notes.append(element("p", said, class_="notes"))
+            notes.append(_no_mean(group, str(error)))
             continue
         _, first, main = group[0]
         add(
@@ -238,6 +241,11 @@ def _table(name: str, ranked: Sequence[Ranked]) -> Markup:
     )
     header = ["run", "item IDs", "step", *map(metric_title, COLUMNS)]
     return join([table(caption, header, rows, row_classes=classes, numbers_from=2), *notes])
+
+
+def _no_mean(group: Sequence[Ranked], why: str) -> Markup:
+    said = f"No mean over these {len(group)} runs, whose settings differ in seeds only: {why}."
+    return element("p", said, class_="notes")
 
 
 def _ratings(name: str, pairs: Sequence[tuple[RunView, EvaluationView]]) -> Markup:
@@ -268,7 +276,7 @@ def _rule(views: Sequence[EvaluationView]) -> str:
     """Which checkpoints the rows of a table are of."""
     others = sum(view.checkpoint.alarm is not None for view in views)
     if not others:
-        return "best checkpoint on validation"
+        return "best checkpoint"
     return f"NOT of the best checkpoint for {others} of {len(views)} runs"
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from genrec_jax.cli import main
 from genrec_jax.data import artefacts
-from genrec_jax.evaluation import report_choice, report_data, results, stored
+from genrec_jax.evaluation import report_choice, report_compare, report_data, results, stored
 from tests.evaluation import report_run, tiny_run
 from tests.evaluation.report_page import Page
 
@@ -77,7 +77,7 @@ def test_a_best_checkpoint_named_by_its_step_is_the_best(run):
     [
         (
             {"step": 1000, "checkpoint": 1000},
-            "of step 1,000, evaluated as `1000`; the best checkpoint on validation is of step 400.",
+            "of step 1,000, evaluated as `1000`; the best checkpoint is of step 400.",
             "step 1,000 (not the best, which is step 400)",
         ),
         (
@@ -116,4 +116,26 @@ def test_runs_at_their_best_are_compared_without_an_alarm(run, shared_run, tmp_p
     assert main.main(["report", str(run), str(sound), "--output", str(output)]) == 0
     text = Page(output.read_text(encoding="utf-8")).text
     assert capsys.readouterr().err == "" and "Not the best checkpoint" not in text
-    assert "each run's main row, best checkpoint on validation, seen items kept" in text
+    assert "each run's main row, best checkpoint, seen items kept" in text
+
+
+@pytest.mark.parametrize(("others", "averaged"), [(0, True), (1, False), (2, True)])
+def test_seeds_at_the_best_checkpoint_are_not_averaged_with_others(
+    shared_run, tmp_path, others, averaged
+):
+    """What was named of every run may be averaged: one rule for all, which the alarm tells."""
+    folders = [shutil.copytree(shared_run.path, tmp_path / f"seed{seed}") for seed in range(2)]
+    for seed, folder in enumerate(folders):
+        artefacts.write_json(
+            folder / "run.json", shared_run.manifest | {"settings": {"seed": seed}}
+        )
+        file = folder / "eval/test-400" / results.METRICS_FILE
+        entries = {"run_dir": folder.name} | ({"step": 1000} if seed < others else {})
+        artefacts.write_json(file, results.load(file) | entries)
+    named = [
+        report_data.read_run(folder, name=folder.name, data={}, num_examples=0)
+        for folder in folders
+    ]
+    text = str(report_compare.comparison(named))
+    assert ("2 seeds: mean" in text) == averaged
+    assert ("some of their figures are of the best checkpoint and some are not" in text) != averaged
