@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.pipeline import list_prompts
-from genrec_jax.pipeline.alignment import NEGATIVES, PLACE, NextItemTask
+from genrec_jax.pipeline.alignment import NEGATIVES, PLACE, AlignmentTask, NextItemTask
 from genrec_jax.pipeline.examples import ExamplePlan
 from genrec_jax.pipeline.list_prompts import ItemLists, Positions
 from genrec_jax.pipeline.negatives import NegativeSampler
@@ -24,6 +25,12 @@ class ChoiceTask(NextItemTask):
     def slot(self) -> str:
         """The slot that shows the choice."""
         return "candidates" if self.task == "ranking" else "choices"
+
+    def held_out(
+        self, splits: Splits, split: SplitName, **options: Any
+    ) -> tuple[AlignmentTask, ...]:
+        """See `ExampleTask.held_out`; BPR only trains (Table 10: no validation samples)."""
+        return super().held_out(splits, split, **options) if self.task == "ranking" else ()
 
     def choices(
         self, epoch_E: Int64[np.ndarray, " E"], index_E: Int64[np.ndarray, " E"]

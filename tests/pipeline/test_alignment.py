@@ -97,6 +97,13 @@ def test_validation_has_3000_seeded_users_and_test_all(shared, make_dataset, wor
         assert (every.positions_N == splits.test_U).all()
 
 
+def test_tasks_that_only_train_hold_nothing_out(shop, tasks):
+    splits = splits_lib.leave_one_out(shop)
+    for name, task in tasks.items():
+        held = [one.task for one in task.held_out(splits, "validation", max_examples=3)]
+        assert held == ([name] if name in templates.EVALUATED_TASKS else [])
+
+
 def test_retrieval_is_the_protocols(shop, words, tasks, by_hand):
     task = tasks["retrieval"]
     wanted = list(targets_by_protocol(shop))
