@@ -176,7 +176,7 @@ def choose_templates(
         wanted: template ids; None takes the first seen and the first unseen one of each task.
 
     Raises:
-        UserError: an id that the run does not have, or the same one twice.
+        UserError: an id that the run does not have, the same one twice, or a task that only trains.
     """
     if wanted is None:
         chosen = []
@@ -191,7 +191,14 @@ def choose_templates(
         return tuple(chosen)
     by_id = {template.id: template for template in templates}
     check_names(wanted, list(by_id), "template")
-    return tuple(by_id[name] for name in wanted)
+    chosen = tuple(by_id[name] for name in wanted)
+    for template in chosen:
+        if template.task not in SCORED_TASKS:
+            raise UserError(
+                f"template {template.id} is of the task {template.task}, which only trains and holds"
+                f" nothing out to score; wanted templates of {', '.join(SCORED_TASKS)}"
+            )
+    return chosen
 
 
 def check_names(wanted: Sequence[str], known: Sequence[str], kind: str) -> None:

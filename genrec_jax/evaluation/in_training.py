@@ -1,13 +1,41 @@
 """The evaluator that the training loop asks: the same users, prompts and compiled search every time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jax.sharding import Mesh
 
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation import from_run
-from genrec_jax.evaluation.evaluator import EvaluateConfig, Params
+from genrec_jax.evaluation.evaluator import EvaluateConfig, Params, Scored
+from genrec_jax.prompts.templates import Template
+
+
+def choose_templates(
+    templates: Sequence[Template], tasks: Sequence[str], wanted: Sequence[str] | None
+) -> tuple[Template, ...]:
+    """The templates to validate with: those wanted, or the first seen one of each trained task."""
+    chosen = evaluators.choose_templates(templates, tasks, wanted)
+    return chosen if wanted is not None else tuple(one for one in chosen if one.seen)
+
+
+def metric_names(templates: Mapping[str, Sequence[Scored]], num_beams: int) -> list[str]:
+    """The names of what `ValidationEvaluator.metrics` gives, before there is one.
+
+    Args:
+        templates: of each dataset, by its name.
+        num_beams: beams, and length of the lists.
+    """
+    cutoff = min(10, num_beams)
+    overall, own = [], []
+    for dataset, chosen in templates.items():
+        listed = [template for template in chosen if template.task != "rating"]
+        overall = [f"{kind}@{cutoff}" for kind in ("hr", "ndcg")] if listed else []
+        overall += ["auc"] if len(listed) < len(chosen) else []
+        each = [f"{name}/{t.task}/{t.id}" for t in listed for name in overall if name != "auc"]
+        front = f"{dataset}/" if len(templates) > 1 else ""
+        own += [f"{front}{name}" for name in (*(overall if front else ()), *each)]
+    return [*overall, *own]
 
 
 class ValidationEvaluator:
@@ -48,9 +76,8 @@ class ValidationEvaluator:
             UserError: an unknown template, or data other than the run's.
         """
         if templates is None and run_dir.mixture.get("module") is None:
-            tasks = from_run.trained_tasks(run_dir)
-            chosen = evaluators.choose_templates(run_dir.templates, tasks, None)
-            templates = [template.id for template in chosen if template.seen]
+            chosen = choose_templates(run_dir.templates, from_run.trained_tasks(run_dir), None)
+            templates = [template.id for template in chosen]
         config = EvaluateConfig(
             split="validation",
             templates=templates,

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int, Int32
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.errors import UserError
-from genrec_jax.pipeline import list_prompts
+from genrec_jax.pipeline import alignment_rating
 from genrec_jax.pipeline.alignment import AlignmentSettings, NextItemTask
 from genrec_jax.pipeline.alignment_choices import ChoiceTask
 from genrec_jax.pipeline.alignment_rating import RatingTask
@@ -132,14 +132,5 @@ def answer_tokens(
         raise UserError(
             "the templates have no rating template; wanted one to take the answers from"
         )
-    bound = tables.bind([], np.zeros(0, np.int32))
-    both = {"answer": np.array([True, False])}
-    plan = list_prompts.plan(bound, tables.list_targets[number], 2, both)
-    like, dislike = bound.tokens(plan).to_lists()
-    if like[0] == dislike[0]:
-        texts = tables.templates[number].texts
-        raise UserError(
-            f"the answers {texts.like!r} and {texts.dislike!r} begin with the same token, so a model's"
-            " first token does not tell them apart; choose others in [texts]"
-        )
+    like, dislike = alignment_rating.answers(tables.bind([], np.zeros(0, np.int32)), number)
     return np.array(like, np.int32), np.array(dislike, np.int32)

@@ -10,6 +10,7 @@ from genrec_jax.pipeline import list_prompts
 from genrec_jax.pipeline.alignment import CASE, NextItemTask
 from genrec_jax.pipeline.examples import Epochs, ExamplePlan
 from genrec_jax.pipeline.list_prompts import ItemLists
+from genrec_jax.pipeline.prompt_tables import BoundPrompts
 
 _SLOTS = ("dislikes", "likes")
 
@@ -113,11 +114,27 @@ class RatingTask(NextItemTask):
         fixed = self._longest()
         self._check_newest(fixed)
         self.max_input_length = min(fixed + self._history_bound(), self.limit)
-        both = {"answer": np.array([False, True])}
-        self.max_target_length = max(
-            int(list_prompts.plan(self.prompts, target, 2, both).lengths_E.max())
-            for target in (self.prompts.tables.list_targets[n] for n in self.numbers_T.tolist())
+        both = [answers(self.prompts, number) for number in self.numbers_T.tolist()]
+        self.max_target_length = max(len(answer) for pair in both for answer in pair)
+
+
+def answers(prompts: BoundPrompts, number: int) -> tuple[list[int], list[int]]:
+    """The tokens of the two answers to a rating template, like and dislike, end-of-sequence included.
+
+    Raises:
+        UserError: they begin with the same token.
+    """
+    tables = prompts.tables
+    both = {"answer": np.array([True, False])}
+    plan = list_prompts.plan(prompts, tables.list_targets[number], 2, both)
+    like, dislike = prompts.tokens(plan).to_lists()
+    if like[0] == dislike[0]:
+        texts = tables.templates[number].texts
+        raise UserError(
+            f"the answers {texts.like!r} and {texts.dislike!r} begin with the same token, so a model's"
+            " first token does not tell them apart; choose others in [texts], words that the vocabulary has"
         )
+    return like, dislike
 
 
 def _listed(items_EJ: np.ndarray, chosen_EJ: Bool[np.ndarray, "E J"]) -> ItemLists:

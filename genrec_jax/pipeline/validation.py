@@ -66,7 +66,9 @@ class ValidationBatches:
             )
         )
         if not self.sources:
-            raise UserError(f"{mixture.name} has no task with held-out targets to read a loss on")
+            raise UserError(
+                f"{mixture.name} has no task with held-out targets to read a loss on; set EVAL_PERIOD=None"
+            )
         longest_target = max(source.max_target_length for source in self.sources)
         self.shapes = tuple(
             Shape(self._rows, packing.round_up(source.max_input_length, 8), longest_target)

@@ -1,8 +1,9 @@
 """The metrics of a run, step by step: `metrics.jsonl` for programs, TensorBoard events for people.
 
 `metrics.jsonl` has one JSON object a line: `step`, `kind` (`train` or `validation`), `time` (seconds
-since 1970), `seconds` (of training so far, over all restarts), then the metrics. It is the record;
-the event file is rebuilt from it whenever a run resumes, so that the two never disagree.
+since 1970), `seconds` (of training so far, over all restarts), then the metrics, null for what is no
+finite number. It is the record; the event file is rebuilt from it whenever a run resumes, so that the
+two never disagree.
 """
 
 import contextlib
@@ -91,7 +92,11 @@ class MetricsLog:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def _event(record: dict[str, Any]) -> event_pb2.Event:

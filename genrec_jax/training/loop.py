@@ -205,6 +205,7 @@ class Loop:
             NonFiniteLoss: a step's loss, its gradients' norm or that of the parameters after it is not
                 finite; nothing is saved from it on.
             UserError: the disk is full.
+            Exception: what a validation raises; on one host its step is saved before, and owes it.
         """
         if stop is None:
             with StopRequest() as own:
@@ -329,7 +330,15 @@ class Loop:
         if self._validate is None or not self._at(step, self._schedule.eval_period):
             return {}
         progress.owes_validation = True
-        return {} if wants_stop else self._measure(state, step, progress)
+        if wants_stop:
+            return {}
+        try:
+            return self._measure(state, step, progress)
+        except Exception:
+            if jax.process_count() == 1:  # of several hosts the others may not be here to save
+                self._save(step, state, {}, progress)
+                self._store.wait()
+            raise
 
     def _measure(self, state: Any, step: int, progress: Progress) -> dict[str, float]:
         """The validation of this step, which is owed; nothing where a stop comes before it is through."""
@@ -340,12 +349,12 @@ class Loop:
         except StopReached:
             self._display.say(f"the validation at step {step} is left for when the run goes on")
             return {}
-        progress.owes_validation = False
         if schedule.metric not in measured:
             raise UserError(
                 f"the best checkpoint is chosen by {schedule.metric!r}; the validation measured"
                 f" {', '.join(sorted(measured))}. Choose one of these"
             )
+        progress.owes_validation = False
         progress.best = progress.best.update(measured[schedule.metric], step, schedule.mode)
         if self._log is not None:
             seconds = {

@@ -30,13 +30,13 @@ from genrec_jax.model import t5
 from genrec_jax.parallel import hosts, rules
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel.profiling import TracedSteps
-from genrec_jax.pipeline import mixture_audit, mixtures
+from genrec_jax.pipeline import mixture_audit
 from genrec_jax.progress import print_notice
+from genrec_jax.training import announcement, likes, validation
 from genrec_jax.training import inputs as inputs_lib
 from genrec_jax.training import progress as progress_lib
 from genrec_jax.training import state as state_lib
 from genrec_jax.training import step as step_lib
-from genrec_jax.training import validation
 from genrec_jax.training.config import (
     FREE_ON_RESUME,
     ONLY_AT_THE_START,
@@ -122,17 +122,17 @@ def train(
     Raises:
         UserError: settings, data or disk that do not allow it; `NonFiniteLoss` when training diverges.
     """
-    if validate is None and config.validation.period is not None:
-        own = config.data.mixture_module is not None
-        tasks = None if own else mixtures.MIXTURE_TASKS.get(config.data.mixture)
-        validation.check_metric(config.validation, tasks)
-    with StopRequest() as stop:
+    validates = validate is None and config.validation.period is not None
+    with StopRequest() as stop, contextlib.ExitStack() as closing:
         if mesh is None:
             mesh = _make_mesh(config)
         inputs = _open_inputs(config, mesh)
+        liked = _check_inputs(config, inputs, validates)
         steps = config.steps(inputs.steps_per_epoch)
         config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
         run_dir, lock = _open_run_dir(config, inputs, operative_config)
+        if lock is not None:
+            closing.callback(lock.release)
         store = CheckpointStore(
             run_dir.checkpoint_dir,
             keep_latest=config.checkpoints.keep_latest,
@@ -142,37 +142,30 @@ def train(
             mirror=None if run_dir.mirror is None else run_dir.mirror.below(CHECKPOINTS),
             before_commit=functools.partial(_publish_records, run_dir),
         )
-        try:
-            state, step, progress = _start(config, store, mesh, inputs.vocabulary)
+        closing.callback(store.close)
+        state, step, progress = _start(config, store, mesh, inputs.vocabulary)
+        with contextlib.ExitStack() as records:  # complete before the run is marked as finished
             first_host = jax.process_index() == 0
             owes = progress is not None and progress.owes_validation
             log = None
+            records.callback(_publish_records, run_dir, EVENTS_FOLDER)
             if first_host:
                 log = MetricsLog(run_dir.path, after_step=step, owes_validation=owes)
+                records.callback(log.close)
             shown = show_progress and first_host
             display = progress_lib.make_display(step, steps) if shown else progress_lib.Silent()
-            if step:
-                display.say(f"going on from step {step} of {steps}, in {run_dir.location}")
-            num_params = state_lib.number_of_parameters(state.params)
-            display.say(
-                f"{num_params:,} parameters, {steps:,} steps of {config.data.batch_size} examples;"
-                " the first step of each shape compiles, which takes some seconds"
-                if steps
-                else f"{num_params:,} parameters, taken as they are"
-            )
-            if steps:
-                listed = ", ".join(map(str, inputs.shapes))
-                display.say(
-                    "batches have one of these shapes, in `genrec plan`'s words --rows x (--input-length +"
-                    f" --target-length): {listed}"
-                )
-            if cut := {name: s for name, s in run_dir.mixture.get("cut_shares", {}).items() if s}:
-                shares = ", ".join(f"{name} {share:.1%}" for name, share in cut.items())
-                display.say(
-                    f"of these prompts some lose items to the limit of {config.data.max_input_length}"
-                    f" tokens: {shares}"
-                )
-            if validate is None and config.validation.period is not None:
+            records.callback(display.close)
+            for line in announcement.lines(
+                config,
+                inputs,
+                run_dir,
+                step=step,
+                steps=steps,
+                num_params=state_lib.number_of_parameters(state.params),
+                liked=liked,
+            ):
+                display.say(line)
+            if validates:
                 validate = validation.make_validate(
                     config, inputs, run_dir, mesh, before_batch=stop.raise_if_reached
                 )
@@ -181,14 +174,9 @@ def train(
             )
             dropout_key = jax.random.fold_in(jax.random.key(config.seed), 1)
             train_step = lambda state, batch, step: jitted(state, batch, dropout_key)  # noqa: E731
-            closing = contextlib.ExitStack()
-            closing.callback(_publish_records, run_dir, EVENTS_FOLDER)
-            if log is not None:
-                closing.callback(log.close)
-            closing.callback(display.close)
             if profile:
                 train_step = TracedSteps(train_step, run_dir.events_dir, say=display.say)
-                closing.callback(train_step.close)
+                records.callback(train_step.close)
             loop = Loop(
                 schedule=Schedule(
                     train_steps=steps,
@@ -207,13 +195,8 @@ def train(
                 validate=validate,
                 utilisation=Utilisation(config.model, list(mesh.devices.flat)),
             )
-            with closing:
-                result = loop.run(state, step, progress, stop)
-            return _finish(config, run_dir, result)
-        finally:
-            store.close()
-            if lock is not None:
-                lock.release()
+            result = loop.run(state, step, progress, stop)
+        return _finish(config, run_dir, result)
 
 
 def _make_mesh(config: TrainConfig) -> Mesh:
@@ -233,6 +216,15 @@ def _open_inputs(config: TrainConfig, mesh: Mesh) -> Inputs:
     )
     assert given is not None
     return given
+
+
+def _check_inputs(config: TrainConfig, inputs: Inputs, validates: bool) -> dict[str, float]:
+    """Checks that the inputs can be validated as the settings have it; the share of likes by task."""
+    if config.data.mixture_module is not None:  # its tasks are known once they are read
+        return {}
+    if validates:
+        validation.check(config, inputs)
+    return likes.trained_shares(inputs.mixture)
 
 
 def _open_run_dir(

@@ -10,19 +10,20 @@ from jax.sharding import Mesh
 
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.errors import UserError
+from genrec_jax.evaluation import in_training
+from genrec_jax.evaluation.evaluator import SCORED_TASKS
 from genrec_jax.evaluation.in_training import ValidationEvaluator
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline.validation import ValidationBatches
-from genrec_jax.prompts.templates import SEARCHED_TASKS
+from genrec_jax.prompts.templates import Template
 from genrec_jax.training import inputs as inputs_lib
+from genrec_jax.training import likes
 from genrec_jax.training import step as step_lib
 from genrec_jax.training.config import TrainConfig, ValidationConfig
 from genrec_jax.training.inputs import Inputs
 
 Validate = Callable[[nnx.State], dict[str, float]]
-LISTS = (*SEARCHED_TASKS, "ranking")
-"""Tasks that answer with lists, of which a hit ratio is measured."""
 
 
 def make_validate(
@@ -49,7 +50,8 @@ def make_validate(
         host calls it. A user's own SeqIO mixture is measured on its tasks' validation splits.
 
     Raises:
-        UserError: a user's own SeqIO mixture has no validation split, or targets that are no items.
+        UserError: a user's own SeqIO mixture has no validation split, or targets that are no items, or
+            its tasks do not give the metric that chooses the best checkpoint.
     """
     settings = config.validation
     measure_loss = make_loss(config, inputs, mesh, before_batch=before_batch)
@@ -69,6 +71,10 @@ def make_validate(
             },
             before_batch=before_batch,
         )
+    if config.data.mixture_module is not None:
+        found = {} if evaluator is None else evaluator.evaluators
+        tasks = {name: one.templates for name, one in found.items()}
+        _check_among(settings, in_training.metric_names(tasks, settings.num_beams))
 
     def validate(params: nnx.State) -> dict[str, float]:
         measured = {"loss": measure_loss(params)}
@@ -77,25 +83,62 @@ def make_validate(
     return validate
 
 
-def check_metric(settings: ValidationConfig, tasks: Sequence[str] | None) -> None:
-    """Checks, before training, that the metric that chooses the best checkpoint is measured.
+def check(config: TrainConfig, inputs: Inputs) -> None:
+    """Checks, before there is a run dir, that what validation is to measure can be measured.
+
+    Args:
+        config: the run's settings.
+        inputs: of one of the library's own mixtures; `make_validate` looks at a user's own.
+
+    Raises:
+        UserError: `check_metric` refuses the metric, or a rating's validation has no likes or no dislikes.
+    """
+    settings, datasets = config.validation, inputs.datasets
+    chosen = check_metric(settings, inputs.tasks, inputs.templates, [d.name for d in datasets])
+    if any(template.task == "rating" for template in chosen):
+        likes.check_asked(
+            datasets, inputs.splits, config.data.like_above, settings.users, config.seed
+        )
+
+
+def check_metric(
+    settings: ValidationConfig,
+    tasks: Sequence[str],
+    templates: Sequence[Template],
+    datasets: Sequence[str],
+) -> tuple[Template, ...]:
+    """Checks that the metric that chooses the best checkpoint is measured.
 
     Args:
         settings: what is measured, and what chooses.
-        tasks: of the mixture; None for a user's own, whose tasks are all searched.
+        tasks: of the mixture.
+        templates: all of the run's.
+        datasets: their names.
+
+    Returns:
+        The templates that users are asked with; none where no users are.
 
     Raises:
-        UserError: the metric is none of those that `make_validate` gives.
+        UserError: the metric is none of those that `make_validate` gives, or there are none.
     """
-    cutoff = min(10, settings.num_beams)
-    listing = tasks is None or any(task in LISTS for task in tasks)
-    measured = [f"hr@{cutoff}", f"ndcg@{cutoff}"] if listing else []
-    measured += ["auc"] if tasks is not None and "rating" in tasks else []
+    if not any(task in SCORED_TASKS for task in tasks):
+        raise UserError(
+            f"{', '.join(tasks)} only train and hold nothing out, so there is nothing to validate; set"
+            " EVAL_PERIOD=None"
+        )
     if settings.users == 0:
-        measured = []
-    if not {"loss", *measured} & set(settings.metric.split("/")):
-        nobody = "no users are searched for" if settings.users == 0 else "no task gives lists"
-        wanted = f"{', '.join(measured)} or loss" if measured else f"loss ({nobody})"
+        _check_among(settings, [])
+        return ()
+    chosen = in_training.choose_templates(templates, tasks, settings.templates)
+    names = in_training.metric_names(dict.fromkeys(datasets, chosen), settings.num_beams)
+    _check_among(settings, names)
+    return chosen
+
+
+def _check_among(settings: ValidationConfig, names: Sequence[str]) -> None:
+    """Checks that the metric that chooses is the loss, or among the names of what is measured beside it."""
+    if settings.metric not in ("loss", *names):
+        wanted = f"{', '.join(names)} or loss" if names else "loss (no users are searched for)"
         raise UserError(
             f"the best checkpoint is chosen by {settings.metric!r}, which is not measured; wanted"
             f" {wanted}. Set --gin.config.ValidationConfig.metric"

@@ -1,6 +1,7 @@
 """A unified model of the alignment system (random parameters): three questions in one evaluation."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -13,7 +14,15 @@ from genrec_jax.cli import main
 from genrec_jax.data import artefacts
 from genrec_jax.data import splits as splits_lib
 from genrec_jax.decoding import trie as tries
-from genrec_jax.evaluation import auc, checkpoints, from_run, report, results, table
+from genrec_jax.evaluation import (
+    auc,
+    checkpoints,
+    from_run,
+    in_training,
+    report,
+    results,
+    table,
+)
 from genrec_jax.evaluation.alignment import AlignmentEvaluator, Ratings
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.evaluation.in_training import ValidationEvaluator
@@ -201,8 +210,16 @@ def test_the_best_checkpoint_is_chosen_by_retrieval(made):
     values = ValidationEvaluator(run, meshes.single_device_mesh(), max_users=USERS).metrics(
         from_run_params(run)
     )
+    chosen = in_training.choose_templates(run.templates, run.mixture["tasks"], None)
+    assert sorted(values) == sorted(in_training.metric_names({"toystore": chosen}, 20))
     assert values["hr@10"] == values["hr@10/retrieval/retrieval"]
     assert 0 <= values["hr@10/ranking/ranking"] <= 1 and "auc" in values
+
+
+def test_tasks_that_only_train_are_not_scored(made, capsys):
+    assert main.main(["evaluate", str(made[0].path), "--templates", "mim"]) == 2
+    said = "mim, which only trains and .* wanted templates of .*retrieval, ranking, rating"
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_without_retrieval_it_is_chosen_by_rankings_or_by_ratings(made, tmp_path):

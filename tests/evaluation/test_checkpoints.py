@@ -17,6 +17,7 @@ from genrec_jax.errors import UserError
 from genrec_jax.evaluation import (
     checkpoints,
     from_run,
+    in_training,
     intervals,
     ranking,
     reference_ranks,
@@ -401,6 +402,9 @@ def test_several_datasets_get_a_folder_each(tmp_path, mesh):
         checkpoints.restore.restore_params(run_dir, 10, mesh=mesh)
     )
     assert measured["hr@6"] == pytest.approx((measured["north/hr@6"] + measured["south/hr@6"]) / 2)
+    (chosen,) = in_training.choose_templates(run_dir.templates, ("sequential",), ["A1"])
+    both = {"north": [chosen], "south": [chosen]}
+    assert sorted(measured) == sorted(in_training.metric_names(both, 6))
 
 
 def test_dataset_fixture_is_what_the_run_records(run_dir, toy):

@@ -44,6 +44,13 @@ def test_both_files_hold_the_same(tmp_path):
     ]
 
 
+def test_what_is_no_finite_number_is_null(tmp_path):
+    write_five(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1], parse_constant=pytest.fail)
+    assert (last["hr@10"], last["loss"]) == (0.5, None)
+
+
 def test_resuming_cuts_both_back_to_the_restored_step(tmp_path):
     write_five(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:

@@ -408,6 +408,21 @@ def test_choosing_by_what_is_not_measured_is_an_error(tmp_path):
         run.go()
 
 
+def test_what_a_validation_raises_costs_no_step_and_it_is_made_up(tmp_path):
+    def broken(params):
+        raise RuntimeError("out of memory")
+
+    schedule = {"eval_period": 4, "checkpoint_period": None}
+    whole, expected, _ = go_stopped(tmp_path / "whole", None, **schedule)
+    run = Run(tmp_path / "run", validate=broken, **schedule)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.go()
+    assert run.steps() == [4]
+    mended, result, _ = go_stopped(tmp_path / "run", None, **schedule)
+    assert measured(mended) == measured(whole)
+    assert result.progress.best == expected.progress.best
+
+
 def test_metrics_are_read_one_step_late(tmp_path):
     """Step N is dispatched before step N-1's metrics are waited for."""
     happened = []

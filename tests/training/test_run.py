@@ -380,25 +380,32 @@ def test_item_ids_that_are_not_there_name_the_command(make_config):
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(make_config):
-    with pytest.raises(UserError, match=r"chosen by 'hr@20'.* hr@10, ndcg@10 or loss"):
+    with pytest.raises(UserError, match=r"chosen by 'hr@20'.* hr@10, ndcg@10, .* or loss"):
         train(make_config(validation=config.ValidationConfig(metric="hr@20")))
     without_search = config.ValidationConfig(users=0)
     with pytest.raises(UserError, match=r"chosen by 'hr@10'.* wanted loss"):
         train(make_config(validation=without_search))
     by_area = config.ValidationConfig(metric="auc")
-    with pytest.raises(UserError, match=r"chosen by 'auc'.* hr@10, ndcg@10 or loss"):
-        train(make_config(validation=by_area))
+    refused = make_config(validation=by_area)
+    with pytest.raises(UserError, match=r"chosen by 'auc'.* hr@10, ndcg@10, .* or loss"):
+        train(refused)
+    assert not pathlib.Path(refused.model_dir).exists()
 
 
-def test_a_run_dir_without_a_checkpoint_may_start_anew_with_other_settings(make_config, capsys):
+def test_a_run_dir_without_a_checkpoint_may_start_anew_with_other_settings(
+    make_config, monkeypatch, capsys
+):
     settings = make_config()
 
-    def broken(params):
+    def broken(*args, **options):
         raise RuntimeError("out of memory")
 
-    watched = dataclasses.replace(settings, validation=config.ValidationConfig(period=1))
-    with pytest.raises(RuntimeError, match="out of memory"):
-        train(watched, validate=broken)
+    closed, close = [], run.MetricsLog.close
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="out of memory"):
+        patched.setattr(step_lib, "jit_train_step", broken)
+        patched.setattr(run.MetricsLog, "close", lambda log: closed.append(close(log)))
+        train(settings)
+    assert closed == [None]
     assert train(dataclasses.replace(settings, seed=5)).step == 6
     assert "never got to a checkpoint" in capsys.readouterr().err
     assert run_dir.RunDir.load(settings.model_dir).settings["seed"] == 5

@@ -3,6 +3,7 @@
 import pytest
 
 from genrec_jax.errors import UserError
+from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.training import config, schedules, validation
 from genrec_jax.training.optimizers import Optimizer
 
@@ -58,24 +59,57 @@ def test_periods_are_at_least_1_or_none():
 
 
 @pytest.mark.parametrize(
-    ("tasks", "metric", "said"),
+    ("tasks", "settings", "said"),
     [
-        (("ranking", "mlm"), "hr@10", None),
-        (("retrieval", "rating"), "hr@10", None),
-        (("rating", "mlm"), "auc", None),
-        (("rating", "mlm"), "hr@10", "wanted auc or loss"),
-        (("ranking", "mlm"), "auc", "wanted hr@10, ndcg@10 or loss"),
-        (("mim", "mlm"), "hr@10", "wanted loss .no task gives lists"),
-        (None, "hr@10", None),
+        ("ranking mlm", {"metric": "hr@10"}, None),
+        ("ranking mlm", {"metric": "hr@10/ranking/ranking"}, None),
+        (
+            "ranking mlm",
+            {"metric": "hr@10/rankin"},
+            r"wanted hr@10, ndcg@10, hr@10/ranking/ranking",
+        ),
+        ("ranking mlm", {"metric": "auc"}, r"wanted hr@10, ndcg@10, .* or loss"),
+        ("retrieval rating", {"metric": "hr@10"}, None),
+        ("retrieval rating", {"metric": "auc"}, None),
+        (
+            "retrieval rating",
+            {"metric": "auc", "templates": ("retrieval",)},
+            "wanted hr@10, .* or loss",
+        ),
+        (
+            "retrieval rating",
+            {"metric": "hr@10", "templates": ("mim",)},
+            "of the task mim, which only",
+        ),
+        ("retrieval rating", {"metric": "auc", "users": 0}, r"wanted loss .no users"),
+        ("rating mlm", {"metric": "auc"}, None),
+        ("rating mlm", {"metric": "hr@10"}, "wanted auc or loss"),
+        ("mim mlm", {"metric": "loss"}, r"mim, mlm only train .* set EVAL_PERIOD=None"),
+        ("mim mlm", {"metric": "loss", "users": 0}, "set EVAL_PERIOD=None"),
+        ("retrieval", {"metric": "Beauty/hr@10", "datasets": ["Beauty", "Toys"]}, None),
+        (
+            "retrieval",
+            {"metric": "Toys/ndcg@10/retrieval/retrieval", "datasets": ["Beauty", "Toys"]},
+            None,
+        ),
+        (
+            "retrieval",
+            {"metric": "hr@10/retrieval/retrieval", "datasets": ["Beauty", "Toys"]},
+            "not measured",
+        ),
+        ("retrieval", {"metric": "Beauty/hr@10"}, "not measured"),
     ],
 )
-def test_what_is_measured_depends_on_the_tasks(tasks, metric, said):
-    settings = config.ValidationConfig(metric=metric)
+def test_what_is_measured_depends_on_tasks_templates_and_datasets(tasks, settings, said):
+    templates = templates_lib.load_templates(templates_lib.ALIGNMENT_TEMPLATES)
+    settings = dict(settings)
+    datasets = settings.pop("datasets", ["Beauty"])
+    given = config.ValidationConfig(**settings)
     if said is None:
-        validation.check_metric(settings, tasks)
+        validation.check_metric(given, tasks.split(), templates, datasets)
     else:
         with pytest.raises(UserError, match=said):
-            validation.check_metric(settings, tasks)
+            validation.check_metric(given, tasks.split(), templates, datasets)
 
 
 def test_too_few_beams_for_the_metric_are_refused_before_anything_is_trained():
