@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "genrec_jax"
 ORDER = (
-    ("errors", "pytree", "shapes", "progress", "storage", "mirror"),
+    ("errors", "checks", "pytree", "shapes", "progress", "storage", "mirror"),
     ("data",),
     ("prompts",),
     ("indexing",),

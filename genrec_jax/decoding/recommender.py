@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from genrec_jax import checks
 from genrec_jax.checkpoint import restore
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.data import artefacts
@@ -62,9 +63,9 @@ def load(
     Raises:
         UserError: no run dir, no such checkpoint or dataset, a damaged file, or a number that cannot be.
     """
-    request_checks.check_whole("num_beams", num_beams, 1)
-    request_checks.check_whole("max_k", max_k, 1)
-    request_checks.check_whole("room", room, 0)
+    checks.check_whole("num_beams", num_beams, 1)
+    checks.check_whole("max_k", max_k, 1)
+    checks.check_whole("room", room, 0)
     request_checks.check_unknown(unknown)
     compilation_cache.use()
     opened = RunDir.load(run_dir)
@@ -272,7 +273,7 @@ class Recommender:
             earlier process compiled (`parallel.compilation_cache`), and one run.
         """
         self._check_k(k)
-        request_checks.check_whole("longest_list", longest_list, 0)
+        checks.check_whole("longest_list", longest_list, 0)
         request_checks.check_counts("rows", rows)
         if lengths is None:
             lengths = request_shapes.lengths_up_to(self.run_dir.mixture["max_input_length"])
@@ -410,7 +411,7 @@ class Recommender:
 
     def _check_k(self, k: Any) -> None:
         more = ". A service that needs more sets `load(max_k=...)`"
-        request_checks.check_whole("k", k, 1, self.max_k, do=more)
+        checks.check_whole("k", k, 1, self.max_k, do=more)
 
     def _beams_for(self, k: int) -> int:
         return max(self.num_beams, -(-k // BEAMS_MULTIPLE) * BEAMS_MULTIPLE)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 from jaxtyping import Int32
 
+from genrec_jax.checks import check_whole
 from genrec_jax.decoding.catalogue import Catalogue, Match, Unknown, is_list
 from genrec_jax.decoding.constraints import ItemList
 from genrec_jax.errors import UserError
@@ -72,16 +73,6 @@ def check_unknown(unknown: Any) -> None:
     """Checks that `unknown` is one of the policies for unknown entries."""
     if unknown not in get_args(Unknown):
         raise UserError(f"unknown is {unknown!r}; wanted one of {', '.join(get_args(Unknown))}")
-
-
-def check_whole(name: str, value: Any, least: int, most: int | None = None, do: str = "") -> None:
-    """Refuses what is no whole number from `least` to `most`; `do` says what to do about one above it."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    above = whole and most is not None and value > most
-    if not whole or value < least or above:
-        upper = " or more" if most is None else f" to {most}"
-        remedy = do if above else ""
-        raise UserError(f"{name} is {value!r}; wanted a whole number, {least}{upper}{remedy}")
 
 
 def check_template(template: Any) -> None:

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from genrec_jax import checks
 from genrec_jax.decoding import candidates, children, reading, selection
 from genrec_jax.decoding.children import Beams
 from genrec_jax.decoding.constraints import Constraints
 from genrec_jax.decoding.reading import KeptLogits
 from genrec_jax.decoding.trie import Trie
-from genrec_jax.errors import UserError
 from genrec_jax.parallel import rules
 from genrec_jax.pytree import pytree_dataclass
 
@@ -60,11 +60,9 @@ class BeamConfig:
     chunk_width: int = 128
 
     def __post_init__(self):
-        for field in ("num_beams", "num_results", "chunk_width"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field} is {getattr(self, field)}; wanted at least 1")
-        if self.length_penalty < 0:
-            raise UserError(f"length_penalty is {self.length_penalty}; wanted 0 or more")
+        checks.whole_fields(self, "num_beams", "num_results", "chunk_width")
+        checks.number_fields(self, "length_penalty", least=0)
+        checks.flag_fields(self, "finish_within_beams", "renormalise")
 
 
 @pytree_dataclass

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from genrec_jax import checks
 from genrec_jax.checkpoint.run_dir import RunDir
 from genrec_jax.decoding import constraints, live, request_checks
 from genrec_jax.decoding import trie as tries
@@ -57,7 +58,7 @@ class Stock:
             dataset: which of its datasets; not needed if it has one.
             room: items that may be added without a new shape of the trie.
         """
-        request_checks.check_whole("room", room, 0)
+        checks.check_whole("room", room, 0)
         entry = run_dir.dataset(dataset)
         ids = run_dir.item_ids(entry.name)
         trie = tries.load(entry.trie)

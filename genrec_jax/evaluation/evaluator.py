@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Int32
 
+from genrec_jax import checks
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.decoding.exact import BLOCK_SIZE
@@ -114,18 +115,14 @@ class EvaluateConfig:
             object.__setattr__(self, "templates", tuple(self.templates))
         if self.split not in ("validation", "test"):
             raise UserError(f"split is {self.split!r}; wanted validation or test")
-        for field in ("num_beams", "batch_size", "exact_block"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field} is {getattr(self, field)}; wanted at least 1")
-        if self.max_users is not None and self.max_users < 1:
-            raise UserError(
-                f"max_users is {self.max_users}; wanted at least 1, or None for all users"
-            )
+        checks.whole_fields(self, "num_beams", "batch_size", "exact_block")
+        checks.whole_fields(self, "max_users", otherwise="all users")
+        checks.whole_fields(self, "seed", least=0)
+        checks.number_fields(self, "length_penalty", least=0)
+        checks.flag_fields(self, "finish_within_beams", "exact_exclusion", "exact")
         if self.dtype not in (None, *CHOICES["dtype"]):
             known = " or ".join(CHOICES["dtype"])
             raise UserError(f"dtype is {self.dtype!r}; wanted {known}, or None for the run's own")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; wanted a whole number from 0")
         if self.exact and self.length_penalty:
             raise UserError(
                 f"length_penalty is {self.length_penalty} and exact is asked for; wanted 0, for true ranks"

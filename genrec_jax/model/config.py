@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from genrec_jax import checks
 from genrec_jax.errors import UserError
 
 VOCAB_MULTIPLE = 128
@@ -82,6 +83,8 @@ class T5Config:
                 f"mlp_activations is {self.mlp_activations!r}; wanted ('relu',) for T5 1.0 or"
                 " ('gelu', 'linear') for T5 1.1 and FLAN-T5"
             )
+        flags = ("tied_head", "scale_head_input", "relative_bias_per_layer", "whole_word_embedding")
+        checks.flag_fields(self, *flags, "scan_layers")
         sizes = ("vocab_size", "embed_dim", "num_heads", "head_dim", "mlp_dim")
         for field in (*sizes, "num_encoder_layers", "num_decoder_layers"):
             if getattr(self, field) < 1:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int64
 
+from genrec_jax import checks
 from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import SplitName, Splits
@@ -52,6 +53,7 @@ class AlignmentSettings:
     shuffle: bool = True
 
     def __post_init__(self):
+        checks.number_fields(self, "like_above")
         if self.window < 2 or self.num_candidates < 2 or self.max_input_length < 2:
             raise UserError(
                 f"history is {self.window}, num_candidates {self.num_candidates}, max_input_length"

@@ -7,10 +7,12 @@ replacement, in an order of its own.
 """
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Int, Int64
 
+from genrec_jax import checks
 from genrec_jax.data import hashing
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.distinct import distinct
@@ -100,6 +102,7 @@ class OpenP5Task(SingleTask):
         self._numbers_T = np.array([tables.number_of(i) for i in template_ids], np.int64)
         self._draws = len(template_ids) if templates_per_example is None else templates_per_example
         self._shown = history if task == "sequential" else 0
+        checks.check_choice("cut", cut, get_args(Cut))
         self.cut: Cut = cut
         if wrong := [i for i in template_ids if tables.templates[tables.number_of(i)].task != task]:
             raise UserError(f"template {wrong[0]} is not a {task} template")

@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from genrec_jax import checks
 from genrec_jax.errors import UserError
 
 
@@ -42,6 +43,11 @@ class AdafactorConfig:
     epsilon2: float = 1e-3
 
     def __post_init__(self):
+        checks.number_fields(self, "decay_rate", above=0, most=1)
+        checks.number_fields(self, "clipping_threshold", "epsilon1", above=0)
+        checks.number_fields(self, "epsilon2", least=0)
+        checks.whole_fields(self, "min_dim_size_to_factor")
+        checks.flag_fields(self, "multiply_by_parameter_scale")
         # The field stays for the `config.gin` and the settings of earlier runs, which name it.
         if self.step_offset:
             raise UserError(

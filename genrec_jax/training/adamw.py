@@ -9,6 +9,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
+from genrec_jax import checks
+
 
 @dataclasses.dataclass(frozen=True)
 class AdamWConfig:
@@ -31,6 +33,13 @@ class AdamWConfig:
     weight_decay: float = 0.01
     undecayed: tuple[str, ...] = ("norm_embed", "relpos_buckets")
     clip_norm: float | None = 1.0
+
+    def __post_init__(self):
+        checks.number_fields(self, "b1", "b2", least=0, below=1)
+        checks.number_fields(self, "epsilon", above=0)
+        checks.number_fields(self, "weight_decay", least=0)
+        if self.clip_norm is not None:
+            checks.number_fields(self, "clip_norm", above=0)
 
 
 def decay_mask(params: Any, undecayed: Sequence[str]) -> Any:

@@ -6,8 +6,9 @@ Names of T5X's macros that set a field stand in brackets.
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from genrec_jax import checks
 from genrec_jax.checkpoint.new_tokens import NewTokens
 from genrec_jax.errors import UserError
 from genrec_jax.model.config import T5Config
@@ -96,17 +97,24 @@ class DataConfig:
     def __post_init__(self):
         datasets = (self.datasets,) if isinstance(self.datasets, str) else tuple(self.datasets)
         object.__setattr__(self, "datasets", datasets)
-        if not datasets or self.batch_size < 1 or self.history < 1:
-            raise UserError(
-                f"got {len(datasets)} datasets, batch_size {self.batch_size}, history {self.history};"
-                " wanted at least 1 of each"
-            )
+        if not datasets:
+            raise UserError("DataConfig.datasets names none; wanted at least 1. Set DATA_DIR")
+        checks.whole_fields(self, "batch_size", "history", "max_shapes")
+        checks.whole_fields(self, "row_length", otherwise="that of `inputs`")
+        checks.whole_fields(self, "templates_per_example", otherwise="every seen one")
+        checks.whole_fields(self, "num_candidates", least=2)
+        checks.number_fields(self, "like_above")
+        checks.flag_fields(self, "packing")
+        checks.check_choice("DataConfig.cut", self.cut, get_args(Cut))
         lengths = dict(self.feature_lengths)
         if set(lengths) != {"inputs", "targets"} or lengths["inputs"] is None:
             raise UserError(
                 f"TASK_FEATURE_LENGTHS is {lengths}; wanted 'inputs' and 'targets', such as"
                 ' {"inputs": 512, "targets": 32}'
             )
+        for feature, length in lengths.items():
+            if length is not None:
+                checks.check_whole(f"TASK_FEATURE_LENGTHS[{feature!r}]", length, 1)
         object.__setattr__(self, "feature_lengths", lengths)
         if self.rates is not None:
             object.__setattr__(self, "rates", dict(self.rates))
@@ -149,10 +157,12 @@ class ValidationConfig:
     patience: int | None = None
 
     def __post_init__(self):
-        _check_at_least_1(self, "period", "loss_batches", "num_beams", "batch_size", "patience")
-        if self.users is not None and self.users < 0:
-            raise UserError(f"validation users is {self.users}; wanted 0 or more, or None for all")
-        if self.templates is not None:
+        checks.whole_fields(self, "loss_batches", "num_beams", "batch_size")
+        checks.whole_fields(self, "period", "patience", otherwise="never")
+        checks.whole_fields(self, "users", least=0, otherwise="all")
+        if isinstance(self.templates, str):
+            object.__setattr__(self, "templates", (self.templates,))
+        elif self.templates is not None:
             object.__setattr__(self, "templates", tuple(self.templates))
         cutoff = self.metric.split("/")[0].partition("@")[2]
         searches = self.period is not None and self.users != 0
@@ -183,7 +193,8 @@ class CheckpointConfig:
     keep_every: int | None = None
 
     def __post_init__(self):
-        _check_at_least_1(self, "period", "keep_latest", "keep_every")
+        checks.whole_fields(self, "keep_latest")
+        checks.whole_fields(self, "period", "keep_every", otherwise="never")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +210,11 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+
+    def __post_init__(self):
+        checks.whole_fields(self, "fsdp", "tensor")
+        if self.data != -1:
+            checks.whole_fields(self, "data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,20 +265,21 @@ class TrainConfig:
                 f"train_steps is {self.train_steps} and train_epochs is {self.train_epochs}; wanted"
                 " exactly one of them. Set TRAIN_STEPS, or TRAIN_EPOCHS with TRAIN_STEPS = None"
             )
-        if not 0 <= self.seed < 1 << 32:
-            raise UserError(f"RANDOM_SEED is {self.seed}; wanted 0 to {(1 << 32) - 1}")
-        _check_at_least_1(self, "log_period", "microbatches")
-        if self.train_steps is not None and self.train_steps < 1:
-            self._check_as_it_is(self.train_steps)
-        if self.train_epochs is not None and self.train_epochs <= 0:
-            raise UserError(f"train_epochs is {self.train_epochs}; wanted more than 0")
+        checks.check_whole("RANDOM_SEED", self.seed, 0, (1 << 32) - 1)
+        checks.whole_fields(self, "log_period", "microbatches")
+        if self.train_epochs is not None:
+            checks.check_number("train_epochs", self.train_epochs, above=0)
+        else:
+            checks.check_whole("train_steps", self.train_steps, 0)
+        if self.train_steps == 0:
+            self._check_as_it_is()
 
-    def _check_as_it_is(self, train_steps: int) -> None:
+    def _check_as_it_is(self) -> None:
         """Checks a run of 0 steps, which keeps the parameters it starts from."""
-        if train_steps < 0 or self.initial_checkpoint is None:
+        if self.initial_checkpoint is None:
             raise UserError(
-                f"train_steps is {train_steps}; wanted at least 1, or 0 with INITIAL_CHECKPOINT_PATH: a run"
-                " of those parameters as they are, for evaluating them"
+                "train_steps is 0; wanted at least 1, or 0 with INITIAL_CHECKPOINT_PATH: a run of those"
+                " parameters as they are, for evaluating them"
             )
         if self.new_tokens.reinitialise != "none":
             raise UserError(
@@ -301,11 +318,3 @@ class TrainConfig:
         fields = dataclasses.asdict(self)
         del fields["model_dir"]
         return json.loads(json.dumps(fields))
-
-
-def _check_at_least_1(config: Any, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
-        if value is not None and value < 1:
-            never = " (None: never)" if "period" in field and field != "log_period" else ""
-            raise UserError(f"{type(config).__name__}.{field} is {value}; wanted at least 1{never}")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from genrec_jax import checks
 from genrec_jax.errors import UserError
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline.batch import Batch
@@ -50,19 +51,14 @@ class LossConfig:
 
     def __post_init__(self):
         factor = self.normalizing_factor
-        number = isinstance(factor, int | float) and factor > 0
-        if not number and factor not in NORMALIZERS:
-            raise UserError(
-                f"normalizing_factor is {factor!r}; wanted a number over 0 or one of"
-                f" {', '.join(NORMALIZERS)}"
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing is {self.label_smoothing}; wanted 0 <= it < 1")
-        if self.positions_at_a_time is not None and self.positions_at_a_time < 0:
-            raise UserError(
-                f"positions_at_a_time is {self.positions_at_a_time}; wanted at least 1, 0 for all, or None"
-                " for what fits"
-            )
+        if factor not in NORMALIZERS:
+            try:
+                checks.check_number("LossConfig.normalizing_factor", factor, above=0)
+            except UserError as error:
+                raise UserError(f"{error}, or one of {', '.join(NORMALIZERS)}") from None
+        checks.number_fields(self, "z_loss", least=0)
+        checks.number_fields(self, "label_smoothing", least=0, below=1)
+        checks.whole_fields(self, "positions_at_a_time", least=0, otherwise="what fits")
 
 
 def token_losses(

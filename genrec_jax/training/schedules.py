@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from genrec_jax import checks
 from genrec_jax.errors import UserError
 
 
@@ -33,26 +34,25 @@ class LearningRate:
     final_share: float = 0.0
 
     def __post_init__(self):
-        if self.decay not in ("constant", "rsqrt", "linear", "cosine"):
-            raise UserError(
-                f"decay is {self.decay!r}; wanted 'constant', 'rsqrt', 'linear' or 'cosine'"
-            )
+        checks.check_choice(
+            "LearningRate.decay", self.decay, ("constant", "rsqrt", "linear", "cosine")
+        )
         needs_total = self.decay in ("linear", "cosine") or self.warmup_share is not None
         if needs_total and self.total_steps is None:
             raise UserError(
                 f"the learning rate (decay={self.decay!r}, warmup_share={self.warmup_share}) needs"
                 " total_steps; set it to the number of training steps"
             )
-        if not self.peak >= 0:
-            raise UserError(f"the learning rate's peak is {self.peak}; wanted 0 or more")
-        if self.warmup_steps < 0:
-            raise UserError(f"warmup_steps is {self.warmup_steps}; wanted 0 or more")
-        for field in ("warmup_share", "final_share"):
-            share = getattr(self, field)
-            if share is not None and not 0 <= share <= 1:
-                raise UserError(
-                    f"{field} is {share}; wanted a share from 0 to 1, such as 0.05 for five percent"
-                )
+        checks.number_fields(self, "peak", least=0)
+        checks.whole_fields(self, "warmup_steps", least=0)
+        checks.whole_fields(self, "total_steps", least=0, otherwise="none are needed")
+        shares = ("final_share",) if self.warmup_share is None else ("final_share", "warmup_share")
+        checks.number_fields(self, *shares, least=0, most=1)
+        if self.final_share and self.decay not in ("linear", "cosine"):
+            raise UserError(
+                f"LearningRate.final_share is {self.final_share}, where decay={self.decay!r} has no end;"
+                " wanted 0, or decay 'linear' or 'cosine'"
+            )
         if self.warmup_share is not None and self.warmup_steps:
             raise UserError("got both warmup_steps and warmup_share; wanted one of them")
 

@@ -162,5 +162,5 @@ def test_a_position_at_a_time_never_holds_all_logits(monkeypatch):
 
 
 def test_positions_at_a_time_must_be_some():
-    with pytest.raises(UserError, match="positions_at_a_time is -1; wanted at least 1, 0 for all"):
+    with pytest.raises(UserError, match="positions_at_a_time is -1; wanted a whole number, 0"):
         losses.LossConfig(positions_at_a_time=-1)

@@ -94,9 +94,12 @@ def test_learning_rate_needs_the_length_of_the_run():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"peak": -1e-3}, "peak is -0.001; wanted 0 or more"),
+        ({"peak": -1e-3}, "peak is -0.001; wanted a finite number, at least 0"),
         ({"warmup_steps": -1}, "warmup_steps is -1"),
-        ({"warmup_share": 5.0, "total_steps": 100}, "warmup_share is 5.0; wanted a share"),
+        (
+            {"warmup_share": 5.0, "total_steps": 100},
+            "warmup_share is 5.0; wanted .* at least 0 and at most 1",
+        ),
         ({"decay": "linear", "total_steps": 9, "final_share": 2.0}, "final_share is 2.0"),
     ],
 )

@@ -44,13 +44,16 @@ def test_a_run_has_a_step_at_least(make_config, steps):
 
 @pytest.mark.parametrize("seed", [-1, 1 << 32])
 def test_a_seed_that_no_key_can_be_made_of(make_config, seed):
-    with pytest.raises(UserError, match=rf"RANDOM_SEED is {seed}; wanted 0 to 4294967295"):
+    with pytest.raises(
+        UserError, match=rf"RANDOM_SEED is {seed}; wanted a whole number, 0 to 4294967295"
+    ):
         make_config(seed=seed)
 
 
 def test_periods_are_at_least_1_or_none():
     with pytest.raises(
-        UserError, match=r"ValidationConfig.period is 0; wanted at least 1 .None: never"
+        UserError,
+        match=r"ValidationConfig.period is 0; wanted a whole number, 1 or more .None: never",
     ):
         config.ValidationConfig(period=0)
     with pytest.raises(UserError, match=r"CheckpointConfig.period is -5"):
