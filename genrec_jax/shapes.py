@@ -1,9 +1,10 @@
 """One letter per dimension: the key to every suffixed array name (`logits_BTV`) in this codebase.
 
 Array names end in the letters of their dimensions, in order; jaxtyping annotations and einsums use
-the same letters. A suffix is written only for arrays, never for scalars or Python containers. A dimension
-that is an offset longer has it as a digit (`offsets_U1` has one more entry than there are users); a word as
-a dimension speaks for itself.
+the same letters. A suffix is written only for arrays, never for scalars or Python containers. A digit is a
+dimension of so many entries (`spans_BM2` has two for each beam); the 1 of `offsets_U1` says that it has one
+entry more than there are users, and so may an annotation alone (`offsets_I: Int[Array, "I1"]`). A word as a
+dimension speaks for itself.
 
 | letter | dimension |
 |---|---|

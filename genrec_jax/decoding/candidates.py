@@ -102,10 +102,10 @@ def finished_items(front: Frontier, finished_BM: Float[Array, "B M"]) -> Int[Arr
 def _finished(front: Frontier) -> Float[Array, "B M"]:
     """Scores of the children that end an id, always the first child of a beam; -inf for none."""
     beams, spans, trie = front.beams, front.spans, front.trie
-    ends_BM = spans.ends_BM
+    may_end_BM = spans.has_eos_BM
     if front.constraints is not None:
         first = jnp.zeros(1, jnp.int32)
-        ends_BM &= children.may_get(beams, spans, trie, first, front.constraints)[:, :, 0]
-    eos_BM1 = jnp.full((*ends_BM.shape, 1), trie.eos_id, jnp.int32)
+        may_end_BM &= children.may_get(beams, spans, trie, first, front.constraints)[:, :, 0]
+    eos_BM1 = jnp.full((*may_end_BM.shape, 1), trie.eos_id, jnp.int32)
     scores_BM = beams.scores_BM + (front.logits_of(eos_BM1)[:, :, 0] - front.normaliser_BM)
-    return jnp.where(ends_BM, scores_BM, -jnp.inf)
+    return jnp.where(may_end_BM, scores_BM, -jnp.inf)

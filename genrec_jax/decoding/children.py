@@ -33,7 +33,7 @@ class Spans(NamedTuple):
         in_tail_BM: whether the beam is inside a tail.
         few_BMC: the tokens of the first `FEW` children; of fewer, others after them.
         largest_BM: the last child's token.
-        ends_BM: whether the first child is end-of-sequence, which ends an id and does not run on.
+        has_eos_BM: whether the first child is end-of-sequence, which ends an id and does not run on.
     """
 
     firsts_BM: Int[Array, "B M"]
@@ -41,7 +41,7 @@ class Spans(NamedTuple):
     in_tail_BM: Bool[Array, "B M"]
     few_BMC: Int[Array, "B M C"]
     largest_BM: Int[Array, "B M"]
-    ends_BM: Bool[Array, "B M"]
+    has_eos_BM: Bool[Array, "B M"]
 
 
 def spans_of(beams: Beams, trie: Trie) -> Spans:
@@ -52,8 +52,8 @@ def spans_of(beams: Beams, trie: Trie) -> Spans:
     counts_BM = jnp.where(beams.scores_BM > -jnp.inf, counts_BM, 0)
     few_BMC = beams.ahead_BMC[:, :, :FEW]
     largest_BM = jnp.where(in_tail_BM, beams.ahead_BMC[:, :, 0], beams.ahead_BMC[:, :, FEW])
-    ends_BM = (few_BMC[:, :, 0] == trie.eos_id) & (counts_BM > 0)
-    return Spans(firsts_BM, counts_BM, in_tail_BM, few_BMC, largest_BM, ends_BM)
+    has_eos_BM = (few_BMC[:, :, 0] == trie.eos_id) & (counts_BM > 0)
+    return Spans(firsts_BM, counts_BM, in_tail_BM, few_BMC, largest_BM, has_eos_BM)
 
 
 def read_ahead(

@@ -1,4 +1,4 @@
-"""T5 as the search sees it: incremental decoding behind `search.Network`'s three functions."""
+"""T5 as the search sees it: incremental decoding behind `search.Network`."""
 
 from collections.abc import Callable
 from typing import Any

@@ -221,9 +221,9 @@ class _Edges(NamedTuple):
 
 def _edges(front: Frontier) -> _Edges:
     spans = front.spans
-    firsts_BM = spans.firsts_BM + spans.ends_BM
+    firsts_BM = spans.firsts_BM + spans.has_eos_BM.astype(jnp.int32)
     ends_BM = spans.firsts_BM + spans.counts_BM
-    lowest_BM = jnp.where(spans.ends_BM, spans.few_BMC[:, :, 1], spans.few_BMC[:, :, 0])
+    lowest_BM = jnp.where(spans.has_eos_BM, spans.few_BMC[:, :, 1], spans.few_BMC[:, :, 0])
     return _Edges(firsts_BM, ends_BM, lowest_BM, spans.largest_BM)
 
 
@@ -232,9 +232,10 @@ def _by_bounds(
 ) -> tuple[Bool[Array, ""], Found]:
     """Reads the groups of tokens with the highest bounds, until no other can hold a child to keep.
 
-    It gives up after so many rounds, because many tokens that are no children have high logits, and where
-    a round left out a group as high as its last one and higher than what was found. The first of the
-    results is whether it did not.
+    Returns:
+        whether what was found is complete, and what was found. It is incomplete after as many `rounds`
+        (tokens that are no children may have high logits), or where groups tied at a round's cut and one
+        that was left out may hold a child above the lowest that was found. Then the caller reads chunks.
     """
     beams, spans, trie = front.beams, front.spans, front.trie
     batch, num_beams, groups = kept.highest_BMG.shape
@@ -368,7 +369,7 @@ def _scored(front: Frontier, offsets_C: Int[Array, " C"], tokens_BMC: Int[Array,
     """Every beam's running children at some neighbouring offsets; -inf for those that are none."""
     spans, beams = front.spans, front.beams
     batch, _, width = tokens_BMC.shape
-    running_BMC = offsets_C[None, None] >= spans.ends_BM[:, :, None]
+    running_BMC = offsets_C[None, None] >= spans.has_eos_BM[:, :, None]
     running_BMC &= children.are_there(spans, offsets_C)
     if front.constraints is not None:
         running_BMC &= children.may_get(beams, spans, front.trie, offsets_C, front.constraints)

@@ -26,7 +26,6 @@ from genrec_jax.decoding.recommendations import Recommendations, found_items
 from genrec_jax.decoding.request_checks import Constrained, History
 from genrec_jax.decoding.search import BeamConfig
 from genrec_jax.decoding.stock import Stock
-from genrec_jax.errors import UserError
 from genrec_jax.model import stacks, t5
 from genrec_jax.parallel import compilation_cache
 
@@ -70,7 +69,15 @@ def load(
     compilation_cache.use()
     opened = RunDir.load(run_dir)
     step = restore.choose_step(opened, checkpoint)
-    return Recommender(opened, step, dataset, num_beams, room, unknown, max_k)
+    return Recommender(
+        opened,
+        step,
+        dataset=dataset,
+        num_beams=num_beams,
+        max_k=max_k,
+        room=room,
+        unknown=unknown,
+    )
 
 
 class _Served(NamedTuple):
@@ -97,11 +104,12 @@ class Recommender:
         self,
         run_dir: RunDir,
         step: int,
-        dataset: str | None,
-        num_beams: int,
+        *,
+        dataset: str | None = None,
+        num_beams: int = 20,
+        max_k: int = MAX_K,
         room: int = 0,
         unknown: Unknown = "skip",
-        max_k: int = MAX_K,
     ):
         self.unknown: Unknown = unknown
         stock = Stock.load(run_dir, dataset, room)
@@ -145,6 +153,7 @@ class Recommender:
         self,
         add: Mapping[str, str] | None = None,
         retire: Iterable[Query] = (),
+        *,
         titles: Mapping[str, str] | None = None,
     ) -> None:
         """Adds and retires items while other threads recommend; whole or not at all.
@@ -187,6 +196,7 @@ class Recommender:
         self,
         histories: Iterable[Iterable[Query]],
         k: int = 10,
+        *,
         users: Sequence[int | None] | None = None,
         exclude_seen: bool = False,
         template: str | None = None,
@@ -245,6 +255,7 @@ class Recommender:
         self,
         rows: Sequence[int] = (1,),
         lengths: Sequence[int] | None = None,
+        *,
         k: int = 10,
         exclude_seen: bool = False,
         longest_list: int = 0,
@@ -320,8 +331,7 @@ class Recommender:
         Raises:
             UserError: a shape or k below one, an unknown platform, or a folder in the way.
         """
-        if k < 1:
-            raise UserError(f"k is {k}; wanted at least 1")
+        self._check_k(k)
         beams = self._beams_for(k)
         return export.write(
             folder,

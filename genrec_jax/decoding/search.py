@@ -98,7 +98,7 @@ class Network(NamedTuple):
     """
 
     advance: Callable[..., tuple[Any, Float[Array, "B M Q"], Any]]
-    asked_logits: Callable[[Any, Int[Array, "B M C"]], Float[Array, "B M C"]]
+    asked_logits: Callable[..., Float[Array, "B M C"]]
     reorder: Callable[[Any, Int[Array, "B M"]], Any]
     kept: Callable[[Any], KeptLogits] | None = None
     view_axes: rules.Axes = ("batch",)

@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from genrec_jax.model.config import T5Config
 from genrec_jax.model.layers import Key, linear, parameter
 
-# Added to a masked score by T5X; it swallows the score and the position bias in float32, so that the
-# softmax of a query which sees nothing (padding) is uniform.
+# Stands for a masked score, so that the softmax of a query which sees nothing (padding) is uniform; T5X
+# adds the same number.
 MASKED = -1e10
 
 

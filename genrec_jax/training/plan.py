@@ -1,6 +1,7 @@
 """`plan`: whether a configuration fits a cluster, what a step costs there, and which mesh is better."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -190,7 +191,7 @@ def suggestions(config: TrainConfig, topology: Topology, shapes: Shapes) -> Iter
         chosen = with_choice(config, choice)
         if _fixed(chosen, choice) > limit:
             continue  # before its loss is traced
-        counts = (count_training, count_recommending)
+        counts = (count_training, functools.partial(count_recommending, chip=topology.chip))
         if all(count(chosen, choice, shapes).total <= limit for count in counts):
             yield choice
 
@@ -250,7 +251,7 @@ def plan(
             topology,
             choice.mesh,
             shapes.prompts,
-            count_recommending(config, choice, shapes),
+            count_recommending(config, choice, shapes, topology.chip),
             searched,
             plan_programs.recommend_flops(config.model, shapes),
         ),
@@ -285,7 +286,8 @@ def best_suggestion(
 def _smaller(config: TrainConfig, choice: Choice, shapes: Shapes, refused: Plan) -> bool:
     """Whether both steps of a choice would fit if the count erred as it did with a refused plan."""
     config = with_choice(config, choice)
-    counts = ((refused.train, count_training), (refused.recommend, count_recommending))
+    recommending = functools.partial(count_recommending, chip=refused.topology.chip)
+    counts = ((refused.train, count_training), (refused.recommend, recommending))
     for step, count in counts:
         if step.fits is False and step.limit is not None:
             counted = count(config, choice, shapes)
@@ -308,8 +310,8 @@ def count_training(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memor
     )
 
 
-def count_recommending(config: TrainConfig, choice: Choice, shapes: Shapes) -> Memory:
-    """Memory of a recommend step on a device, counted."""
+def count_recommending(config: TrainConfig, choice: Choice, shapes: Shapes, chip: Chip) -> Memory:
+    """Memory of a recommend step on a device, counted as if one process had all devices."""
     slots = plan_programs.PREFIX_TOKENS + 1 + shapes.beams * (plan_programs.ID_TOKENS - 1)
     return plan_memory.of_recommending(
         config.model,
@@ -318,7 +320,7 @@ def count_recommending(config: TrainConfig, choice: Choice, shapes: Shapes) -> M
         rows=_round_up(shapes.prompts, ways(choice.mesh)),
         input_length=shapes.input_length,
         slots=slots,
-        kept_logits=network.MAX_LOGITS_BYTES,
+        kept_logits=network.kept_logits_bytes(chip.kind, chip.memory, 1),
         trie=plan_programs.abstract_trie(config.model, shapes.items),
     )
 

@@ -249,7 +249,7 @@ def _stacked(params) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"k": 0}, "k is 0"),
+        ({"k": 0}, "k is 0; wanted a whole number"),
         ({"rows": (0,)}, "wanted one or more pairs"),
         ({"rows": ()}, "wanted one or more pairs"),
         ({"platforms": ("abacus",)}, "platform 'abacus' is unknown"),

@@ -143,7 +143,7 @@ def test_empty_history_asks_by_user_alone(run_dir, recommender):
 def test_empty_history_where_no_prompt_does_without(run_dir, tmp_path):
     manifest = {**run_dir.manifest, "mixture": {**run_dir.mixture, "tasks": ["sequential"]}}
     sequential = dataclasses.replace(run_dir, manifest=manifest)
-    alone = recommenders.Recommender(sequential, 10, None, 20)
+    alone = recommenders.Recommender(sequential, 10)
     with pytest.raises(UserError, match="history is empty"):
         alone.recommend([[]])
     # One request of which nothing is known does not fail the others.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from genrec_jax.cli import main
+from genrec_jax.decoding import network
 from genrec_jax.errors import UserError
 from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import mesh as meshes
@@ -99,6 +100,20 @@ def test_logits_are_counted_as_the_loss_keeps_them(monkeypatch):
     assert counted(None, (8, 1, 1)) == counted(0, (8, 1, 1))
     flops = {plan_programs.train_flops(asked(n), SHAPES) for n in (None, 0, 2)}
     assert len(flops) == 1
+
+
+def test_logits_of_a_search_are_counted_as_the_search_keeps_them():
+    model = dataclasses.replace(CONFIG.model, vocab_size=32_128)
+    wide = dataclasses.replace(CONFIG, model=model)
+    shapes = dataclasses.replace(SHAPES, prompts=256, beams=20)
+    h100, v5e = (topology.parse(name).chip for name in ("h100-1", "v5e-1"))
+    counted = [
+        plan.count_recommending(wide, on((1, 1, 1)), shapes, chip).activations
+        for chip in (h100, v5e)
+    ]
+    logits = 256 * 20 * 32_128 * 4
+    assert network.MAX_LOGITS_BYTES < logits < network.kept_logits_bytes("gpu", h100.memory, 1)
+    assert counted[0] - counted[1] == 2 * (logits - network.MAX_LOGITS_BYTES)
 
 
 def test_suggestions_fit_the_cheapest_first():
