@@ -8,6 +8,7 @@ two answers at the decoder's first step; its AUC-ROC stands apart from the lists
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,11 @@ from jaxtyping import Bool, Float, Int, Int32
 from genrec_jax.data.dataset import Dataset
 from genrec_jax.data.splits import Splits
 from genrec_jax.evaluation import auc, ranking, results
-from genrec_jax.evaluation.evaluator import Evaluator, Params, Scored
+from genrec_jax.evaluation.evaluator import Evaluator, Params, Scored, system_name
 from genrec_jax.evaluation.exact import ExactComparison
 from genrec_jax.evaluation.ranking import OnLists, UserRanks
 from genrec_jax.pipeline.batch import PromptBatch
-
-RATING_SYSTEM = "model/rating/rating"
+from genrec_jax.prompts.templates import Template
 
 RankCandidates = Callable[
     [Dataset, Splits, Int[np.ndarray, " E"], Int[np.ndarray, "E C"]],
@@ -102,18 +102,18 @@ class Ratings:
     Attributes:
         users_E: the users.
         labels_E: whether the user liked it.
-        odds_E: the model's log-odds that they do.
+        odds: by row, one a wording (`model/rating/rating`), the model's log-odds that they do.
     """
 
     users_E: Int[np.ndarray, " E"]
     labels_E: Bool[np.ndarray, " E"]
-    odds_E: Float[np.ndarray, " E"]
+    odds: Mapping[str, Float[np.ndarray, " E"]]
 
     def summary(
         self, others: Mapping[str, Float[np.ndarray, " E"]], level: float
     ) -> dict[str, Any]:
         """The `ratings` entry of metrics.json: see `results`."""
-        scores = {RATING_SYSTEM: self.odds_E, **others}
+        scores = {**self.odds, **others}
         return {
             "users": len(self.users_E),
             "liked": float(self.labels_E.mean()),
@@ -122,8 +122,9 @@ class Ratings:
                 for name, given_E in scores.items()
             },
             "paired": [
-                {"a": RATING_SYSTEM, "b": name, "metric": "auc_roc"}
-                | results.entry(auc.compare(self.odds_E, given_E, self.labels_E, level))
+                {"a": model, "b": name, "metric": "auc_roc"}
+                | results.entry(auc.compare(odds_E, given_E, self.labels_E, level))
+                for model, odds_E in self.odds.items()
                 for name, given_E in others.items()
             ],
         }
@@ -136,13 +137,15 @@ class Question:
     Attributes:
         users_E: users with a rated held-out item, ascending.
         like_above: a rating above it is a like.
-        batches: prompts, and for each row the label.
+        wordings: the templates of each wording (`choose_wordings`), whose first one names the row.
+        batches: a wording's first template -> prompts, and for each row the label.
         odds: (params, batch) -> log-odds of a like.
     """
 
     users_E: Int32[np.ndarray, " E"]
     like_above: float
-    batches: Callable[[], Iterable[tuple[PromptBatch, Bool[np.ndarray, " B"]]]]
+    wordings: Sequence[Sequence[Template]]
+    batches: Callable[[Template], Iterable[tuple[PromptBatch, Bool[np.ndarray, " B"]]]]
     odds: Callable[[Params, PromptBatch], Float[np.ndarray, " B"]]
 
 
@@ -177,6 +180,11 @@ class AlignmentEvaluator(Evaluator):
         choices = self._choices_of(template)
         return self._users_E if choices is None else choices.users_E
 
+    def asked(self) -> tuple[Scored, ...]:
+        """See `Evaluator.asked`."""
+        wordings = () if self.question is None else self.question.wordings
+        return tuple(dict.fromkeys([*self.templates, *itertools.chain(*wordings)]))
+
     def comparison(self, template: Scored) -> ExactComparison | None:
         """What holds the exact ranks of the last `rank`: in ranking, always but while training."""
         choices = self._choices_of(template)
@@ -201,8 +209,18 @@ class AlignmentEvaluator(Evaluator):
         """Asks whether users like their held-out items; None where the run does not know how."""
         if self.question is None or not len(self.question.users_E):
             return None
-        parts, odds = [], functools.partial(self.question.odds, params)
-        batches = self.question.batches()
+        odds = {}
+        for template, *_ in self.question.wordings:
+            users_E, labels_E, odds_E = self._rate_with(params, self.question, template)
+            odds[system_name(template)] = odds_E
+        return Ratings(users_E, labels_E, odds)
+
+    def _rate_with(
+        self, params: Params, question: Question, template: Template
+    ) -> tuple[Int[np.ndarray, " E"], Bool[np.ndarray, " E"], Float[np.ndarray, " E"]]:
+        """Users in ascending order, labels and log-odds in one wording."""
+        parts, odds = [], functools.partial(question.odds, params)
+        batches = question.batches(template)
         if self.tracer is not None:
             batches = self.tracer.trace(batches, lambda asked: odds(asked[0]))
         for batch, labels_B in batches:
@@ -213,7 +231,7 @@ class AlignmentEvaluator(Evaluator):
             parts.append((users_B[real_B], labels_B[real_B], odds_B[real_B]))
         users_E, labels_E, odds_E = map(np.concatenate, zip(*parts, strict=True))
         order_E = np.argsort(users_E)
-        return Ratings(users_E[order_E], labels_E[order_E], odds_E[order_E])
+        return users_E[order_E], labels_E[order_E], odds_E[order_E]
 
     def _choices_of(self, template: Scored) -> Choices | None:
         return self.choices if template.task == "ranking" else None

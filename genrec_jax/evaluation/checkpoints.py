@@ -249,7 +249,7 @@ class RunEvaluation:
             return None
         question = evaluator.question
         title = f"{dataset_name}, rating"
-        with steps.step(title, len(question.users_E)) as tell:
+        with steps.step(title, len(question.users_E) * len(question.wordings)) as tell:
             self._counter.start(tell)
             rated = evaluator.rate(params)
         if rated is None:  # nobody has a rated item to be asked about

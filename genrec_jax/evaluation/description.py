@@ -85,7 +85,7 @@ def describe(
                 "seen": template.seen,
                 "trained": None if template.seen is None else template.task in tasks,
             }
-            for template in evaluator.templates
+            for template in evaluator.asked()
         },
         "audit": _audit(run, evaluator, dataset_name, ranks, index.get("audit", [])),
         "oracle": (

@@ -6,7 +6,7 @@ clear whether the prompt's wording was seen in training.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -61,7 +61,7 @@ class Rated(Protocol):
 
     users_E: np.ndarray
     labels_E: np.ndarray
-    odds_E: np.ndarray
+    odds: Mapping[str, np.ndarray]
 
 
 Search = Callable[[Params, PromptBatch], tuple[ArrayLike, ArrayLike]]
@@ -322,6 +322,10 @@ class Evaluator:
             unseen,
         )
 
+    def asked(self) -> tuple[Scored, ...]:
+        """Every template that is asked with, those of rating prediction among them."""
+        return self.templates
+
     def comparison(self, template: Scored) -> ExactComparison | None:
         """What holds the exact ranks of the last `rank`, if anything does."""
         return self.exact
@@ -337,7 +341,7 @@ class Evaluator:
             `hr@10` and `ndcg@10` (with lists shorter than 10, at their length): the mean over the
             templates, and each template's own as `hr@10/sequential/A1`. Where some search the whole
             catalogue and others their own candidates, the mean is over the former. `auc` is that of
-            rating prediction, where a run knows it.
+            rating prediction in its first wording, where a run knows it.
         """
         cutoff = min(10, self.max_rank)
         values: dict[str, float] = {}
@@ -346,7 +350,7 @@ class Evaluator:
             values[f"{kind}@{cutoff}"] = 0.0
         rated = self.rate(params)
         if rated is not None:
-            values["auc"] = auc.auc_roc(rated.odds_E, rated.labels_E)
+            values["auc"] = auc.auc_roc(next(iter(rated.odds.values())), rated.labels_E)
         for template in self.templates:
             histogram = self.rank(params, template).histogram(self.max_rank)
             for kind in ("hr", "ndcg"):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,14 @@ from genrec_jax.errors import UserError
 from genrec_jax.evaluation import evaluator as evaluators
 from genrec_jax.evaluation import ranking
 from genrec_jax.evaluation.alignment import AlignmentEvaluator, Question
-from genrec_jax.evaluation.alignment_prompts import AskedExamples
+from genrec_jax.evaluation.alignment_prompts import AskedExamples, choose_wordings
 from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator
 from genrec_jax.evaluation.searches import Searches
 from genrec_jax.evaluation.task_evaluator import ScoredTask, TaskEvaluator
 from genrec_jax.parallel import rules
 from genrec_jax.pipeline import alignment_eval, prompt_batches, seqio_examples
 from genrec_jax.pipeline.batch import PromptBatch
-from genrec_jax.prompts.templates import Task
+from genrec_jax.prompts.templates import Task, Template
 
 USERS_AT_A_TIME = 32_768
 """Prompts are tokenised for this many users at a time, which bounds their memory."""
@@ -35,6 +35,12 @@ USERS_AT_A_TIME = 32_768
 LENGTHS = tuple(width << power for power in range(3, 17) for width in (2, 3))
 """Prompts are padded to one of these lengths (16, 24, 32, 48, ...): a third of waste at most, and few
 shapes to compile, the same ones for all templates."""
+
+_ALONE = (
+    "rating template {} has no place in a wording; wanted, all with the same `seen`, one template with"
+    " {{likes}} and {{dislikes}}, one with {{likes}} alone and one with {{dislikes}} alone, for histories"
+    " of all three kinds occur"
+)
 
 DataPaths = Mapping[str, artefacts.PathLike]
 """A dataset's name or fingerprint -> its folder, where it has moved since training."""
@@ -174,6 +180,9 @@ def _of_templates(
     templates = evaluators.choose_templates(
         run_dir.templates, trained_tasks(run_dir), config.templates
     )
+    wordings, alone = choose_wordings(run_dir.templates, templates)
+    if alone and config.templates is not None:
+        raise UserError(f"--templates: {_ALONE.format(', '.join(alone))}")
     users = ranking.choose_users(dataset, splits, split, config.max_users, config.seed)
     assembler = _assembler(run_dir, entry)
 
@@ -181,13 +190,15 @@ def _of_templates(
         for start in range(0, len(users), USERS_AT_A_TIME):
             yield users[start : start + USERS_AT_A_TIME]
 
-    def asked(task: Task) -> AskedExamples | None:
-        if all(template.task != task for template in templates):
+    def asked(task: Task, of_task: Mapping[str, Sequence[str]]) -> AskedExamples | None:
+        if not of_task:
             return None
-        return AskedExamples(run_dir, task, assembler, dataset, splits, split, blocks, batch_size)
+        bound = (assembler, dataset, splits, split, blocks, batch_size)
+        return AskedExamples(run_dir, task, of_task, *bound)
 
     choices = question = None
-    ranked, rated = asked("ranking"), asked("rating")
+    ranked = asked("ranking", {t.id: [t.id] for t in templates if t.task == "ranking"})
+    rated = asked("rating", {group[0].id: [t.id for t in group] for group in wordings})
     if ranked is not None:
         choices = searches.choices(
             run_dir.model_config,
@@ -199,14 +210,15 @@ def _of_templates(
         )
     if rated is not None:
 
-        def questions() -> Iterator[tuple[PromptBatch, np.ndarray]]:
-            for batch, labels_B in rated.with_labels():
+        def questions(template: Template) -> Iterator[tuple[PromptBatch, np.ndarray]]:
+            for batch, labels_B in rated.with_labels(template.id):
                 yield from ((made, labels_B) for made in ready([batch]))
 
         like, dislike = alignment_eval.answer_tokens(assembler)
         question = Question(
             rated.users_E,
             run_dir.mixture["like_above"],
+            wordings,
             questions,
             searches.odds(run_dir.model_config, int(like[0]), int(dislike[0])),
         )
@@ -214,7 +226,7 @@ def _of_templates(
     def prompts_of(template_id: str) -> Iterator[PromptBatch]:
         if template_id in ranking_ids:
             assert ranked is not None and choices is not None
-            yield from ready(ranked.with_candidates(choices))
+            yield from ready(ranked.with_candidates(template_id, choices))
             return
         for chosen in blocks():
             yield from ready(
@@ -228,8 +240,12 @@ def _of_templates(
     ranking_ids = {template.id for template in templates if template.task == "ranking"}
     common |= {"users_E": users, "templates": templates, "prompts_of": prompts_of}
     if ranked is None and rated is None:
-        return Evaluator(**common)
-    return AlignmentEvaluator(choices=choices, question=question, **common)
+        evaluator = Evaluator(**common)
+    else:
+        evaluator = AlignmentEvaluator(choices=choices, question=question, **common)
+    if alone:
+        evaluator.remarks = (f"Not scored: {_ALONE.format(', '.join(alone))}.",)
+    return evaluator
 
 
 def _ready(

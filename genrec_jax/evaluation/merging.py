@@ -58,14 +58,15 @@ def merge(
         entries = (before.get(key) or {}) | (now.get(key) or {})
         merged[key] = _in_order(entries, template_order)
     merged["exact"] = merged["exact"] or None
-    for key in ("ratings", "tie_orders", "oracle", "exact_block", "candidates"):
+    if before.get("ratings") and now.get("ratings"):
+        merged["ratings"] = _merge_ratings(before["ratings"], now["ratings"], template_order)
+    else:
+        merged["ratings"] = now.get("ratings") or before.get("ratings")
+    for key in ("tie_orders", "oracle", "exact_block", "candidates"):
         merged[key] = before.get(key) if now.get(key) is None else now[key]
     for key in ("notes", "remarks"):
         merged[key] = list(dict.fromkeys([*now[key], *before.get(key, [])]))
-    compared = {tuple(pair[key] for key in PAIR) for pair in now["paired"]}
-    merged["paired"] = now["paired"] + [
-        pair for pair in before["paired"] if tuple(pair[key] for key in PAIR) not in compared
-    ]
+    merged["paired"] = _merge_pairs(before, now)
     checked = {entry["check"] for entry in now["audit"]}
     merged["audit"] = now["audit"] + [
         entry for entry in before["audit"] if entry["check"] not in checked
@@ -78,6 +79,22 @@ def merge(
             if name.startswith("model/")
         )
     return merged
+
+
+def _merge_pairs(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons of both, each pair of systems once on each footing and metric."""
+    compared = {tuple(pair.get(key) for key in PAIR) for pair in now["paired"]}
+    return now["paired"] + [
+        pair for pair in before["paired"] if tuple(pair.get(key) for key in PAIR) not in compared
+    ]
+
+
+def _merge_ratings(
+    before: dict[str, Any], now: dict[str, Any], template_order: Sequence[str]
+) -> dict[str, Any]:
+    """The wordings of both, which were asked of the same users."""
+    systems = _in_order(before["systems"] | now["systems"], template_order)
+    return now | {"systems": systems, "paired": _merge_pairs(before, now)}
 
 
 def _with_own_references(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

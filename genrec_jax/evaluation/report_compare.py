@@ -5,7 +5,6 @@ from typing import Any
 
 from genrec_jax.errors import UserError
 from genrec_jax.evaluation import aggregate, report_plots, report_ratings, report_sections, results
-from genrec_jax.evaluation.alignment import RATING_SYSTEM
 from genrec_jax.evaluation.evaluator import EvaluateConfig
 from genrec_jax.evaluation.report_data import EvaluationView, RunView
 from genrec_jax.evaluation.report_headline import best_possible, headline_metric
@@ -117,10 +116,9 @@ def other_evaluations(run: RunView, *, level: int) -> Markup:
                 metric = headline_metric(metrics, system)
                 figure = f"{metric_title(metric)} {_interval(footings['seen_kept'][metric])}"
                 rows.append([named, system_title(system, metrics), figure])
-        for system, found in ((metrics.get("ratings") or {}).get("systems") or {}).items():
-            if system == RATING_SYSTEM:
-                area = report_ratings.area_text(found["auc_roc"])
-                rows.append([named, "Model, rating", f"AUC-ROC {area}"])
+        for system in report_ratings.models_of(metrics) if metrics.get("ratings") else ():
+            area = report_ratings.area_text(metrics["ratings"]["systems"][system]["auc_roc"])
+            rows.append([named, system_title(system, metrics), f"AUC-ROC {area}"])
     made = table("Seen items kept", ["evaluation", "system", "result"], rows, numbers_from=2)
     more = len(run.others) - len(kept)
     said = f"Not shown: {more} more, of earlier steps."
@@ -259,13 +257,18 @@ def _ratings(name: str, pairs: Sequence[tuple[RunView, EvaluationView]]) -> Mark
         found = ratings["systems"]
         if not rows:
             rows = [
-                [report_ratings.name_of(system), ABSENT, report_ratings.area_cell(area["auc_roc"])]
+                [
+                    report_ratings.name_of(system, view.metrics),
+                    ABSENT,
+                    report_ratings.area_cell(area["auc_roc"]),
+                ]
                 for system, area in found.items()
-                if system != RATING_SYSTEM
+                if not system.startswith("model/")
             ]
             classes = [None] * len(rows)
         place = len(rows) - classes.count(None)
-        area = report_ratings.area_cell(found[RATING_SYSTEM]["auc_roc"])
+        main = report_ratings.models_of(view.metrics)[0]
+        area = report_ratings.area_cell(found[main]["auc_roc"])
         rows.insert(place, [run.name, _step(view), area])
         classes.insert(place, "model")
     caption = f"{name}: rating prediction, {_rule([view for _, view in pairs])}"

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from genrec_jax.evaluation import report_plots
-from genrec_jax.evaluation.alignment import RATING_SYSTEM
 from genrec_jax.evaluation.report_data import EvaluationView
 from genrec_jax.evaluation.report_html import (
     ABSENT,
@@ -16,22 +15,35 @@ from genrec_jax.evaluation.report_html import (
     table,
 )
 from genrec_jax.evaluation.report_plots import Interval
-from genrec_jax.evaluation.report_sections import stands_to
+from genrec_jax.evaluation.report_sections import stands_to, system_title
 
-NAMES = {RATING_SYSTEM: "Model", "history": "History: share of the user's items that were liked"}
+NAMES = {"history": "History: share of the user's items that were liked"}
 GUESSING = 0.5
 
 
-def name_of(system: str) -> str:
-    """A system's name as people read it."""
+def name_of(system: str, metrics: Mapping[str, Any]) -> str:
+    """A system's name as people read it; the model's with its wording where it was asked in several."""
+    models = models_of(metrics)
+    if system in models:
+        return "Model" if len(models) == 1 else system_title(system, metrics)
     return NAMES.get(system, system)
+
+
+def models_of(metrics: Mapping[str, Any]) -> list[str]:
+    """The model's rows of rating prediction, those of a wording that training saw first."""
+    templates = metrics.get("templates", {})
+    models = [name for name in metrics["ratings"]["systems"] if name.startswith("model/")]
+    return sorted(
+        models, key=lambda name: not templates.get(name.rpartition("/")[2], {}).get("seen", True)
+    )
 
 
 def headline(view: EvaluationView, *, salt: str) -> Markup:
     """The AUC-ROC as a sentence, its comparison with the baseline, and a picture of both."""
     metrics, ratings = view.metrics, view.metrics["ratings"]
     areas = {name: found["auc_roc"] for name, found in ratings["systems"].items()}
-    model = areas[RATING_SYSTEM]
+    main = models_of(metrics)[0]
+    model = areas[main]
     users, liked = f"{ratings['users']:,} users", f"{ratings['liked']:.1%}"
     if model["value"] is None:
         said = f"Of {users}, {liked} liked their held-out item: without both kinds there is no AUC-ROC."
@@ -53,14 +65,14 @@ def headline(view: EvaluationView, *, salt: str) -> Markup:
     sentences += [
         stands_to("the user's history" if found["b"] == "history" else found["b"], found)
         for found in ratings["paired"]
-        if found["low"] is not None
+        if found["a"] == main and found["low"] is not None
     ]
     rows = [
         Interval(
-            name_of(name).partition(":")[0],
+            name_of(name, metrics).partition(":")[0],
             area["value"],
             *_ends(area),
-            report_plots.MODEL if name == RATING_SYSTEM else report_plots.BASELINE,
+            report_plots.MODEL if name.startswith("model/") else report_plots.BASELINE,
         )
         for name, area in areas.items()
     ]
@@ -77,17 +89,19 @@ def ratings_section(view: EvaluationView, *, level: int) -> Markup:
     ratings = view.metrics.get("ratings")
     if not ratings:
         return Markup("")
-    against = {found["b"]: found for found in ratings["paired"]}
+    main, *others = models_of(view.metrics)
+    against = {found["b"]: found for found in ratings["paired"] if found["a"] == main}
     rows, classes = [], []
     for name, found in ratings["systems"].items():
         area, compared = found["auc_roc"], against.get(name)
-        rows.append([name_of(name), area_cell(area), *_test(compared)])
-        classes.append("model" if name == RATING_SYSTEM else None)
+        rows.append([name_of(name, view.metrics), area_cell(area), *_test(compared)])
+        classes.append("model" if name.startswith("model/") else None)
     caption = (
         f"AUC-ROC over {ratings['users']:,} users with a rated held-out item, of whom"
         f" {ratings['liked']:.1%} liked it"
     )
-    header = ["", "AUC-ROC", "the model less this", "interval", "p"]
+    less = f"{name_of(main, view.metrics)} less this" if others else "the model less this"
+    header = ["", "AUC-ROC", less, "interval", "p"]
     notes = [
         "The score is the model's log-odds of the two answers' first tokens, at the decoder's first step.",
         "Intervals and the test of the difference on the same users: DeLong's, normal.",

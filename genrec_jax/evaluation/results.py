@@ -47,6 +47,7 @@
       "ratings": null, or what a run that predicts ratings is worth {
         "users": 12000, "liked": .77,         share of the held-out items that were liked
         "systems": {"model/rating/rating": {"auc_roc": {"value": .7, "low": .68, "high": .72, ...}},
+                                              one a wording, named after the template with both lists
                     "history": {...}},        intervals and tests by DeLong's components (`auc`); null where
                                               all users liked their items, or none: there is no area
         "paired": [{"a": "model/rating/rating", "b": "history", "metric": "auc_roc", ...}]},

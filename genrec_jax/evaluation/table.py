@@ -146,7 +146,7 @@ def ratings_table(result: dict[str, Any]) -> rich.table.Table:
     for name, found in result["ratings"]["systems"].items():
         area = found["auc_roc"]
         cell = _spread(area) if "mean" in area else _estimate(area)
-        made.add_row(name, cell)
+        made.add_row(_label(name, result), cell)
     return made
 
 

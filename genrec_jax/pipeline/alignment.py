@@ -291,7 +291,7 @@ class NextItemTask(AlignmentTask):
             splits,
             self.task,  # type: ignore[arg-type]  # it was checked when this was made
             dataclasses.replace(self.settings, shuffle=False),
-            None if template_id is None else [template_id],
+            self._first_wording() if template_id is None else [template_id],
             held_out=split,
             max_examples=max_examples,
         )
@@ -304,6 +304,10 @@ class NextItemTask(AlignmentTask):
         del epoch
         _, begin_E, end_E = self._history(index_E)
         return begin_E, end_E + 1
+
+    def _first_wording(self) -> list[str]:
+        """The templates of the first prompt of those that are drawn from."""
+        return [self.prompts.tables.templates[self.numbers_T[0]].id]
 
     def _choose_positions(self) -> None:
         """Leaves out targets that the task cannot have, and prepares what it draws from."""

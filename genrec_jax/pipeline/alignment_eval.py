@@ -1,6 +1,7 @@
 """The evaluation prompts of the alignment system: held-out targets, with candidates or labels."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32
@@ -13,6 +14,7 @@ from genrec_jax.pipeline.alignment import AlignmentSettings, NextItemTask
 from genrec_jax.pipeline.alignment_choices import ChoiceTask
 from genrec_jax.pipeline.alignment_rating import RatingTask
 from genrec_jax.pipeline.prompt_batches import PromptAssembler, Prompts
+from genrec_jax.pipeline.prompt_tables import BoundPrompts
 from genrec_jax.prompts.templates import EVALUATED_TASKS, Task
 
 _KINDS: dict[str, type[NextItemTask]] = {
@@ -45,7 +47,7 @@ class EvaluationExamples:
 
 
 class EvaluationSource:
-    """Makes the held-out examples of one task for any of a dataset's users.
+    """Makes the held-out examples of one task, in one wording, for any of a dataset's users.
 
     A ranking example's candidates depend on the seed, the split and the user alone.
     """
@@ -57,7 +59,9 @@ class EvaluationSource:
         splits: Splits,
         split: SplitName,
         task: Task,
+        template_ids: Sequence[str],
         *,
+        prompts: BoundPrompts | None = None,
         num_candidates: int = 100,
         like_above: float = 3.0,
         seed: int = 0,
@@ -70,6 +74,9 @@ class EvaluationSource:
             splits: its splits.
             split: which targets.
             task: `retrieval`, `ranking` or `rating`.
+            template_ids: the prompt to ask with; for rating those of one wording
+                (`templates.rating_wordings`).
+            prompts: the assembler's tables bound to the dataset's histories, where sources share them.
             num_candidates: of a ranking prompt.
             like_above: a rating above it is a like.
             seed: of the candidates.
@@ -87,8 +94,11 @@ class EvaluationSource:
             seed=seed,
             shuffle=False,
         )
-        bound = assembler.tables.bind([], dataset.items_X)
-        self._task = _KINDS[task](bound, dataset, splits, task, settings, held_out=split)
+        if prompts is None:
+            prompts = assembler.tables.bind([], dataset.items_X)
+        self._task = _KINDS[task](
+            prompts, dataset, splits, task, settings, template_ids, held_out=split
+        )
         self._users_N = dataset.users_X[self._task.positions_N]
 
     @property

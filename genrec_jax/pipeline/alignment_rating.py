@@ -11,6 +11,7 @@ from genrec_jax.pipeline.alignment import CASE, NextItemTask
 from genrec_jax.pipeline.examples import Epochs, ExamplePlan
 from genrec_jax.pipeline.list_prompts import ItemLists
 from genrec_jax.pipeline.prompt_tables import BoundPrompts
+from genrec_jax.prompts import templates
 
 _SLOTS = ("dislikes", "likes")
 
@@ -63,6 +64,10 @@ class RatingTask(NextItemTask):
             )
             places.append(rows)
         return ExamplePlan.scatter(plans, places)
+
+    def _first_wording(self) -> list[str]:
+        drawn = [self.prompts.tables.templates[number] for number in self.numbers_T.tolist()]
+        return [template.id for template in templates.rating_wordings(drawn)[0]]
 
     def _choose_positions(self) -> None:
         ratings_X = self.dataset.ratings_X

@@ -204,6 +204,29 @@ def select(
     )
 
 
+def rating_wordings(templates: Sequence[Template]) -> tuple[tuple[Template, ...], ...]:
+    """The rating prompts that are asked together, a triple for each wording, seen ones first.
+
+    A triple's first template shows likes and dislikes, the others are for histories without dislikes and
+    without likes: of their kind those that stand in the file at the first one's place, or the last. Seen
+    templates go with seen ones, unseen with unseen.
+    """
+    found = []
+    for seen in (True, False):
+        of_kind: dict[tuple[bool, bool], list[Template]] = {}
+        for template in select(list(templates), task="rating", seen=seen):
+            shown = slots(template.input)
+            of_kind.setdefault(("likes" in shown, "dislikes" in shown), []).append(template)
+        both, *single = (
+            of_kind.get(kind, []) for kind in ((True, True), (True, False), (False, True))
+        )
+        if all(single):
+            for place, template in enumerate(both):
+                others = (kind[min(place, len(kind) - 1)] for kind in single)
+                found.append((template, *others))
+    return tuple(found)
+
+
 def find(templates: tuple[Template, ...] | list[Template], template_id: str) -> Template:
     """The template of that id.
 

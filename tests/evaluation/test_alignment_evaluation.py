@@ -14,6 +14,7 @@ from genrec_jax.cli import main
 from genrec_jax.data import artefacts
 from genrec_jax.data import splits as splits_lib
 from genrec_jax.decoding import trie as tries
+from genrec_jax.errors import UserError
 from genrec_jax.evaluation import (
     auc,
     checkpoints,
@@ -37,13 +38,60 @@ from genrec_jax.prompts import templates as templates_lib
 from tests.evaluation import tiny_run
 
 CANDIDATES, USERS = 12, 16
+WORDING = {"ranking": ["ranking"], "rating": ["rating", "rating_likes", "rating_dislikes"]}
+
+
+MORE_WORDINGS = """
+[[template]]
+id = "ranking_second"
+task = "ranking"
+seen = true
+input = "second {history} qqq {candidates}."
+target = "{target}"
+[[template]]
+id = "ranking_unseen"
+task = "ranking"
+seen = false
+input = "zzz {history} qqq {candidates}."
+target = "{target}"
+"""
+MORE_RATINGS = """
+[[template]]
+id = "rating_unseen"
+task = "rating"
+seen = false
+input = "zzz {likes} qqq {dislikes} www {item}"
+target = "{answer}"
+[[template]]
+id = "rating_unseen_likes"
+task = "rating"
+seen = false
+input = "zzz {likes} www {item}"
+target = "{answer}"
+[[template]]
+id = "rating_unseen_dislikes"
+task = "rating"
+seen = false
+input = "zzz {dislikes} www {item}"
+target = "{answer}"
+"""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alignment")
+    return make(tmp_path_factory.mktemp("alignment"))
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory):
+    """As `made`, with a second seen wording of ranking and an unseen one of ranking and of rating."""
+    return make(tmp_path_factory.mktemp("worded"), MORE_WORDINGS + MORE_RATINGS)
+
+
+def make(folder, more_templates=""):
     dataset = tiny_run.make_dataset(folder)
-    path = templates_lib.ALIGNMENT_TEMPLATES
+    path = folder / "templates.toml"
+    path.write_text(templates_lib.ALIGNMENT_TEMPLATES.read_text("utf-8") + more_templates, "utf-8")
     index = folder / "index"
     (built,) = build.build_index([dataset.path], build.IndexConfig("short"), output=index)
     vocabulary = Vocabulary(index / item_ids_lib.VOCABULARY)
@@ -111,7 +159,7 @@ def examples_of(made, task):
     _, dataset, assembler = made
     part = splits_lib.leave_one_out(dataset)
     source = alignment_eval.EvaluationSource(
-        assembler, dataset, part, "test", task, num_candidates=CANDIDATES
+        assembler, dataset, part, "test", task, WORDING[task], num_candidates=CANDIDATES
     )
     return source.examples(), dataset, part
 
@@ -183,12 +231,13 @@ def test_ratings_beside_the_history(made, written):
 
 def test_ratings_that_are_all_likes_have_null_for_an_area():
     users_E, odds_E = np.arange(3), np.asarray([0.5, -1.0, 2.0])
-    summary = Ratings(users_E, np.ones(3, bool), odds_E).summary({"history": odds_E}, level=0.95)
+    odds = {"model/rating/rating": odds_E}
+    summary = Ratings(users_E, np.ones(3, bool), odds).summary({"history": odds_E}, level=0.95)
     json.dumps(summary, allow_nan=False)
     assert summary["liked"] == 1.0
     for found in summary["systems"].values():
         assert found["auc_roc"] == {"value": None, "low": None, "high": None, "count": 3}
-    one_dislike = Ratings(users_E, odds_E > 0, odds_E).summary({}, level=0.95)
+    one_dislike = Ratings(users_E, odds_E > 0, odds).summary({}, level=0.95)
     (found,) = one_dislike["systems"].values()
     assert found["auc_roc"] == {"value": 1.0, "low": None, "high": None, "count": 3}
 
@@ -201,8 +250,69 @@ def test_ratings_are_traced_and_stay_what_they_are(made, tmp_path):
     plain = evaluator.rate(params)
     evaluator.tracer = TracedBatches(tmp_path, say=said.append, count=2)
     traced = evaluator.rate(params)
-    np.testing.assert_array_equal(plain.odds_E, traced.odds_E)
+    for name, odds_E in plain.odds.items():
+        np.testing.assert_array_equal(odds_E, traced.odds[name])
     assert said == [f"trace of 2 batches: tensorboard --logdir {tmp_path}"]
+
+
+def texts_of(run, batches):
+    rows = [row for batch in batches for row in np.asarray(batch.encoder_input_tokens_BL)]
+    return [run.vocabulary.decode([int(token) for token in row if token > 1]) for row in rows]
+
+
+def test_each_row_is_asked_in_its_own_wording(worded):
+    run = worded[0]
+    config = EvaluateConfig(
+        templates=["ranking", "ranking_second", "ranking_unseen", "rating", "rating_unseen"],
+        max_users=USERS,
+        batch_size=USERS,
+    )
+    evaluator = from_run.build(run, config, meshes.single_device_mesh())
+    assert isinstance(evaluator, AlignmentEvaluator) and evaluator.question is not None
+    shown = {}
+    for name, begins in (
+        ("ranking", "A user"),
+        ("ranking_second", "sec"),
+        ("ranking_unseen", "zzz"),
+    ):
+        texts = texts_of(run, evaluator._prompts(name))
+        assert texts and all(text.startswith(begins) for text in texts)
+        shown[name] = evaluator.choices.items_UC.copy()
+    assert (shown["ranking"] == shown["ranking_unseen"]).all()  # the same candidates
+    for wording, begins in zip(evaluator.question.wordings, ("A user", "zzz"), strict=True):
+        texts = texts_of(run, [batch for batch, _ in evaluator.question.batches(wording[0])])
+        assert texts and all(text.startswith(begins) for text in texts)
+
+
+def test_unseen_wordings_have_rows_of_their_own(worded):
+    run = worded[0]
+    for templates in (None, ["rating_unseen_likes"]):  # the second one leaves what it does not ask
+        config = EvaluateConfig(max_users=USERS, templates=templates)
+        (evaluation,) = checkpoints.evaluate_checkpoint(run, config=config)
+        metrics = evaluation.metrics
+        assert {"model/ranking/ranking", "model/ranking/ranking_unseen"} < set(metrics["systems"])
+        found = metrics["ratings"]["systems"]
+        assert list(found) == ["model/rating/rating", "model/rating/rating_unseen", "history"]
+        areas = [area["auc_roc"]["value"] for area in found.values()]
+        assert areas[0] != areas[1]
+        assert {(pair["a"], pair["b"]) for pair in metrics["ratings"]["paired"]} == {
+            ("model/rating/rating", "history"),
+            ("model/rating/rating_unseen", "history"),
+        }
+        said = {name: entry["seen"] for name, entry in metrics["templates"].items()}
+        assert said["rating_likes"] and said["rating_unseen_likes"] is False
+        *_, (_, printed) = table.tables(metrics)
+        assert "unseen wording" in str(list(printed.columns[0].cells)[1])
+
+
+def test_an_unseen_rating_prompt_without_its_companions_is_not_scored(tmp_path):
+    run, _, _ = make(tmp_path, MORE_RATINGS.replace("{dislikes} www", "{likes} www"))
+    config = EvaluateConfig(max_users=USERS)
+    evaluator = from_run.build(run, config, meshes.single_device_mesh())
+    assert evaluator.remarks[0].startswith("Not scored: rating template rating_unseen has no place")
+    config = EvaluateConfig(max_users=USERS, templates=["rating_unseen"])
+    with pytest.raises(UserError, match=r"rating_unseen has no place.*one with \{dislikes\} alone"):
+        from_run.build(run, config, meshes.single_device_mesh())
 
 
 def test_the_best_checkpoint_is_chosen_by_retrieval(made):

@@ -181,6 +181,25 @@ def test_a_unified_run_has_a_heading_for_each_question(reported, run, tmp_path):
     assert "the same candidates" not in before
 
 
+def test_two_wordings_of_a_rating_are_told_apart(reported, tmp_path):
+    unseen, found = "model/rating/aloud", ratings()
+    found["systems"] = {unseen: area(0.52), **found["systems"]}
+    pair = found["paired"][0]
+    found["paired"] = [pair | {"a": unseen, "difference": -0.14}, pair]
+    folder = rated_only(reported, "rpat")
+    file = folder / "eval/test-400/metrics.json"
+    templates = {
+        name: {"task": "rating", "seen": seen}
+        for name, seen in (("rating", True), ("aloud", False))
+    }
+    entries = {"ratings": found, "templates": templates}
+    artefacts.write_json(file, results.load(file) | entries)
+    text = page_of(tmp_path, [folder]).text
+    assert "AUC-ROC 0.7100, 95% interval" in text and "-0.14" not in text.partition("setting")[0]
+    assert "Model, rating, aloud (unseen wording) 0.5200" in text
+    assert "Model, rating less this" in text
+
+
 def test_the_audit_is_that_of_the_tasks_that_were_trained(reported, tmp_path):
     folder = rated_only(reported, "rpat")
     manifest = artefacts.read_json(folder / "run.json", wanted="the run", remedy="")

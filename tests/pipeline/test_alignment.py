@@ -1,6 +1,7 @@
 """The alignment tasks against examples written out by hand, and how many there are on real data."""
 
 import collections
+import dataclasses
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from genrec_jax.data import splits as splits_lib
 from genrec_jax.errors import UserError
 from genrec_jax.pipeline import alignment_eval, windows
 from genrec_jax.pipeline.prompt_batches import PromptAssembler
+from genrec_jax.pipeline.prompt_tables import PromptTables
 from genrec_jax.prompts import templates
 from tests.pipeline import alignment_data
 from tests.pipeline.alignment_data import LEAD, ByHand
@@ -382,12 +384,16 @@ def make_assembler(shop, words) -> PromptAssembler:
     )
 
 
+def wording_of(task):
+    return [t.id for t in templates.load_templates(templates.ALIGNMENT_TEMPLATES) if t.task == task]
+
+
 def test_evaluation_examples(shop, words, by_hand):
     assembler, splits = make_assembler(shop, words), splits_lib.leave_one_out(shop)
     for split, held in (("validation", 2), ("test", 1)):
         made = {
             task: alignment_eval.EvaluationSource(
-                assembler, shop, splits, split, task, num_candidates=30, seed=1
+                assembler, shop, splits, split, task, wording_of(task), num_candidates=30
             ).examples()
             for task in templates.EVALUATED_TASKS
         }
@@ -411,10 +417,25 @@ def test_evaluation_examples(shop, words, by_hand):
         assert made["rating"].labels_E.tolist() == (ratings > 3).tolist()
 
 
+def test_held_out_examples_show_the_first_seen_wording_alone(shop, words):
+    """Also those of the validation loss and of SeqIO's tasks, which train on both wordings."""
+    known = templates.load_templates(templates.ALIGNMENT_TEMPLATES)
+    asked = [t for t in known if t.task in templates.EVALUATED_TASKS]
+    again = [dataclasses.replace(t, id=f"{t.id}_2", input=f"again: {t.input}") for t in asked]
+    ids = alignment_data.item_ids(shop)
+    tables = PromptTables(words, shop.name, ids, [*known, *again], shop.item_titles)
+    made = alignment_data.make_tasks(tables, shop, templates.EVALUATED_TASKS, num_candidates=30)
+    for name, task in made.items():
+        (held,) = task.held_out(task.splits, "test")
+        numbers = np.arange(held.num_examples)
+        shown = {tables.templates[n].id for n in held.plan(0, numbers).templates_E.tolist()}
+        assert shown <= {t.id for t in asked} and name in shown
+
+
 def test_candidates_do_not_depend_on_who_else_is_asked_for(shop, words):
     assembler, splits = make_assembler(shop, words), splits_lib.leave_one_out(shop)
     source = alignment_eval.EvaluationSource(
-        assembler, shop, splits, "test", "ranking", num_candidates=30
+        assembler, shop, splits, "test", "ranking", ["ranking"], num_candidates=30
     )
     everybody, some = source.examples(), source.examples(np.array([5, 11]))
     assert some.users_E.tolist() == [5, 11]

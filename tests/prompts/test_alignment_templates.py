@@ -185,3 +185,24 @@ def test_a_mistake_is_named(old: str, new: str, message: str):
 def test_the_file_that_the_mistakes_are_made_in_is_good():
     (only,) = templates.parse_templates(GOOD)
     assert only.texts.item == "{item_id} ({title})"
+
+
+def test_rating_prompts_that_are_asked_together():
+    def rating(name: str, slots: str, seen: bool) -> templates.Template:
+        return templates.Template(name, "rating", seen, f"{slots} {{item}}", "{answer}")
+
+    known = [
+        rating("likes", "{likes}", True),
+        rating("other", "{likes} {dislikes}", False),
+        rating("both", "{likes} {dislikes}", True),
+        rating("both_2", "{dislikes} {likes}", True),
+        rating("dislikes", "{dislikes}", True),
+        rating("dislikes_2", "{dislikes}", True),
+        rating("other_likes", "{likes}", False),
+    ]
+    seen = [("both", "likes", "dislikes"), ("both_2", "likes", "dislikes_2")]
+    found = templates.rating_wordings(known)
+    assert [tuple(t.id for t in wording) for wording in found] == seen
+    unseen = ("other", "other_likes", "other_dislikes")
+    found = templates.rating_wordings([*known, rating("other_dislikes", "{dislikes}", False)])
+    assert [tuple(t.id for t in wording) for wording in found] == [*seen, unseen]
