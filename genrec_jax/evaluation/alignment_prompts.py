@@ -65,7 +65,7 @@ class AskedExamples:
         """Binds everything; prompts are made when batches are asked for.
 
         Args:
-            run_dir: the run, for candidates, likes and seed.
+            run_dir: the run, for the number of candidates, and what is a like.
             task: `ranking` or `rating`.
             wordings: by a name of yours the templates to ask with, one wording each, at least one.
             assembler: makes the prompts.
@@ -87,7 +87,6 @@ class AskedExamples:
                 prompts=prompts,
                 num_candidates=run_dir.mixture["num_candidates"],
                 like_above=run_dir.mixture["like_above"],
-                seed=run_dir.mixture["seed"],
             )
             for name, template_ids in wordings.items()
         }

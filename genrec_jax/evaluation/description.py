@@ -12,6 +12,7 @@ from genrec_jax.evaluation.evaluator import EvaluateConfig, Evaluator, Scored
 from genrec_jax.evaluation.reference_ranks import has_users
 from genrec_jax.evaluation.task_evaluator import PROTOCOL, TASK
 from genrec_jax.indexing import item_ids as item_ids_lib
+from genrec_jax.pipeline.alignment_choices import CANDIDATE_SEED
 
 
 def foreseen(run: RunDir, config: EvaluateConfig) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _candidates(run: RunDir, templates: Sequence[Scored]) -> dict[str, int] | No
     """What decides, with the dataset and the split, which candidates a user's ranking has."""
     if all(template.task != "ranking" for template in templates):
         return None
-    return {"number": run.mixture["num_candidates"], "seed": run.mixture["seed"]}
+    return {"number": run.mixture["num_candidates"], "seed": CANDIDATE_SEED}
 
 
 def _audit(

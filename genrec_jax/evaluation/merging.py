@@ -38,6 +38,8 @@ def earlier(folder: pathlib.Path, now: dict[str, Any]) -> dict[str, Any] | None:
         None,
         now["parameters"],
     )  # None: written before it was noted
+    if now.get("candidates") is not None and _has_rankings(found):
+        same &= found.get("candidates") == now["candidates"]
     return found if same else None
 
 
@@ -79,6 +81,10 @@ def merge(
             if name.startswith("model/")
         )
     return merged
+
+
+def _has_rankings(metrics: dict[str, Any]) -> bool:
+    return any(results.pool_of(name, metrics) == "candidates" for name in metrics["systems"])
 
 
 def _merge_pairs(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:

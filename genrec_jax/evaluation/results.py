@@ -14,7 +14,7 @@
       "unit": "users",                        or "examples": of all tasks of a SeqIO mixture
       "num_beams": 20, "length_penalty": 0.0, "finish_within_beams": false,
       "exact_exclusion": false, "dtype": "float32" (or "bfloat16": of the activations), "history": 20,
-      "candidates": null,                     or {"number": 100, "seed": 0}: the ranked ones of each user
+      "candidates": {"number": 100, "seed": 0}, of rankings, null without any
       "item_ids": {"method": ..., "parameters": {...}},
       "systems": {
         "model/sequential/A1": {

@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from genrec_jax.data import hashing
 from genrec_jax.data.splits import SplitName, Splits
 from genrec_jax.pipeline import list_prompts
 from genrec_jax.pipeline.alignment import NEGATIVES, PLACE, AlignmentTask, NextItemTask
 from genrec_jax.pipeline.examples import ExamplePlan
 from genrec_jax.pipeline.list_prompts import ItemLists, Positions
 from genrec_jax.pipeline.negatives import NegativeSampler
+
+CANDIDATE_SEED = 0
+"""Of all held-out examples: runs of any training seed are asked about the same candidates."""
 
 
 class ChoiceTask(NextItemTask):
@@ -37,22 +41,24 @@ class ChoiceTask(NextItemTask):
     ) -> tuple[Int64[np.ndarray, "E J"], Int64[np.ndarray, " E"]]:
         """The items shown, in order, and the target's place among them.
 
-        Held-out examples draw by user, so that a user has the same candidates whoever else is asked for.
+        Held-out examples draw by user, so that a user has the same candidates whoever else is asked for,
+        and from a seed of their own, so that every run has them.
         """
         end_E = self.positions_N[index_E]
         users_E = self.dataset.users_X[end_E]
         if self.held_out_split is None:
-            key_E = index_E
+            seed, key_E = self.seed, index_E
             salt = 0
         else:
-            key_E = users_E.astype(np.int64)
+            seed, key_E = CANDIDATE_SEED, users_E.astype(np.int64)
             salt = zlib.crc32(self.held_out_split.encode())
         when_E = epoch_E if self.task == "bpr" else np.zeros_like(epoch_E)
         negatives_EJ = self._sampler.draw(
-            users_E, self.seed, NEGATIVES, self.stream, salt, when_E, key_E
+            users_E, seed, NEGATIVES, self.stream, salt, when_E, key_E
         )
         count = negatives_EJ.shape[1] + 1
-        place_E = (self._hash(PLACE, salt, when_E, key_E) % np.uint64(count)).astype(np.int64)
+        draw_E = hashing.hash_numbers(seed, PLACE, self.stream, salt, when_E, key_E)
+        place_E = (draw_E % np.uint64(count)).astype(np.int64)
         items_EJ = np.empty((len(index_E), count), np.int64)
         here_EJ = np.arange(count) == place_E[:, None]
         items_EJ[here_EJ] = self.dataset.items_X[end_E]

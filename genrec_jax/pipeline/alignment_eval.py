@@ -49,7 +49,7 @@ class EvaluationExamples:
 class EvaluationSource:
     """Makes the held-out examples of one task, in one wording, for any of a dataset's users.
 
-    A ranking example's candidates depend on the seed, the split and the user alone.
+    A ranking example's candidates depend on the split and the user alone.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class EvaluationSource:
         prompts: BoundPrompts | None = None,
         num_candidates: int = 100,
         like_above: float = 3.0,
-        seed: int = 0,
     ):
         """Binds the run's prompts to the dataset's histories.
 
@@ -79,7 +78,6 @@ class EvaluationSource:
             prompts: the assembler's tables bound to the dataset's histories, where sources share them.
             num_candidates: of a ranking prompt.
             like_above: a rating above it is a like.
-            seed: of the candidates.
 
         Raises:
             UserError: another task, a dataset without ratings (rating) or with too few items (ranking).
@@ -91,7 +89,6 @@ class EvaluationSource:
             num_candidates=num_candidates,
             like_above=like_above,
             max_input_length=assembler.max_input_length,
-            seed=seed,
             shuffle=False,
         )
         if prompts is None:

@@ -122,7 +122,7 @@ def make(folder, more_templates=""):
             "cut": "items",
             "num_candidates": CANDIDATES,
             "like_above": 3.0,
-            "seed": 0,
+            "seed": 5,
         },
         datasets=[dataset],
         index_dirs=[built.path],
@@ -177,6 +177,7 @@ def test_ranking_is_over_each_users_own_candidates(made, written):
         assert sorted(row["items"]) == sorted(examples.candidates_EC[place].tolist())
         assert row["target"] == examples.targets_E[place]
         assert row["items"][row["rank"] - 1] == row["target"]
+    assert metrics["candidates"] == {"number": CANDIDATES, "seed": 0}
     systems = metrics["systems"]
     beams, exact = systems["model/ranking/ranking"], systems["exact/ranking/ranking"]
     assert {n: e["value"] for n, e in beams["seen_kept"].items()} == pytest.approx(

@@ -128,6 +128,21 @@ def test_only_what_was_measured_of_the_same_is_merged(tmp_path, entries, stands)
     assert merging.earlier(tmp_path, evaluation(0.3, "A2")) == (before if stands else None)
 
 
+def test_rankings_of_other_candidates_do_not_stand_beside_new_ones(tmp_path):
+    drawn = {"number": 12, "seed": 0}
+    ranking = {"templates": {"R": {"task": "ranking", "seen": True}}}
+    systems = {"model/ranking/R": figures(0.4)}
+    now = evaluation(0.3, "A2", candidates=drawn)
+    for known, stands in ((drawn, True), (None, False), ({"number": 12, "seed": 3}, False)):
+        before = evaluation(0.2, systems=systems, candidates=known, **ranking)
+        artefacts.write_json(tmp_path / "metrics.json", before)
+        assert merging.earlier(tmp_path, now) == (before if stands else None)
+        rest = evaluation(0.3, "A2", candidates=None)  # ranks nothing, so it contradicts nothing
+        assert merging.merge(before, rest, ORDER)["candidates"] == known
+    artefacts.write_json(tmp_path / "metrics.json", evaluation(0.2, "A1"))
+    assert merging.earlier(tmp_path, now) is not None
+
+
 def test_nothing_and_nothing_readable_is_nothing(tmp_path):
     assert merging.earlier(tmp_path / "gone", evaluation(0.3, "A2")) is None
     (tmp_path / "metrics.json").write_text("{")

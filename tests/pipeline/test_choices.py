@@ -51,6 +51,20 @@ def test_bpr_has_both_places_alike_in_every_row_of_three_epochs(tasks):
     assert_even(np.array([1, 2, 4]) @ places, 8)
 
 
+def test_held_out_candidates_are_the_same_whatever_the_training_seed(toys, shared):
+    tables = alignment_data.make_tables(toys, alignment_data.t5_with_sentinels(shared))
+    splits, numbers, shown = splits_lib.leave_one_out(toys), np.arange(200), []
+    for seed in (6, 7):
+        (task,) = alignment_data.make_tasks(
+            tables, toys, ("ranking",), num_candidates=CANDIDATES, seed=seed
+        ).values()
+        (held,) = task.held_out(splits, "test")
+        shown.append([one.choices(0 * numbers, numbers)[0] for one in (held, task)])
+    (held_6, trained_6), (held_7, trained_7) = shown
+    assert (held_6 == held_7).all()
+    assert (trained_6 != trained_7).any(axis=1).mean() > 0.99
+
+
 def test_every_place_is_alike_likely_for_held_out_items(tasks, toys):
     """Whatever the user's place was in validation says nothing about the place in the test."""
     splits = splits_lib.leave_one_out(toys)
