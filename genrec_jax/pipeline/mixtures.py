@@ -73,6 +73,29 @@ class Mixture:
         parts = [part for source in self.sources for part in source.parts]
         return {part.name: part.cut_share() for part in parts}
 
+    def task_shares(self, sample: int = 4800) -> dict[str, tuple[float, float]]:
+        """For each task its share of the examples, and of the target tokens.
+
+        Args:
+            sample: how many of each source's first examples are looked at.
+        """
+        numbers, lengths = [], []
+        for turn in range(len(self.sources)):
+            source, epoch_E, number_E = self.at(turn, sample)
+            plan = source.plan(epoch_E, number_E)
+            numbers.append(plan.templates_E)
+            lengths.append(plan.targets.lengths_E)
+        tasks_T = np.array([t.task for t in self.sources[0].prompts.tables.templates])
+        tasks_E, lengths_E = tasks_T[np.concatenate(numbers)], np.concatenate(lengths)
+        found = dict.fromkeys(part.task for source in self.sources for part in source.parts)
+        return {
+            task: (
+                float((tasks_E == task).mean()),
+                float(lengths_E[tasks_E == task].sum() / lengths_E.sum()),
+            )
+            for task in found
+        }
+
     @property
     def max_input_length(self) -> int:
         """No prompt is longer."""

@@ -39,6 +39,7 @@ def lines(
             "batches have one of these shapes, in `genrec plan`'s words --rows x (--input-length +"
             f" --target-length): {listed}",
         ]
+        told += _task_shares(config, inputs)
     if cut := {name: s for name, s in run_dir.mixture.get("cut_shares", {}).items() if s}:
         told.append(
             f"of these prompts some lose items to the limit of {config.data.max_input_length}"
@@ -47,6 +48,22 @@ def lines(
     if liked:
         told.append(f"ratings above {config.data.like_above:g} are likes: {_shares(liked)}")
     return told
+
+
+def _task_shares(config: TrainConfig, inputs: Inputs) -> list[str]:
+    """What each task is of the examples and of the loss; nothing with one task, or where SeqIO mixes."""
+    if config.data.mixture_module is not None or len(inputs.tasks) < 2:
+        return []
+    listed = ", ".join(
+        f"{task} {examples:.1%} / {tokens:.1%}"
+        for task, (examples, tokens) in inputs.mixture.task_shares().items()
+    )
+    factor = config.loss.normalizing_factor
+    alike = "example" if factor == "AVERAGE_PER_SEQUENCE" else "target token"
+    return [
+        f"share of the examples / of the target tokens: {listed}. Every {alike} weighs the same in the loss"
+        f" (LOSS_NORMALIZING_FACTOR {factor})"
+    ]
 
 
 def _shares(by_name: Mapping[str, float]) -> str:

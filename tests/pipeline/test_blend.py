@@ -57,6 +57,16 @@ def test_every_example_of_every_task_comes_once_an_epoch(blend):
     assert blend.num_examples == 6 * slowest
 
 
+def test_a_mixture_tells_each_tasks_share_of_examples_and_of_target_tokens(blend):
+    shares = Mixture("mine", (blend,)).task_shares(sample=60)
+    targets = blend.assemble(0, np.arange(60)).targets.lengths_E
+    sources, _, _ = blend.locate(0, np.arange(60))
+    assert list(shares) == ["retrieval", "mim", "ie"]
+    for place, (examples, tokens) in enumerate(shares.values()):
+        assert examples == RATES[blend.sources[place].task] / 6
+        assert tokens == targets[sources == place].sum() / targets.sum()
+
+
 def test_a_blended_example_is_the_tasks_own(blend):
     numbers = np.array([0, 5, 17, 200, 3])
     block = blend.assemble(1, numbers)

@@ -87,6 +87,17 @@ def test_a_run_leaves_everything_that_later_stages_need(make_config, toy_dataset
     assert "genrec evaluate" in summary.text()
 
 
+def test_a_run_of_several_tasks_says_what_each_is_of_the_loss(make_config, capsys):
+    mesh = mesh_lib.single_device_mesh()
+    run.train(make_config(train_steps=1, data={"mixture": "openp5"}), mesh=mesh)
+    told = " ".join(capsys.readouterr().err.split())
+    listed = "sequential 50.0% / 50.0%, straightforward 50.0% / 50.0%. Every target token weighs"
+    assert f"share of the examples / of the target tokens: {listed}" in told
+    settings = make_config()
+    alone = inputs.open_inputs(settings.data, settings.seed, mesh)
+    assert alone.shares_told("AVERAGE_PER_SEQUENCE") is None
+
+
 def test_a_run_says_the_shapes_that_its_batches_have(make_config, capsys):
     settings = make_config(train_steps=1, data={"max_shapes": 3})
     mesh = mesh_lib.single_device_mesh()
