@@ -21,7 +21,7 @@ NAMES = {"history": "History: share of the user's items that were liked"}
 GUESSING = 0.5
 
 
-def name_of(system: str, metrics: Mapping[str, Any]) -> str:
+def name_of(system: str, metrics: dict[str, Any]) -> str:
     """A system's name as people read it; the model's with its wording where it was asked in several."""
     models = models_of(metrics)
     if system in models:
@@ -29,7 +29,7 @@ def name_of(system: str, metrics: Mapping[str, Any]) -> str:
     return NAMES.get(system, system)
 
 
-def models_of(metrics: Mapping[str, Any]) -> list[str]:
+def models_of(metrics: dict[str, Any]) -> list[str]:
     """The model's rows of rating prediction, those of a wording that training saw first."""
     templates = metrics.get("templates", {})
     models = [name for name in metrics["ratings"]["systems"] if name.startswith("model/")]
