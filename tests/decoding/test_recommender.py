@@ -317,19 +317,6 @@ def test_numbers_texts_and_answers_mean_the_same_items_everywhere(recommender):
         recommender.recommend([[120]])
 
 
-def test_a_run_dir_that_does_not_say_how_many_users_it_has(run_dir):
-    """Made by an earlier version: it goes on working, and what is never a user is refused."""
-    entries = [
-        {k: v for k, v in e.items() if k != "num_users"} for e in run_dir.manifest["datasets"]
-    ]
-    older = dataclasses.replace(run_dir, manifest={**run_dir.manifest, "datasets": entries})
-    assert older.datasets[0].num_users is None and run_dir.datasets[0].num_users == 60
-    for user in (-1, 2**31 - 1):
-        with pytest.raises(UserError, match="wanted user numbers"):
-            request_checks.user_numbers([user], 1, older.datasets[0].num_users)
-    assert request_checks.user_numbers([60], 1, older.datasets[0].num_users).tolist() == [60]
-
-
 def test_more_items_than_there_are(recommender):
     """No search of a million beams, also where a service allows it."""
     fresh = recommenders.load(recommender.run_dir.path, max_k=10**6)
