@@ -139,7 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--add-tokens",
         action=argparse.BooleanOptionalAction,
         help="file: whether each <...> of an id is a token of its own in the vocabulary (default: yes for"
-        " codes, no for texts)",
+        " codes and for texts of <...> alone, no for other texts)",
     )
 
 

@@ -43,7 +43,7 @@ class IndexConfig:
         number_digits_per_token: digits that share a token where the vocabulary is trained.
         ids: file only; for each dataset the file of its ids, see `file_ids.read`.
         id_columns: file only; its columns, where they have other names.
-        add_tokens: file only; whether `<...>` in an id is one token, by default where ids are codes.
+        add_tokens: file only; whether `<...>` in an id is one token; by default see `file_ids.read`.
     """
 
     method: Method

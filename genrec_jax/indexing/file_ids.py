@@ -13,14 +13,16 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genrec_jax import progress
 from genrec_jax.data import artefacts
 from genrec_jax.data.readers import inputs, item_table, jsonlines, staging
 from genrec_jax.errors import UserError
-from genrec_jax.indexing import foreign_ids
+from genrec_jax.indexing import foreign_ids, item_ids
 
 ITEM_NAMES = ("source_id", "item", "asin", "parent_asin", "item_id", "id")
 TEXT_NAMES = ("text", "item_id")
 CODES_NAMES = ("codes", "semantic_id", "semantic_ids")
+OF_TOKENS = re.compile(rf"(?:{item_ids.PREFIX})?(?:{foreign_ids.TOKEN.pattern}\s*)+")
 NUMBERED = re.compile(r"(?:code|codes|c|sid)_?(\d+)")
 LAYOUT = (
     "Name them with --id-columns item=COLUMN,text=COLUMN, or with codes=COLUMN or codes=FIRST+SECOND+..."
@@ -57,8 +59,9 @@ def read(
         source_ids: of the dataset's items.
         columns: which column is `item`, and which `text` or `codes` (several joined by `+`); by default
             they go by `ITEM_NAMES`, `TEXT_NAMES`, `CODES_NAMES` and `NUMBERED`.
-        add_tokens: whether `<...>` in the ids is a token of its own. By default codes are and texts
-            are not.
+        add_tokens: whether `<...>` in the ids is a token of its own. By default it is in codes, and in
+            texts where each is made of `<...>` alone, such as `<a_12><b_7>` and `item_<CI3><CI21>`; of
+            these a notice is printed.
 
     Raises:
         UserError: no such file or columns, a row that cannot be read, an item twice, two items of one id,
@@ -99,10 +102,16 @@ def read(
     _check_coverage(source_ids, lines, unknown, member)
     ordered = tuple(texts[item] for item in range(len(source_ids)))
     _check_distinct(ordered, source_ids, lines, member)
-    whole = bool(named and named[2]) if add_tokens is None else add_tokens
+    made_of_tokens = not (named and named[2]) and all(map(OF_TOKENS.fullmatch, ordered))
+    whole = bool(named and named[2]) or made_of_tokens if add_tokens is None else add_tokens
     added: set[str] = (
         {token for text in ordered for token in foreign_ids.TOKEN.findall(text)} if whole else set()
     )
+    if made_of_tokens and add_tokens is None:
+        progress.print_notice(
+            f"{member.name}: its texts are made of <...> alone, such as {ordered[0]}, so each <...> becomes"
+            f" one token ({len(added):,} added). --no-add-tokens writes them character by character"
+        )
     if add_tokens and not added:
         raise UserError(
             f"--add-tokens adds what stands in <...>, and {ordered[0]!r} and the other ids have none; leave"

@@ -125,10 +125,29 @@ def test_an_index_of_ours_is_such_a_file(make_dataset, prompt_lines, tmp_path):
         [data.path], build.IndexConfig("collaborative"), prompt_lines=prompt_lines
     )
     table = data.path / "index/collaborative/item_ids.parquet"
-    for add_tokens in (None, True):
-        found = file_ids.read(table, data.item_source_ids, add_tokens=add_tokens)
-        assert found.texts == built.item_ids.texts
-    assert set(found.added_tokens) == set(built.item_ids.added_tokens)
+    again = build.IndexConfig("file", ids=[table])
+    (read,) = build.build_index([data.path], again, prompt_lines=prompt_lines)
+    assert read.item_ids.texts == built.item_ids.texts
+    assert set(read.item_ids.added_tokens) == set(built.item_ids.added_tokens)
+    assert read.tokens == built.tokens
+
+
+@pytest.mark.parametrize(
+    ("texts", "added"),
+    [
+        (("<a_1><b_7>", "<a_1><b_8>", "<a_2> <b_7>"), ("<a_1>", "<a_2>", "<b_7>", "<b_8>")),
+        (("item_<I0>", "item_<I1>", "item_<I2>"), ("<I0>", "<I1>", "<I2>")),
+        (("<a_1><b_7>", "<a_1><b_8>", "pot <b_7>"), ()),
+        (("<a_1><b_7>", "<a_1><b_8>", "<a_2>b"), ()),
+    ],
+)
+def test_texts_of_tokens_alone_are_whole_tokens(tmp_path, capsys, texts, added):
+    file = write(tmp_path, "csv", {"text": texts})
+    assert file_ids.read(file, SOURCES).added_tokens == added
+    said = f"{texts[0]}, so each <...> becomes one token ({len(added)} added). --no-add-tokens"
+    assert (said in capsys.readouterr().err) == bool(added)
+    assert file_ids.read(file, SOURCES, add_tokens=False).added_tokens == ()
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
