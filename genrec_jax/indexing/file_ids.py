@@ -90,6 +90,15 @@ def read(
                 line=line,
             )
         values = [row.get(column) for column in id_columns]
+        empty = [name for name, value in zip(id_columns, values, strict=True) if not _parts(value)]
+        if empty and len(values) > 1:
+            raise UserError(
+                f"has no code in {empty[0]} for item {source!r}; wanted one in each of"
+                f" {', '.join(id_columns)}. Mend the row; ids of several lengths are lists in one column"
+                " (codes)",
+                file=member.name,
+                line=line,
+            )
         text = _codes_text(values) if are_codes else _text(values[0])
         if not text:
             wanted = "codes, whole numbers from 0" if are_codes else "a text"
@@ -139,8 +148,7 @@ def _columns(
     if not text and not codes:
         text = [name for name in TEXT_NAMES if name in left][:1]
         numbered = [name for name in left if NUMBERED.fullmatch(name)]
-        numbered.sort(key=lambda name: int(NUMBERED.sub(r"\1", name)))
-        codes = [name for name in CODES_NAMES if name in left][:1] or numbered
+        codes = [name for name in CODES_NAMES if name in left][:1] or _consecutive(numbered, member)
     missing = [name for name in (found, *text, *codes) if name is not None and name not in names]
     if unknown or missing or found is None or bool(text) == bool(codes):
         lacking = ", ".join(unknown or missing) or "an item and either a text or codes"
@@ -150,6 +158,25 @@ def _columns(
             line=1,
         )
     return found, text or codes, bool(codes)
+
+
+def _consecutive(names: list[str], member: inputs.Member) -> list[str]:
+    """Columns of codes by their numbers, which begin with 0 or 1 and have no gap."""
+    by_number = sorted(names, key=_number)
+    numbers = [_number(name) for name in by_number]
+    if numbers and numbers not in (list(range(len(names))), list(range(1, len(names) + 1))):
+        raise UserError(
+            f"has columns of codes with the numbers {', '.join(map(str, numbers))}; wanted each number once,"
+            " from 0 or 1 and without a gap. Add the missing column, or name those that count with"
+            f" --id-columns codes={'+'.join(by_number)}",
+            file=member.name,
+            line=1,
+        )
+    return by_number
+
+
+def _number(column: str) -> int:
+    return int(NUMBERED.sub(r"\1", column))
 
 
 def _text(value: Any) -> str | None:
@@ -163,19 +190,9 @@ def _codes_text(values: list[Any]) -> str | None:
     """`<a_12><b_7>` for the codes 12 and 7, in one column or several; None where they are none.
 
     A column holds a code, a list of them, or a text such as `[12, 7]` or `12 7`; a code that is already
-    a token, `<a_12>`, stays as it is. Where columns have no more codes, the id is shorter.
+    a token, `<a_12>`, stays as it is.
     """
-    codes: list[str] = []
-    ended = False
-    for value in values:
-        text = jsonlines.as_text(value)
-        parts = [
-            part.strip("'\"") for part in re.split(r"[\s,]+", (text or "").strip(" []()")) if part
-        ]
-        if parts and ended:
-            return None  # a gap
-        ended = not parts
-        codes += parts
+    codes = [part for value in values for part in _parts(value)]
     if len(codes) > len(string.ascii_lowercase):
         return None
     tokens = []
@@ -185,6 +202,12 @@ def _codes_text(values: list[Any]) -> str | None:
             return None
         tokens.append(code if number is None else f"<{letter}_{int(number[1])}>")
     return "".join(tokens)
+
+
+def _parts(value: Any) -> list[str]:
+    """The codes of one cell, as texts."""
+    text = (jsonlines.as_text(value) or "").strip(" []()")
+    return [part.strip("'\"") for part in re.split(r"[\s,]+", text) if part]
 
 
 def _check_coverage(

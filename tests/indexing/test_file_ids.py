@@ -91,13 +91,39 @@ def test_codes_in_one_cell(tmp_path, cell, text):
     assert error.value.line == 2
 
 
-def test_a_code_that_tells_twins_apart_may_be_missing_elsewhere(tmp_path):
-    """And numbered columns are sorted by their numbers; pandas writes such a column as floats."""
-    levels = {"c10": [None, 1.0, None], "c2": [7, 7, 255], "c1": [12, 12, 3]}
+def test_columns_are_sorted_by_their_numbers(tmp_path):
+    """And pandas writes whole numbers as floats where it has met none."""
+    levels = {f"c{level}": [float(level), level + 10.0, level + 20.0] for level in range(10, 0, -1)}
     found = file_ids.read(write(tmp_path, "parquet", levels), SOURCES)
-    assert found.texts == ("<a_12><b_7>", "<a_12><b_7><c_1>", "<a_3><b_255>")
-    with pytest.raises(UserError, match="wanted codes"):
-        file_ids.read(write(tmp_path, "parquet", {**levels, "c2": [7, None, 255]}), SOURCES)
+    assert found.texts[0].startswith("<a_1><b_2><c_3>")
+    assert found.texts[2].endswith("<i_29><j_30>")
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "message"),
+    [
+        (
+            "item,code_0,code_1\na,1,2\nb,1,\n",
+            3,
+            "no code in code_1 for item 'b'; wanted one in each",
+        ),
+        ("item,code_0,code_1\na,,2\nb,1,3\n", 2, "no code in code_0 for item 'a'"),
+        ("item,code_0,code_2\na,1,2\n", 1, "with the numbers 0, 2; wanted .* codes=code_0.code_2"),
+        ("item,c2,c3\na,1,2\n", 1, "with the numbers 2, 3; wanted each number once"),
+        ("item,c1,sid_1\na,1,2\n", 1, "with the numbers 1, 1; wanted each number once"),
+    ],
+)
+def test_codes_in_columns_have_no_holes(tmp_path, rows, line, message):
+    file = put(tmp_path / "ids.csv", rows)
+    with pytest.raises(UserError, match=message) as error:
+        file_ids.read(file, ["a", "b"])
+    assert error.value.line == line
+
+
+def test_codes_in_a_list_may_be_of_several_lengths(tmp_path):
+    """As where a last code tells twins apart and the other items have none."""
+    file = write(tmp_path, "parquet", {"codes": [[12, 7], [12, 7, 1], [3]]})
+    assert file_ids.read(file, SOURCES).texts == ("<a_12><b_7>", "<a_12><b_7><c_1>", "<a_3>")
 
 
 def test_columns_are_named_where_they_have_other_names(tmp_path):
