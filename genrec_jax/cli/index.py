@@ -26,7 +26,8 @@ Methods:
 
 A file of ids is Parquet, CSV, TSV or JSON lines with a row an item: the source's id of the item (column
 item, asin, ...), and either the id as it is (column text) or its codes, a list of whole numbers (column
-codes) or a column each (code_0, code_1, ...). The codes 12, 7, 255 become <a_12><b_7><c_255>, three tokens.
+codes) or a column each (code_0, code_1, ...); or it is one JSON object, {"B00X": [12, 7, 255], ...}. The
+codes 12, 7, 255 become <a_12><b_7><c_255>, three tokens.
 Every item needs an id, and one of its own; the error names line and items. How the ids were made is
 taken on trust, and the audit says so.
 

@@ -7,10 +7,11 @@ semantic ids (TIGER, LC-Rec).
 """
 
 import dataclasses
+import json
 import pathlib
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from genrec_jax import progress
@@ -23,6 +24,7 @@ ITEM_NAMES = ("source_id", "item", "asin", "parent_asin", "item_id", "id")
 TEXT_NAMES = ("text", "item_id")
 CODES_NAMES = ("codes", "semantic_id", "semantic_ids")
 OF_TOKENS = re.compile(rf"(?:{item_ids.PREFIX})?(?:{foreign_ids.TOKEN.pattern}\s*)+")
+ARRAYS = (".npy", ".npz", ".pt", ".pth", ".pkl")
 NUMBERED = re.compile(r"(?:code|codes|c|sid)_?(\d+)")
 LAYOUT = (
     "Name them with --id-columns item=COLUMN,text=COLUMN, or with codes=COLUMN or codes=FIRST+SECOND+..."
@@ -55,7 +57,8 @@ def read(
     """Reads the ids of a dataset's items; rows of other items, which k-core dropped say, are counted.
 
     Args:
-        path: Parquet, CSV, TSV or JSON lines with a row an item.
+        path: Parquet, CSV, TSV or JSON lines with a row an item, or one JSON object of lists of codes,
+            `{"B00X": ["<a_12>", "<b_7>"]}`.
         source_ids: of the dataset's items.
         columns: which column is `item`, and which `text` or `codes` (several joined by `+`); by default
             they go by `ITEM_NAMES`, `TEXT_NAMES`, `CODES_NAMES` and `NUMBERED`.
@@ -75,7 +78,7 @@ def read(
     texts: dict[int, str] = {}
     lines: dict[int, int] = {}
     unknown: list[str] = []
-    for line, row in item_table.rows(member):
+    for line, row in _rows(member):
         item_column, id_columns, are_codes = named = named or _columns(list(row), columns, member)
         source = (jsonlines.as_text(row.get(item_column)) or "").strip()
         item = item_of.get(source)
@@ -135,6 +138,27 @@ def read(
     return FileIds(ordered, tuple(sorted(added)), parameters)
 
 
+def _rows(member: inputs.Member) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table as `item_table.rows` gives them, or of one JSON object, numbered from 1."""
+    suffix = pathlib.PurePath(member.base_name).suffix.lower()
+    if suffix in ARRAYS:
+        raise UserError(
+            "is no table, and does not say which item has which codes; wanted Parquet, CSV, TSV or JSON."
+            " Write it as one, with `names`, the source's ids of the items, in the codes' order:"
+            ' `polars.DataFrame({"item": names, "codes": codes.tolist()}).write_parquet("ids.parquet")`',
+            file=member.name,
+        )
+    if suffix in (".json", ".jsonl"):
+        try:  # tuples are objects, in which an item may occur twice
+            entries = json.loads(staging.read_all(member), object_pairs_hook=tuple)
+        except (ValueError, RecursionError):  # JSON lines, or broken, which that reader says
+            entries = None
+        if entries and isinstance(entries, tuple) and all(isinstance(v, list) for _, v in entries):
+            rows = ({ITEM_NAMES[0]: source, CODES_NAMES[0]: codes} for source, codes in entries)
+            return enumerate(rows, start=1)
+    return item_table.rows(member)
+
+
 def _columns(
     names: list[str], asked: Mapping[str, str] | None, member: inputs.Member
 ) -> tuple[str, list[str], bool]:
@@ -153,7 +177,7 @@ def _columns(
     if unknown or missing or found is None or bool(text) == bool(codes):
         lacking = ", ".join(unknown or missing) or "an item and either a text or codes"
         raise UserError(
-            f"has the columns {', '.join(names)}; wanted {lacking}. {LAYOUT}",
+            f"has the columns {staging.listed(names)}; wanted {lacking}. {LAYOUT}",
             file=member.name,
             line=1,
         )
@@ -166,8 +190,8 @@ def _consecutive(names: list[str], member: inputs.Member) -> list[str]:
     numbers = [_number(name) for name in by_number]
     if numbers and numbers not in (list(range(len(names))), list(range(1, len(names) + 1))):
         raise UserError(
-            f"has columns of codes with the numbers {', '.join(map(str, numbers))}; wanted each number once,"
-            " from 0 or 1 and without a gap. Add the missing column, or name those that count with"
+            f"has columns of codes with the numbers {', '.join(map(str, numbers))}; wanted each number"
+            " once, from 0 or 1 and without a gap. Add the missing column, or name those that count with"
             f" --id-columns codes={'+'.join(by_number)}",
             file=member.name,
             line=1,

@@ -62,6 +62,44 @@ def test_every_kind_of_file_holds_every_form(tmp_path, kind, form):
     }
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("as_tokens", [False, True])
+def test_one_json_object_of_lists(tmp_path, indent, as_tokens):
+    """LC-Rec's files, and those of TIGER's public versions."""
+    codes = [[f"<{x}_{c}>" for x, c in zip("abc", row, strict=True)] for row in CODES]
+    rows = dict(zip(["gone", *SOURCES], [[0], *(codes if as_tokens else CODES)], strict=True))
+    file = put(tmp_path / "ids.index.json", json.dumps(rows, indent=indent))
+    found = file_ids.read(file, SOURCES)
+    assert found.texts == TOKENS
+    assert len(found.added_tokens) == 6
+    assert found.parameters["rows_of_other_items"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("i.json", '{"a": [1], "b": [2], "a": [3]}', "'a' a second time"),
+        ("i.json", '{"a": [1], "b": ["x"]}', "has .* for item 'b'; wanted codes"),
+        ("i.json", '{"a": [1], "b": {"c": 2}}', "has the columns a, b; wanted an item and"),
+        ("i.json", json.dumps(dict.fromkeys(map(str, range(99)), 1)), "10, 11 and 87 more; wanted"),
+        ("i.json", '{"a": [1],', "wanted one JSON object a line"),
+        ("i.npy", "\x93NUMPY", r"is no table, .*polars\.DataFrame.*codes\.tolist"),
+        (
+            "i.csv",
+            "item;codes\na;[1, 2]\n",
+            "'item;codes', whose columns ';' separates; wanted ','",
+        ),
+        ("i.csv", "item\tcodes\na\t1\n", "wanted ','. Name the file .tsv"),
+        ("i.tsv", "item,codes\na,1\n", r"wanted '\\t'\. Name the file \.csv"),
+    ],
+)
+def test_files_of_other_forms(tmp_path, name, content, message):
+    file = put(tmp_path / name, content)
+    with pytest.raises(UserError, match=message) as error:
+        file_ids.read(file, ["a", "b"])
+    assert len(str(error.value)) < 500
+
+
 @pytest.mark.parametrize(
     ("cell", "text"),
     [

@@ -22,6 +22,7 @@ NAMES = {
     "price": ("price",),
     "description": ("description",),
 }
+SEPARATORS = (",", "\t", ";", "|")
 NUMPY_NAME = r"""'[^']*'|"[^"]*\""""
 THOUSANDS = r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?"
 DECIMAL_COMMA = r"(\d+|[1-9]\d{0,2}(\.\d{3})+),\d{1,2}"
@@ -177,7 +178,7 @@ def _renamed(
                     names[name] = found[0]
                 elif name in columns or name == "item":
                     raise UserError(
-                        f"has the columns {', '.join(row)}; wanted {' or '.join(asked)} for"
+                        f"has the columns {staging.listed(row)}; wanted {' or '.join(asked)} for"
                         f" the {name}. Name it in the header or with --item-columns {name}=COLUMN",
                         file=member.name,
                         line=1,
@@ -203,8 +204,8 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[tuple[int
     """The rows of a table with a header and their lines: CSV when `quoted`, else tabs without quoting.
 
     Raises:
-        UserError: a line with another number of columns than the header, a quote without an end, or
-            tabs with quoting after all.
+        UserError: a line with another number of columns than the header, a header with another
+            separator, a quote without an end, or tabs with quoting after all.
     """
     lines = io.StringIO(staging.read_all(member), newline="")
     records = (
@@ -218,6 +219,7 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[tuple[int
             continue
         if header is None:
             header = fields
+            _refuse_one_column(header, "," if quoted else "\t", member, line)
             if twice := [name for name in header if name and header.count(name) > 1]:
                 raise UserError(
                     f"has {header.count(twice[0])} columns named {twice[0]!r}; wanted one, since nothing"
@@ -243,6 +245,22 @@ def delimited_rows(member: inputs.Member, *, quoted: bool) -> Iterator[tuple[int
                 line=line,
             )
         yield line, dict(zip(header, fields, strict=True))
+
+
+def _refuse_one_column(header: list[str], separator: str, member: inputs.Member, line: int) -> None:
+    """Says which separator a header has that is one column; says nothing where it has none."""
+    others = [other for other in SEPARATORS if other in header[0] and other != separator]
+    if len(header) == 1 and others:
+        found = max(others, key=header[0].count)
+        remedy = {",": "Name the file .csv", "\t": "Name the file .tsv"}.get(
+            found, "Save the table anew, as CSV with commas or as TSV with tabs"
+        )
+        raise UserError(
+            f"has the header {staging.shorten(header[0])}, whose columns {found!r} separates; wanted"
+            f" {separator!r}. {remedy}",
+            file=member.name,
+            line=line,
+        )
 
 
 def _at_tabs(line: str) -> list[str]:

@@ -142,7 +142,7 @@ def _movies_csv(member: inputs.Member) -> pl.DataFrame:
     rows = [row for _, row in item_table.delimited_rows(member, quoted=True)]
     if rows and not {"movieId", "title", "genres"} <= rows[0].keys():
         raise UserError(
-            f"has the columns {', '.join(rows[0])}; wanted movieId, title, genres. Download it again",
+            f"has the columns {staging.listed(rows[0])}; wanted movieId, title, genres. Download it again",
             file=member.name,
             line=1,
         )

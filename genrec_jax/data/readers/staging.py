@@ -22,6 +22,7 @@ from genrec_jax.errors import UserError
 MICROSECONDS = 1_000_000
 LATEST_TIMESTAMP = 4_102_444_800  # 2100-01-01
 MAX_QUOTED = 120
+MAX_LISTED = 12
 IMPOSSIBLE_TIME = "impossible timestamp"
 NULL_VALUES = ("NaN", "nan", "null", "NULL", "None", "NA", "N/A", "<NA>", r"\N")
 NULL_WORD = "a word for none as the"
@@ -271,6 +272,13 @@ def shorten(text: str | None) -> str:
     """A row's text as errors quote it: one line, at most `MAX_QUOTED` characters."""
     shown = repr(text)
     return shown if len(shown) <= MAX_QUOTED else shown[: MAX_QUOTED - 3] + "..."
+
+
+def listed(names: Collection[str]) -> str:
+    """Names of columns as errors list them: at most `MAX_LISTED`, each cut like `shorten`'s."""
+    shown = [name if len(name) <= MAX_QUOTED else f"{name[:MAX_QUOTED]}..." for name in names]
+    more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(shown[:MAX_LISTED]) + more
 
 
 def read_all(member: inputs.Member, *, encoding: str = "utf-8") -> str:

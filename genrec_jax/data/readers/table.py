@@ -175,7 +175,7 @@ def _pick(names: list[str], columns: str | None, member: inputs.Member) -> dict[
     if missing or not {"user", "item"} <= set(named):
         lacking = ", ".join(missing) or "user and item"
         raise UserError(
-            f"has the columns {', '.join(names)}; wanted {lacking}. Name them with --columns"
+            f"has the columns {staging.listed(names)}; wanted {lacking}. Name them with --columns"
             " user=COLUMN,item=COLUMN,timestamp=COLUMN,rating=COLUMN",
             file=member.name,
             line=1,
