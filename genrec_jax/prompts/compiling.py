@@ -8,6 +8,7 @@ Where a word has two segmentations of equal score, as T5 has of `item_8888`, it 
 would be alone, so that it has one form in prompts, targets and trie.
 """
 
+import collections
 import dataclasses
 import re
 from typing import Protocol, runtime_checkable
@@ -15,6 +16,8 @@ from typing import Protocol, runtime_checkable
 from genrec_jax.errors import UserError
 from genrec_jax.prompts import rendering
 from genrec_jax.prompts.templates import Template
+
+MAX_SHOWN = 20
 
 
 @runtime_checkable
@@ -29,6 +32,11 @@ class Tokenizer(Protocol):
     @property
     def eos_id(self) -> int:
         """The end-of-sequence token."""
+        ...
+
+    @property
+    def unk_id(self) -> int:
+        """The token of what no piece can write."""
         ...
 
     def encode(self, text: str, /) -> list[int]:
@@ -96,9 +104,10 @@ def compile_template(template: Template, dataset: str, vocabulary: Tokenizer) ->
         vocabulary: the run's vocabulary.
 
     Raises:
-        UserError: a word holds two slots, or the vocabulary has pieces that reach across white
-            space, so that word by word is not whole text.
+        UserError: a word holds two slots, the vocabulary cannot write a word, or it has pieces that
+            reach across white space, so that word by word is not whole text.
     """
+    _check_known(template, vocabulary)
     compiled = CompiledTemplate(
         template=template,
         dataset=dataset,
@@ -138,6 +147,32 @@ def _compile_text(text: str, template_id: str, dataset: str, vocabulary: Tokeniz
         parts.append(Slot(names[0], "".join(literals[:place]), "".join(literals[place + 1 :])))
     flush(vocabulary.eos_id)
     return tuple(parts)
+
+
+def _check_known(template: Template, vocabulary: Tokenizer) -> None:
+    """Refuses fixed text, that of items included, which the model would read as unknown tokens."""
+    texts = dataclasses.asdict(template.texts)
+    slotted = [template.input, template.target, texts.pop("item"), texts.pop("item_untitled")]
+    slots_blank = collections.defaultdict[str, str](lambda: " ")
+    fixed = [*(text.format_map(slots_blank) for text in slotted), *texts.values()]
+    words = list(dict.fromkeys(word for text in fixed for word in text.split()))
+    unknown = [
+        word
+        for word, tokens in zip(words, vocabulary.encode_batch(words), strict=True)
+        if vocabulary.unk_id in tokens
+    ]
+    if not unknown:
+        return
+    letters = dict.fromkeys("".join(unknown))
+    alone = [letter for letter in letters if vocabulary.unk_id in vocabulary.encode(letter)]
+    missing = alone or unknown
+    shown = " ".join(missing[:MAX_SHOWN]) + " ..." * (len(missing) > MAX_SHOWN)
+    raise UserError(
+        f"template {template.id}: its text has characters that the vocabulary lacks ({len(missing)}:"
+        f" {shown}), so a model would read <unk> in {unknown[0]!r}; wanted text that it can write. A"
+        " vocabulary trained here learns them with `genrec index ... --templates FILE --overwrite`, FILE"
+        " being that of this template; for one given with --vocabulary, write the prompts without them"
+    )
 
 
 def _check_exact(compiled: CompiledTemplate, vocabulary: Tokenizer) -> None:

@@ -247,13 +247,20 @@ def vocabulary_lines(templates: Sequence[Template]) -> list[str]:
         templates: those of one file.
 
     Returns:
-        lines of the templates' own words without those that hold a slot, and of what joins items.
+        lines of the templates' own words and of what joins items. A word that holds a slot is left out
+        but for what it has beyond ASCII, all of which a vocabulary that is trained here has anyway.
     """
+
+    def beyond_ascii(text: str) -> str:
+        return " ".join(re.findall(r"[^\x00-\x7f]+", text))
+
     texts = templates[0].texts
     written = [text for template in templates for text in (template.input, template.target)]
     written += [texts.item, texts.item_untitled, texts.masked_item + texts.after_item]
     written += [texts.like, texts.dislike]
-    lines = [line for text in written if (line := _SLOT_WORD.sub(" ", text)).strip()]
+    written += [beyond_ascii(texts.between_candidates)]
+    lines = [_SLOT_WORD.sub(lambda word: f" {beyond_ascii(word[0])} ", text) for text in written]
+    lines = [line for line in lines if line.strip()]
     separator = texts.between_items.strip()
     if separator and not any(separator in line.split() for line in lines):
         lines.append(separator)

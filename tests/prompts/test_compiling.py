@@ -1,10 +1,13 @@
 """Compiled templates against a vocabulary that can be read by eye, and against SentencePiece."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
 from genrec_jax.errors import UserError
+from genrec_jax.indexing import t5_vocabulary, unigram_vocabulary
+from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.prompts import compiling, rendering, templates
 from genrec_jax.prompts.compiling import Slot
 from tests.prompts import rendered
@@ -15,6 +18,7 @@ class LetterVocabulary:
 
     size = 1 << 16
     eos_id = 1
+    unk_id = 2
 
     def __init__(self, joins: str = ""):
         self._joins = joins
@@ -99,3 +103,49 @@ def test_pieces_across_white_space_are_refused():
     across = _template("items {history} and {user_id}s are")
     with pytest.raises(UserError, match="reaches across white space"):
         compiling.compile_template(across, "Toys", vocabulary)
+
+
+FILMS = pathlib.Path(__file__).parents[2] / "gin_configs/alignment/films.toml"
+SHIPPED = [
+    template
+    for file in (templates.OPENP5_TEMPLATES, templates.ALIGNMENT_TEMPLATES, FILMS)
+    for template in templates.load_templates(file)
+]
+
+
+def test_every_vocabulary_can_write_the_shipped_templates(shared):
+    lines = templates.vocabulary_lines(templates.load_templates())
+    t5 = Vocabulary(shared / "data/t5_vocabulary/spiece.model")
+    for vocabulary in (t5, unigram_vocabulary.train(lines)):
+        for template in SHIPPED:
+            compiling.compile_template(template, "Toys", vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("text", "texts", "lacking"),
+    [
+        ("用户{user_id} 购买了 {history}、", {}, "6: 用 户 购 买 了 、"),
+        ("had {history} ?", {"after_item": "¤", "like": "жю"}, "3: ¤ ж ю"),
+        ("had {history} ?", {"item": "№№{item_id}ж"}, "1: ж"),
+        ("had {history} ?", {"between_candidates": "ж "}, "1: ж"),
+    ],
+)
+def test_text_that_the_vocabulary_cannot_write_is_refused(text, texts, lacking):
+    """Until the vocabulary is trained on it, as the error says."""
+    template = dataclasses.replace(_template(text), texts=templates.ItemTexts(**texts))
+    vocabulary = unigram_vocabulary.train(templates.vocabulary_lines(templates.load_templates()))
+    with pytest.raises(UserError, match=rf"template S1: .* lacks \({lacking}\), so .*index"):
+        compiling.compile_template(template, "Toys", vocabulary)
+    vocabulary = unigram_vocabulary.train(templates.vocabulary_lines([template]))
+    compiled = compiling.compile_template(template, "Toys", vocabulary)
+    glued = [p.prefix + "12" + p.suffix for p in compiled.input if isinstance(p, Slot)]
+    assert vocabulary.unk_id not in vocabulary.encode(" ".join(glued))
+
+
+def test_braces_are_known_to_be_none_of_t5s(shared):
+    t5 = Vocabulary(shared / "data/t5_vocabulary/spiece.model")
+    compiling.compile_template(
+        _template("<extra_id_0> [{history}]"), "Toys", t5_vocabulary.extend(t5, [])
+    )
+    with pytest.raises(UserError, match=r"lacks \(3: \{ \} <\), .* '\{a\}'"):
+        compiling.compile_template(_template("{{a}} <{history}"), "Toys", t5)
