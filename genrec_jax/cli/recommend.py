@@ -145,13 +145,13 @@ def run(arguments: argparse.Namespace) -> None:
             dataset = _dataset(recommender.run_dir, recommender.dataset, arguments.data)
             requests = recommend_many.of_users(arguments.users, dataset)
         else:
-            requests = recommend_many.of_histories(str(arguments.histories))
-        rows, empty = recommend_many.write(requests, recommender, target, arguments, exclude, allow)
-        print(f"wrote {rows:,} rows for {len(requests):,} users to {target}")
-        if empty:
-            print(
-                f"{empty:,} users have no list: nothing of their history is known, or nothing is left"
-            )
+            file = str(arguments.histories)
+            requests = recommend_many.of_histories(file)
+            recommend_many.check_known(requests, recommender, file)
+        written = recommend_many.write(requests, recommender, target, arguments, exclude, allow)
+        print(f"wrote {written.rows:,} rows for {len(requests):,} users to {target}")
+        for line in written.told():
+            print(line)
         return
     if arguments.user is not None:
         asked = _of_user(recommender.run_dir, recommender.dataset, arguments)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -12,12 +13,15 @@ from genrec_jax.errors import UserError
 
 if TYPE_CHECKING:
     from genrec_jax.data.dataset import Dataset
+    from genrec_jax.decoding.recommendations import Recommendations
     from genrec_jax.decoding.recommender import Recommender
 
 CHUNK = 1024
 """Requests recommended for at a time."""
 KINDS = (".parquet", ".jsonl")
 EVERYBODY = "all"
+EXAMPLES = 3
+"""Entries and users that are named where there may be many."""
 
 
 class Request(NamedTuple):
@@ -32,6 +36,74 @@ class Request(NamedTuple):
     key: str
     user: int | None
     history: Sequence[str]
+
+
+@dataclasses.dataclass
+class Tally:
+    """How many there are, and the first of them by name."""
+
+    count: int = 0
+    first: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, names: Sequence[str]) -> None:
+        """Counts some more."""
+        self.count += len(names)
+        self.first += names[: EXAMPLES - len(self.first)]
+
+    @property
+    def named(self) -> str:
+        """The first of them in brackets; nothing where there are none."""
+        return f" ({', '.join(self.first)})" if self.first else ""
+
+
+@dataclasses.dataclass
+class Written:
+    """What came of the requests so far.
+
+    Attributes:
+        rows: rows written.
+        empty: requests that got no item.
+        unread: histories with entries that are not in the catalogue.
+        left_out: those entries that mean nothing.
+        taken: those that were taken for the nearest title.
+        alone: users asked about by user alone, since nothing of their history is known.
+    """
+
+    rows: int = 0
+    empty: int = 0
+    unread: int = 0
+    left_out: Tally = dataclasses.field(default_factory=Tally)
+    taken: Tally = dataclasses.field(default_factory=Tally)
+    alone: Tally = dataclasses.field(default_factory=Tally)
+
+    def add(self, request: Request, found: "Recommendations") -> None:
+        """Counts one request's list, and what of its history was not read as it stands."""
+        self.rows += len(found)
+        self.empty += not len(found)
+        nearest = [match for match in found.matches if not match.exact]
+        self.unread += bool(found.skipped or nearest)
+        self.left_out.add([f"{entry!r} of {request.key}" for entry in found.skipped])
+        self.taken.add([f"{one.query!r} for {one.title!r}" for one in nearest])
+        if found.skipped and not found.matches and found.template is not None:
+            self.alone.add([request.key])
+
+    def told(self) -> Iterator[str]:
+        """What whoever asked should know of it, a line each."""
+        if self.unread:
+            yield (
+                f"{self.left_out.count + self.taken.count:,} entries in {self.unread:,} histories are not"
+                f" in the catalogue: {self.left_out.count:,} left out{self.left_out.named},"
+                f" {self.taken.count:,} taken for the nearest title{self.taken.named}"
+            )
+        if self.alone.count:
+            yield (
+                f"{self.alone.count:,} users{self.alone.named} were asked about by user alone, since"
+                " nothing of their history is known: they get what an empty history gets"
+            )
+        if self.empty:
+            yield (
+                f"{self.empty:,} users have no list: nothing of their history is known, or nothing is left"
+            )
 
 
 def check_output(path: str | None, *, overwrite: bool) -> pathlib.Path:
@@ -120,6 +192,36 @@ def of_histories(file: str) -> list[Request]:
     return requests
 
 
+def check_known(requests: Sequence[Request], recommender: "Recommender", file: str) -> None:
+    """Refuses histories of which nothing at all is known: everybody would get one list.
+
+    It reads up to the first history with an entry that is known.
+
+    Args:
+        requests: with the histories.
+        recommender: the run.
+        file: where the histories are from, for the error.
+
+    Raises:
+        UserError: there are entries, and none is in the catalogue.
+    """
+    unknown: dict[str, None] = {}
+    for request in requests:
+        matches, skipped = recommender.catalogue.read(request.history, recommender.unknown)
+        if matches:
+            return
+        unknown |= dict.fromkeys(skipped[:EXAMPLES])
+    if unknown:
+        ids, titles = recommender.catalogue.source_ids, recommender.catalogue.titles
+        title = f" or {titles[0]!r}" if titles[0] else ""
+        raise UserError(
+            f"no entry of these {len(requests):,} histories is in the catalogue, such as"
+            f" {', '.join(map(repr, [*unknown][:EXAMPLES]))}; wanted source ids or titles of the dataset"
+            f" {recommender.dataset}, such as {ids[0]!r}{title}",
+            file=file,
+        )
+
+
 def write(
     requests: Sequence[Request],
     recommender: "Recommender",
@@ -127,7 +229,7 @@ def write(
     arguments: argparse.Namespace,
     exclude: list[int] | None,
     allow: list[int] | None,
-) -> tuple[int, int]:
+) -> Written:
     """Recommends for all and writes a row for each item, in order; the file is whole or not there.
 
     Args:
@@ -139,13 +241,13 @@ def write(
         allow: the only items that anybody gets; None for all.
 
     Returns:
-        rows written, and how many requests got no item.
+        what was written, and what is to be told of it.
     """
     from genrec_jax.data import artefacts
     from genrec_jax.progress import Steps
 
     steps = Steps(enabled=True)
-    rows = empty = 0
+    written = Written()
     with (
         artefacts.atomic_file(target) as temporary,
         _open(pathlib.Path(temporary), target.suffix) as append,
@@ -175,10 +277,10 @@ def write(
                 for rank, one in enumerate(own, start=1)
             ]
             append(made)
-            rows += len(made)
-            empty += sum(not len(own) for own in found)
+            for request, own in zip(part, found, strict=True):
+                written.add(request, own)
             done(first + len(part))
-    return rows, empty
+    return written
 
 
 @contextlib.contextmanager

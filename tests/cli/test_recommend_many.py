@@ -57,6 +57,35 @@ def test_histories_of_a_file_and_a_subset(made, tmp_path, capsys):
     ]
 
 
+def test_what_of_a_files_histories_is_not_known_is_told(made, tmp_path, capsys):
+    run_dir, dataset = made
+    id_, title = dataset.item_source_ids[3], dataset.item_titles[5]
+    histories, file = tmp_path / "histories.jsonl", tmp_path / "lists.jsonl"
+
+    def recommended(**asked):
+        rows = [{"user": user, "history": history} for user, history in asked.items()]
+        histories.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        words = ["--histories", histories, "-k", 1, "--output", file]
+        code, out, err = genrec(capsys, run_dir.path, *words)
+        return code, out.splitlines()[1:], err
+
+    half = ["SKU4", id_, title + "s"]
+    code, told, _ = recommended(ann=["SKU1", "SKU2"], bob=["SKU3"], cy=half, di=[id_], eve=[])
+    assert code == 0 and told == [
+        "5 entries in 3 histories are not in the catalogue: 4 left out ('SKU1' of ann, 'SKU2' of ann,"
+        f" 'SKU3' of bob), 1 taken for the nearest title ({title + 's'!r} for {title!r})",
+        "2 users (ann, bob) were asked about by user alone, since nothing of their history is known: they"
+        " get what an empty history gets",
+    ]
+    file.unlink()
+    assert recommended(di=[id_, title], eve=[])[:2] == (0, [])
+    file.unlink()
+    code, _, err = recommended(ann=["SKU1", "SKU2"], bob=["SKU3"], eve=[])
+    assert code == 2 and not file.exists()
+    told = "no entry of these 3 histories is in the catalogue, such as 'SKU1', 'SKU2', 'SKU3'; wanted"
+    assert f"{histories}: {told}" in " ".join(err.split())
+
+
 def test_users_of_a_file(made, tmp_path, capsys):
     run_dir, dataset = made
     names = tmp_path / "users.txt"
