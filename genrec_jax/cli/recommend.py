@@ -125,7 +125,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     many = arguments.users is not None or arguments.histories is not None
     if many:
-        target = recommend_many.check_output(arguments.output, overwrite=arguments.overwrite)
+        inputs = [word for word in (arguments.users, arguments.histories) if word is not None]
+        inputs += [*(arguments.only or []), *(arguments.exclude or [])]
+        target = recommend_many.check_output(
+            arguments.output, inputs, overwrite=arguments.overwrite
+        )
         if arguments.json:
             raise UserError("--json prints one list; leave it out, and name the --output .jsonl")
     elif arguments.output is not None:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genrec_jax.errors import UserError
@@ -106,11 +106,16 @@ class Written:
             )
 
 
-def check_output(path: str | None, *, overwrite: bool) -> pathlib.Path:
+def check_output(path: str | None, inputs: Iterable[str], *, overwrite: bool) -> pathlib.Path:
     """The file that lists are written to, before hours are spent on them.
 
+    Args:
+        path: as it was given.
+        inputs: files that are read, and other words that may be one.
+        overwrite: replace it, unless it is one of them.
+
     Raises:
-        UserError: none is given, its name has another ending, or it exists.
+        UserError: none is given, its name has another ending, it is an input, or it exists.
     """
     if path is None or pathlib.Path(path).suffix not in KINDS:
         raise UserError(
@@ -118,6 +123,12 @@ def check_output(path: str | None, *, overwrite: bool) -> pathlib.Path:
             f" in {' or '.join(KINDS)}"
         )
     target = pathlib.Path(path)
+    for word in inputs:
+        if _is_same_file(target, word):
+            raise UserError(
+                f"is read too, as {word}; wanted another --output, since this would replace it",
+                file=str(target),
+            )
     if target.exists() and not overwrite:
         raise UserError("exists; pass --overwrite to replace it", file=str(target))
     return target
@@ -281,6 +292,13 @@ def write(
                 written.add(request, own)
             done(first + len(part))
     return written
+
+
+def _is_same_file(target: pathlib.Path, word: str) -> bool:
+    try:
+        return target.samefile(word)
+    except (OSError, ValueError):  # one is not there, or a title that no file can be called
+        return False
 
 
 @contextlib.contextmanager

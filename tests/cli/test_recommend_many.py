@@ -82,7 +82,9 @@ def test_what_of_a_files_histories_is_not_known_is_told(made, tmp_path, capsys):
     file.unlink()
     code, _, err = recommended(ann=["SKU1", "SKU2"], bob=["SKU3"], eve=[])
     assert code == 2 and not file.exists()
-    told = "no entry of these 3 histories is in the catalogue, such as 'SKU1', 'SKU2', 'SKU3'; wanted"
+    told = (
+        "no entry of these 3 histories is in the catalogue, such as 'SKU1', 'SKU2', 'SKU3'; wanted"
+    )
     assert f"{histories}: {told}" in " ".join(err.split())
 
 
@@ -157,6 +159,19 @@ def test_histories_as_others_write_json_lines(tmp_path):
         ("4", None, []),
         ("7", None, []),
     ]
+
+
+@pytest.mark.parametrize("flag", ["--histories", "--users", "--only", "--exclude"])
+def test_what_is_read_is_never_replaced(flag, made, tmp_path, capsys):
+    run_dir, _ = made
+    file, link = tmp_path / "mine.jsonl", tmp_path / "link.jsonl"
+    file.write_text('{"history": []}', encoding="utf-8")
+    link.symlink_to(file)
+    words = [] if flag in ("--histories", "--users") else ["--users", "all"]
+    words += [flag, file, "--output", link, "--overwrite"]
+    code, _, err = genrec(capsys, run_dir.path, *words)
+    assert code == 2 and f"{link}: is read too, as {file}; wanted another" in " ".join(err.split())
+    assert link.is_symlink() and file.read_text(encoding="utf-8") == '{"history": []}'
 
 
 def test_a_file_that_is_there_stays(made, tmp_path, capsys):
