@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import html
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -371,8 +371,10 @@ class _GramIndex:
 
 
 def is_list(given: Any) -> bool:
-    """Whether it is several things: no text, and no bytes, which would be read as numbers."""
-    if isinstance(given, (str, bytes, bytearray, memoryview)) or getattr(given, "ndim", 1) == 0:
+    """Whether it is several things: no text, no bytes or mapping, read as numbers or as its keys."""
+    if isinstance(given, (str, bytes, bytearray, memoryview, Mapping)):
+        return False
+    if getattr(given, "ndim", 1) == 0:
         return False
     return isinstance(given, Iterable)
 

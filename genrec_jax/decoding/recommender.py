@@ -239,11 +239,12 @@ class Recommender:
             UserError: an entry that names no item, an unknown one where `unknown` is `error`, a text in
                 place of a history, an unknown template, an empty history where the model knows only
                 prompts that show one, k that is no whole number from 1 to `max_k`, as many lists as
-                requests not given, a number beyond the catalogue, or a user number that the dataset
-                trained on does not have.
+                requests not given, a number beyond the catalogue, a user number that the dataset trained
+                on does not have, or `exclude_seen` that is no bool.
         """
         self._check_k(k)
         request_checks.check_template(template)
+        request_checks.check_flag("exclude_seen", exclude_seen)
         served = self._served
         catalogue = served.stock.catalogue
         policy = self.unknown if unknown is None else unknown
@@ -285,6 +286,7 @@ class Recommender:
         """
         self._check_k(k)
         checks.check_whole("longest_list", longest_list, 0)
+        request_checks.check_flag("exclude_seen", exclude_seen)
         request_checks.check_counts("rows", rows)
         if lengths is None:
             lengths = request_shapes.lengths_up_to(self.run_dir.mixture["max_input_length"])

@@ -75,6 +75,12 @@ def check_unknown(unknown: Any) -> None:
         raise UserError(f"unknown is {unknown!r}; wanted one of {', '.join(get_args(Unknown))}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Refuses what is neither true nor false, such as one of each for each request."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise UserError(f"{name} is {value!r}; wanted True or False, for all requests of the call")
+
+
 def check_template(template: Any) -> None:
     """Refuses what is no template's id; whether there is such a template is for the prompts to say."""
     if template is not None and not isinstance(template, str):

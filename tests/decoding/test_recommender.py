@@ -196,6 +196,9 @@ def test_exclude_and_allow_leave_exactly_the_rest_in_its_order(recommender):
         ({"exclude": [[-1]]}, "exclude: an item is given as -1; wanted"),
         ({"exclude": 5}, "exclude is 5; wanted a list of items, or None, for each request"),
         ({"allow": b"a"}, "allow is b'a'; wanted a list"),
+        ({"exclude": [{"s1": 1}]}, r"exclude has \{'s1': 1\}; wanted for each request a list"),
+        ({"exclude_seen": [False]}, r"exclude_seen is \[False\]; wanted True or False, for all"),
+        ({"exclude_seen": 0}, "exclude_seen is 0; wanted True or False"),
     ],
 )
 def test_lists_that_cannot_be_meant(recommender, untyped, options, message):
@@ -285,6 +288,7 @@ def test_mistakes_in_loading_are_told_before_anything_is_read(untyped, options, 
         ({"lengths": (2.5,)}, "one of lengths is 2.5; wanted"),
         ({"k": 0}, "k is 0; wanted"),
         ({"longest_list": -1}, "longest_list is -1; wanted"),
+        ({"exclude_seen": "no"}, "exclude_seen is 'no'; wanted True or False"),
     ],
 )
 def test_mistakes_in_warming_up_compile_nothing(recommender, untyped, options, message):

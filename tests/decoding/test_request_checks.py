@@ -10,7 +10,7 @@ from genrec_jax.errors import UserError
 HUNDRED = Catalogue([f"s{i}" for i in range(100)], ["Tea", *[None] * 99])
 
 
-@pytest.mark.parametrize("wrong", [5, "s5", b"ab", bytearray(b"a"), np.asarray(5)])
+@pytest.mark.parametrize("wrong", [5, "s5", b"ab", bytearray(b"a"), np.asarray(5), {"s5": 1}])
 def test_what_is_no_list(wrong):
     for name in ("exclude", "allow"):
         with pytest.raises(UserError, match=f"{name} has .*; wanted for each request a list of"):
