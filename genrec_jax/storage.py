@@ -13,7 +13,7 @@ import posixpath
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import fsspec
@@ -49,6 +49,11 @@ def last_name(path: PathLike) -> str:
         if is_remote(path)
         else pathlib.Path(path).name
     )
+
+
+def listed(paths: PathLike | Iterable[Any]) -> list[Any]:
+    """A list of paths; one alone is a list of one, not of its letters."""
+    return [paths] if isinstance(paths, (str, os.PathLike)) else [*paths]
 
 
 def exists(path: PathLike) -> bool:

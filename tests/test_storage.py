@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import fsspec
 import numpy as np
@@ -54,6 +55,12 @@ def names(files: fsspec.AbstractFileSystem, place: str = "/bucket") -> list[str]
 )
 def test_a_url_is_told_from_a_path(path, remote):
     assert storage.is_remote(path) == remote
+
+
+def test_one_path_is_a_list_of_one():
+    for one in ("gs://b/data", "data", pathlib.Path("data")):
+        assert storage.listed(one) == storage.listed([one]) == [one]
+    assert storage.listed(name for name in "ab") == ["a", "b"]
 
 
 def test_paths_and_urls_are_joined_alike(tmp_path):

@@ -28,7 +28,7 @@ MARK = '<meta name="generator" content="genrec_jax">'
 
 
 def write_report(
-    run_dirs: Sequence[RunDir | artefacts.PathLike],
+    run_dirs: RunDir | artefacts.PathLike | Sequence[RunDir | artefacts.PathLike],
     output: artefacts.PathLike,
     *,
     paper_figures: artefacts.PathLike | None = None,
@@ -41,8 +41,8 @@ def write_report(
     """Writes the page. It needs nothing else: no script, no font, no picture is fetched.
 
     Args:
-        run_dirs: what `genrec train` wrote, opened or not; several are compared, seeds of one setting
-            averaged.
+        run_dirs: what `genrec train` wrote, opened or not, one or a list; several are compared, seeds of
+            one setting averaged.
         output: the .html file to write; an earlier report there is replaced.
         paper_figures: a CSV file of published figures to stand beside ours, with the columns
             `paper,table,task,dataset,method,metric,value,note`.
@@ -60,6 +60,7 @@ def write_report(
         UserError: no run dir, a broken metrics file, a CSV without the columns, or an output that
             is something else than a report.
     """
+    run_dirs = [run_dirs] if isinstance(run_dirs, RunDir) else storage.listed(run_dirs)
     if not run_dirs:
         raise UserError("got no run dir; wanted one or more that `genrec train` wrote")
     target = storage.join(output)

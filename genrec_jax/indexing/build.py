@@ -57,6 +57,9 @@ class IndexConfig:
     id_columns: Mapping[str, str] | None = None
     add_tokens: bool | None = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "ids", tuple(storage.listed(self.ids)))
+
 
 @dataclasses.dataclass(frozen=True)
 class BuiltIndex:
@@ -85,7 +88,7 @@ class BuiltIndex:
 
 
 def build_index(
-    datasets: Sequence[artefacts.PathLike],
+    datasets: artefacts.PathLike | Sequence[artefacts.PathLike],
     config: IndexConfig,
     *,
     output: artefacts.PathLike | None = None,
@@ -99,7 +102,7 @@ def build_index(
     Ids depend on the interactions that train (`splits.of`) alone.
 
     Args:
-        datasets: dataset dirs, or their URLs.
+        datasets: dataset dirs, or their URLs; one alone needs no list.
         config: the method and its settings.
         output: the folder to write, or its URL; by default `<dataset dir>/index/<method>`. Several datasets
             share `<output>/vocabulary.model` and each has `<output>/<dataset name>/`.
@@ -116,7 +119,7 @@ def build_index(
         UserError: no output for several datasets, two of one name, a name that the vocabulary
             cannot write, ids that clash, or an output that exists (with `overwrite`: and is no index).
     """
-    loaded = [dataset.load(path) for path in datasets]
+    loaded = [dataset.load(path) for path in storage.listed(datasets)]
     if not loaded:
         raise UserError("no dataset given; wanted one or more dataset dirs")
     if config.method == foreign_ids.METHOD and len(config.ids) != len(loaded):

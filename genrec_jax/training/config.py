@@ -5,10 +5,11 @@ Names of T5X's macros that set a field stand in brackets.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from genrec_jax import checks
+from genrec_jax import checks, storage
 from genrec_jax.checkpoint.new_tokens import NewTokens
 from genrec_jax.errors import UserError
 from genrec_jax.model.config import T5Config
@@ -74,7 +75,7 @@ class DataConfig:
         like_above: alignment: a rating above it is a like; 3 on a scale to 5.
     """
 
-    datasets: Sequence[str]
+    datasets: Sequence[storage.PathLike]
     mixture: str
     batch_size: int
     index_dir: str | None = None
@@ -95,7 +96,7 @@ class DataConfig:
     like_above: float = 3.0
 
     def __post_init__(self):
-        datasets = (self.datasets,) if isinstance(self.datasets, str) else tuple(self.datasets)
+        datasets = tuple(map(os.fspath, storage.listed(self.datasets)))
         object.__setattr__(self, "datasets", datasets)
         if not datasets:
             raise UserError("DataConfig.datasets names none; wanted at least 1. Set DATA_DIR")

@@ -312,6 +312,10 @@ def test_run_names_tell_runs_apart():
         report.run_names(["a/x", "a/../a/x"])
 
 
+def test_one_run_needs_no_list(run, tmp_path):
+    assert written(tmp_path, run).text == written(tmp_path, str(run.path)).text
+
+
 def test_a_run_without_evaluation_still_has_curves(run, tmp_path):
     copied = shutil.copytree(run.path, tmp_path / "copied")
     shutil.rmtree(copied / "eval")

@@ -201,7 +201,9 @@ def test_wrong_calls(make_dataset, prompt_lines, tmp_path):
         build.build_index([data.path, other.path], config)
     build.build_index([data.path], config, prompt_lines=prompt_lines)
     with pytest.raises(UserError, match="already exists"):
-        build.build_index([data.path], config, prompt_lines=prompt_lines)
+        build.build_index(str(data.path), config, prompt_lines=prompt_lines)  # no list of letters
+    with pytest.raises(UserError, match="names 1 files and there are 2 datasets"):
+        build.build_index([data.path, other.path], build.IndexConfig("file", ids="ids.csv"))
 
 
 def test_overwrite_replaces_an_index_and_nothing_else(make_dataset, prompt_lines, tmp_path):

@@ -1,5 +1,7 @@
 """What a training run's configuration may say, checked before anything is opened."""
 
+import pathlib
+
 import pytest
 
 from genrec_jax.errors import UserError
@@ -22,6 +24,12 @@ def test_epochs_become_steps_and_reach_the_schedule(make_config):
 def test_a_constant_rate_does_not_record_the_steps_so_that_a_run_can_go_on_longer(make_config):
     resolved = make_config().resolved(steps=100, vocab_size=77)
     assert resolved.optimizer.learning_rate.total_steps is None
+
+
+def test_one_dataset_needs_no_list_and_paths_are_recorded_as_text(make_config):
+    for given in ("data/tiny", [pathlib.Path("data/tiny")]):
+        recorded = make_config(data={"datasets": given}).to_json()
+        assert recorded["data"]["datasets"] == ["data/tiny"]
 
 
 def test_exactly_one_of_steps_and_epochs(make_config):
