@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from genrec_jax.evaluation.report import write_report
     from genrec_jax.indexing.build import IndexConfig, build_index
     from genrec_jax.training.config import TrainConfig
-    from genrec_jax.training.plan import plan
+    from genrec_jax.training.plan_request import plan
     from genrec_jax.training.run import train
 
 __version__ = "0.1.0"
@@ -70,7 +70,7 @@ _HOMES = {
     "export": ("genrec_jax.checkpoint.export", "export"),
     "import_weights": ("genrec_jax.checkpoint.import_weights", "import_weights"),
     "load": ("genrec_jax.decoding.recommender", "load"),
-    "plan": ("genrec_jax.training.plan", "plan"),
+    "plan": ("genrec_jax.training.plan_request", "plan"),
     "prepare": ("genrec_jax.data.prepare_run", "prepare_from"),
     "train": ("genrec_jax.training.run", "train"),
     "write_report": ("genrec_jax.evaluation.report", "write_report"),

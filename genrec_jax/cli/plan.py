@@ -1,16 +1,13 @@
 """`genrec plan`: a configuration and a cluster -> memory, operations, collectives, and a mesh that fits."""
 
 import argparse
+import dataclasses
 import os
 import pathlib
-from typing import TYPE_CHECKING
 
 from genrec_jax.cli import gin_flags, gin_setup, numeric_flags
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
-
-if TYPE_CHECKING:  # JAX is imported once it is known what it is to see
-    from genrec_jax.training.plan import Plan
 
 HELP = """Says, before anything is rented, whether a configuration fits a cluster and what a step costs.
 
@@ -38,7 +35,6 @@ UNUSED = {
     "MIXTURE_OR_TASK_NAME": '"openp5"',
     "TRAIN_STEPS": "1",
 }
-TARGET_LENGTH = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,26 +63,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target-length",
         type=numeric_flags.COUNT,
         metavar="N",
-        help=f"tokens of a target row ({TARGET_LENGTH} where the configuration sets no limit; packed rows"
+        help="tokens of a target row (32 where the configuration sets no limit; packed rows"
         " may have room for more: `genrec train` says how much)",
     )
     parser.add_argument(
         "--prompts",
         type=numeric_flags.COUNT,
-        default=64,
         metavar="N",
         help="prompts of a recommend step (64)",
     )
     parser.add_argument(
         "--items",
         type=numeric_flags.COUNT,
-        default=12_101,
         metavar="N",
         help="items of the catalogue (12101: Beauty)",
     )
-    parser.add_argument(
-        "--num-beams", type=numeric_flags.COUNT, default=20, metavar="N", help="beams (20)"
-    )
+    parser.add_argument("--num-beams", type=numeric_flags.COUNT, metavar="N", help="beams (20)")
     parser.add_argument(
         "--json", type=pathlib.Path, metavar="FILE", help="write the plan to a file too"
     )
@@ -115,40 +107,38 @@ def run(arguments: argparse.Namespace) -> None:
     )
     from genrec_jax.training import config as config_lib
     from genrec_jax.training import plan as plans
-    from genrec_jax.training import plan_programs, plan_text
+    from genrec_jax.training import plan_request, plan_text
 
     config = gin_setup.configure(config_lib.TrainConfig)
-    shapes = plan_programs.Shapes(
-        rows=arguments.rows or config.data.batch_size,
-        input_length=arguments.input_length
-        or config.data.row_length
-        or config.data.max_input_length,
-        target_length=arguments.target_length or config.data.max_target_length or TARGET_LENGTH,
-        prompts=arguments.prompts,
-        items=arguments.items,
-        beams=arguments.num_beams,
+    given = {
+        "rows": arguments.rows,
+        "input_length": arguments.input_length,
+        "target_length": arguments.target_length,
+        "prompts": arguments.prompts,
+        "items": arguments.items,
+        "beams": arguments.num_beams,
+    }
+    shapes = dataclasses.replace(
+        plan_request.default_shapes(config),
+        **{name: size for name, size in given.items() if size is not None},
     )
-    devices = None if arguments.count_only else topologies.devices_of(topology)
-    if arguments.suggest:
-        planned = plans.best_suggestion(config, topology, shapes, devices)
-        if planned is None:
-            raise UserError(_nothing_fits(topology.name, shapes.rows, plans.rows_are_fixed(config)))
-        if planned.fits is False:
-            raise UserError(_refused(planned))
-    else:
-        choice = plans.configured(config, topology)
-        planned = plans.plan(config, topology, shapes, choice, devices)
+    planned = plan_request.plan(
+        config,
+        arguments.topology,
+        shapes=shapes,
+        suggest=arguments.suggest,
+        compile=not arguments.count_only,
+    )
     for line in plan_text.lines(planned):
         print(line)
     if arguments.target_length is None and config.data.max_target_length is None:
         print()
-        print(_assumed(config.data.packing))
+        print(_assumed(shapes.target_length, config.data.packing))
     if not arguments.suggest:
         better = next(plans.suggestions(config, topology, shapes), None)
         print()
         if better is None:
-            fixed = plans.rows_are_fixed(config)
-            print(f"suggestion: {_nothing_fits(topology.name, shapes.rows, fixed)}")
+            print(f"suggestion: {plan_request.nothing_fits(config, topology.name, shapes)}")
         elif better == planned.choice:
             print("suggestion: stay with it")
         else:
@@ -157,38 +147,10 @@ def run(arguments: argparse.Namespace) -> None:
         artefacts.write_json(arguments.json, plans.to_json(planned))
 
 
-def _assumed(packing: bool) -> str:
+def _assumed(length: int, packing: bool) -> str:
     more = "; packed rows may have room for more" if packing else ""
     return (
-        f"assumed: targets of {TARGET_LENGTH} tokens, since TASK_FEATURE_LENGTHS sets them no limit{more}."
+        f"assumed: targets of {length} tokens, since TASK_FEATURE_LENGTHS sets them no limit{more}."
         " `genrec train` says the shapes of its batches when it starts; give one as --rows,"
         " --input-length and --target-length"
-    )
-
-
-def _nothing_fits(name: str, rows: int, fixed: bool) -> str:
-    told = (
-        f"no mesh, remat policy and number of microbatches fit {rows} rows on {name}; take more or larger"
-        " devices, fewer --rows, or shorter ones"
-    )
-    if fixed:
-        told += (
-            ". Rows that `genrec train` does not pack must divide among devices: take a BATCH_SIZE that is"
-            " a multiple of their number"
-        )
-    return told
-
-
-def _refused(planned: "Plan") -> str:
-    from genrec_jax.training.plan_text import size
-
-    told = [
-        f"{name} needs {size(step.total)} of {size(step.limit)}"
-        for name, step in (("training", planned.train), ("recommending", planned.recommend))
-        if step.fits is False and step.limit is not None
-    ]
-    return (
-        f"what fits {planned.topology.name} by count does not fit as XLA compiles it. The last that was"
-        f" tried, {planned.choice}: {' and '.join(told)} a device. Take more or larger devices, fewer"
-        " --rows or --prompts, or shorter ones"
     )

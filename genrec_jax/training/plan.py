@@ -1,4 +1,4 @@
-"""`plan`: whether a configuration fits a cluster, what a step costs there, and which mesh is better."""
+"""Whether a configuration fits a cluster, what a step costs there, and which mesh is better."""
 
 import dataclasses
 import functools
@@ -204,14 +204,14 @@ def with_choice(config: TrainConfig, choice: Choice) -> TrainConfig:
     )
 
 
-def plan(
+def plan_choice(
     config: TrainConfig,
     topology: Topology,
     shapes: Shapes,
     choice: Choice,
     devices: Sequence[Any] | None,
 ) -> Plan:
-    """Plans a training and a recommend step.
+    """Plans a training and a recommend step with one choice.
 
     Args:
         config: the configuration.
@@ -275,7 +275,7 @@ def best_suggestion(
     for choice in suggestions(config, topology, shapes):
         if refused is not None and not _smaller(config, choice, shapes, refused):
             continue
-        found = plan(config, topology, shapes, choice, devices)
+        found = plan_choice(config, topology, shapes, choice, devices)
         tried += 1
         if found.fits is not False or tried == COMPILED_SUGGESTIONS:
             return found

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import genrec_jax
 from genrec_jax.cli import main
 from genrec_jax.decoding import network
 from genrec_jax.errors import UserError
@@ -129,13 +130,30 @@ def test_suggestions_fit_the_cheapest_first():
     assert next(plan.suggestions(CONFIG, topology.parse("h100-8"), SHAPES)) == on((8, 1, 1))
 
 
+def test_a_plan_from_python_needs_a_configuration_and_a_name(monkeypatch):
+    counted = genrec_jax.plan(CONFIG, "h100-8")
+    assert counted.choice == on((8, 1, 1)) and counted.fits and counted.train.compiled is None
+    assert (counted.shapes.rows, counted.shapes.input_length) == (16, 512)
+    split = dataclasses.replace(CONFIG, mesh=config_lib.MeshConfig(fsdp=2, tensor=2))
+    assert genrec_jax.plan(split, "h100-8").choice == on((2, 2, 2))
+    shapes = dataclasses.replace(counted.shapes, rows=32)
+    suggested = genrec_jax.plan(split, "h100-8", shapes=shapes, suggest=True)
+    assert suggested.choice == on((8, 1, 1)) and suggested.train.rows == 32
+    large = dataclasses.replace(CONFIG, model=LARGE)
+    with pytest.raises(UserError, match="fit 16 rows on h100-1; take more or larger devices"):
+        genrec_jax.plan(large, "h100-1", suggest=True)
+    asked = []
+    monkeypatch.setattr(topology, "devices_of", asked.append)
+    assert genrec_jax.plan(CONFIG, "v5e-8", compile=False).fits and not asked
+
+
 class Compiler:
     """Stands for XLA: every step needs `factor` times what is counted; remembers what it was asked."""
 
     def __init__(self, monkeypatch, factor: float):
         self.asked: list[Choice] = []
-        self.real, self.factor = plan.plan, factor
-        monkeypatch.setattr(plan, "plan", self.compile)
+        self.real, self.factor = plan.plan_choice, factor
+        monkeypatch.setattr(plan, "plan_choice", self.compile)
 
     def compile(self, config, cluster, shapes, choice, devices):
         self.asked.append(choice)

@@ -42,7 +42,7 @@ def check_collectives(found: tuple, sizes: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
 def test_fake_devices_compile_and_are_compared_with_the_count(sizes):
-    made = plan.plan(CONFIG, topology.parse("cpu-8"), SHAPES, on(sizes), jax.devices()[:8])
+    made = plan.plan_choice(CONFIG, topology.parse("cpu-8"), SHAPES, on(sizes), jax.devices()[:8])
     for step in (made.train, made.recommend):
         assert isinstance(step.compiled, Compiled)
         assert step.compiled.total == step.compiled.arguments + step.compiled.temporaries
@@ -160,7 +160,7 @@ def test_recommending_is_planned_where_the_program_cannot_be_read_back():
 
 def test_what_xla_refused_does_not_fit_whatever_its_rounded_figures_say():
     limit = 15 * topology.GIB
-    step = plan.plan(CONFIG, topology.parse("h100-8"), SHAPES, on((8, 1, 1)), None).train
+    step = plan.plan_choice(CONFIG, topology.parse("h100-8"), SHAPES, on((8, 1, 1)), None).train
     for total in (limit, limit + 1):
         assert dataclasses.replace(step, compiled=TooLarge(total, limit)).fits is False
 
