@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import hashlib
 import math
+import os
 
 import numpy as np
 import scipy.sparse
@@ -19,10 +20,10 @@ from genrec_jax.data.splits import Splits, training_counts_I
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import numbered_ids, spectral
 
-MAX_PAIRS = 100_000_000
-"""Pairs of items that a catalogue may have unless it is said how long a user may be."""
 BYTES_A_PAIR = 60
 """What a pair takes while the first level is clustered: a number and an index, and copies of both."""
+MEMORY_SHARE = 2
+"""Pairs may take one part in so many of the machine's memory, unless it is said how long a user may be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ def cooccurrence(
         twice counts twice.
 
     Raises:
-        UserError: `max_user_items` is not given, and there may be over `MAX_PAIRS` pairs.
+        UserError: `max_user_items` is not given, and there may be over `most_pairs` pairs.
     """
     in_training_X = splits.in_training_X(dataset)
     row_of_item = np.full(dataset.num_items, -1, np.int32)
@@ -185,18 +186,24 @@ def cooccurrence(
     return counts_II
 
 
+def most_pairs() -> int:
+    """Pairs of items that this machine clusters without being told to."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory // MEMORY_SHARE // BYTES_A_PAIR
+
+
 def _check_pairs(dataset: Dataset, sizes_U: Int64[np.ndarray, " U"], num_items: int) -> None:
     """Refuses too many pairs: at most a user's different items squared, summed; or all items squared."""
-    pairs = min(int((sizes_U**2).sum()), num_items**2)
-    if pairs <= MAX_PAIRS:
+    pairs, most = min(int((sizes_U**2).sum()), num_items**2), most_pairs()
+    if pairs <= most:
         return
     longest = int(sizes_U.argmax())
     sorted_U = np.sort(sizes_U)
-    fitting = int(np.searchsorted(np.cumsum(sorted_U**2), MAX_PAIRS, side="right"))
+    fitting = int(np.searchsorted(np.cumsum(sorted_U**2), most, side="right"))
     proposed = int(sorted_U[fitting]) - 1
     raise UserError(
         f"up to {pairs:,} pairs of items stand in one training sequence, whose clustering needs about"
-        f" {pairs * BYTES_A_PAIR / 1e9:.0f} GB of memory; wanted at most {MAX_PAIRS:,} pairs. User"
+        f" {pairs * BYTES_A_PAIR / 1e9:.0f} GB of memory; wanted at most {most:,} pairs here. User"
         f" {dataset.user_source_ids[longest]!r} alone has {sizes_U[longest]:,} items. Pass --max-user-items"
         f" {proposed} to leave users with more out of what is counted ({int((sizes_U > proposed).sum()):,};"
         f" they train all the same), or {sizes_U[longest]} to count everybody"

@@ -58,7 +58,7 @@ def test_long_users_are_refused_or_left_out(make_dataset, monkeypatch):
     assert whole_II.indices.dtype == whole_II.indptr.dtype == np.int32
     some_II = collaborative_ids.cooccurrence(data, part, items, max_user_items=39)
     assert some_II.nnz == 6 and set(some_II.data.tolist()) == {5.0}
-    monkeypatch.setattr(collaborative_ids, "MAX_PAIRS", 500)
+    monkeypatch.setattr(collaborative_ids, "most_pairs", lambda: 500)
     with pytest.raises(
         UserError,
         match=r"up to 1,645 pairs.* User 'u5' alone has 40.*--max-user-items 39 .*\(1; they",
