@@ -31,7 +31,7 @@ class Prefetcher(Generic[Item]):
         self.seconds_waited = 0.0
 
     def next(self, step: int) -> Item:
-        """The batch of `step`, which must be the one after the last; raises what `prepare` raised."""
+        """The batch of `step`, which must be the one after the last; raises what the thread raised."""
         before = time.perf_counter()
         number, item = self._ready.get()
         self.seconds_waited += time.perf_counter() - before
@@ -52,13 +52,13 @@ class Prefetcher(Generic[Item]):
         self._thread.join()
 
     def _work(self, prepare: Callable[[int], Item], start: int, stop: int) -> None:
-        for step in range(start, stop):
-            try:
-                item: Item | BaseException = prepare(step)
-            except BaseException as error:  # handed to the loop, which raises it
-                item = error
-            if not self._put(step, item) or isinstance(item, BaseException):
-                return
+        step = start
+        try:
+            for step in range(start, stop):
+                if not self._put(step, prepare(step)):
+                    return
+        except BaseException as error:  # handed to the loop, which raises it
+            self._put(step, error)
 
     def _put(self, step: int, item: Item | BaseException) -> bool:
         while not self._closed.is_set():

@@ -44,6 +44,17 @@ def test_an_error_in_the_thread_is_raised_at_its_own_step():
     ahead.close()
 
 
+def test_an_error_outside_prepare_is_handed_on_too(monkeypatch):
+    def broken(*bounds):
+        raise TypeError(f"no steps from {bounds}")
+
+    monkeypatch.setattr(prefetch, "range", broken, raising=False)
+    ahead = prefetch.Prefetcher(lambda step: step, 0, 5)
+    _, error = ahead._ready.get(timeout=5)  # `next` would wait for ever
+    assert isinstance(error, TypeError)
+    ahead.close()
+
+
 def test_asking_for_another_step_than_the_next_is_an_error():
     ahead = prefetch.Prefetcher(lambda step: step, 0, 5)
     with pytest.raises(ValueError, match="step 0, not 1"):
