@@ -85,7 +85,8 @@ def train_step(
         graphdef: the model's structure.
         optimizer: update rule and learning rate.
         loss_config: what is minimised.
-        microbatches: the rows are worked on in so many parts, one after another, to save memory.
+        microbatches: the rows are worked on in so many parts, one after another, to save memory; each
+            draws its own dropout, without which the update is the same for any number of parts.
 
     Returns:
         The state after the step; `loss_sum`, `z_loss_sum`, `target_tokens` over the whole batch,
