@@ -34,7 +34,7 @@ def lines(
     else:
         listed = ", ".join(map(str, inputs.shapes))
         told += [
-            f"{num_params:,} parameters, {steps:,} steps of {config.data.batch_size} examples;"
+            f"{num_params:,} parameters, {steps:,} steps of batch size {config.data.batch_size};"
             " the first step of each shape compiles, which takes some seconds",
             "batches have one of these shapes, in `genrec plan`'s words --rows x (--input-length +"
             f" --target-length): {listed}",

@@ -363,11 +363,7 @@ def _create_run_dir(
             "max_input_length": data.max_input_length,
             "max_target_length": data.max_target_length,
             "cut": data.cut,
-            "cut_shares": inputs.mixture.cut_shares(),
-            "audit": [
-                dataclasses.asdict(result)
-                for result in mixture_audit.check_mixture(inputs.mixture, inputs.splits)
-            ],
+            **_measured(config, inputs),
             "num_candidates": data.num_candidates,
             "like_above": data.like_above,
             "seed": config.seed,
@@ -381,6 +377,17 @@ def _create_run_dir(
         settings=settings,
         operative_config=operative_config,
     )
+
+
+def _measured(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
+    """Shares of prompts that are cut, and the audit; only its author knows them of a SeqIO mixture."""
+    if config.data.mixture_module is not None:
+        return {}
+    audit = mixture_audit.check_mixture(inputs.mixture, inputs.splits)
+    return {
+        "cut_shares": inputs.mixture.cut_shares(),
+        "audit": [dataclasses.asdict(result) for result in audit],
+    }
 
 
 def _start(
