@@ -32,6 +32,8 @@ from genrec_jax.prompts import templates as templates_lib
 from genrec_jax.training.config import DataConfig
 from genrec_jax.training.loop import Batches, Prepared, count_cells
 
+ANY_LENGTH = 1 << 20  # tokens; more than any prompt has
+
 
 @runtime_checkable
 class HostBatches(Protocol):
@@ -199,7 +201,7 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
         history=config.history,
         templates_per_example=config.templates_per_example,
         seed=seed,
-        max_input_length=config.max_input_length,
+        max_input_length=ANY_LENGTH if own else config.max_input_length,
         cut=config.cut,
         titles=[ids.titles for ids in item_ids],
         rates=None if own else config.rates,
