@@ -6,6 +6,7 @@ start.
 """
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from genrec_jax.pipeline.batch import Batch
 from genrec_jax.pipeline.packing import Shape
 
 SEQUENCES = ("inputs", "targets")
+_UNCUT = 1 << 20  # the length that SeqIO is told targets have: more than any, so that it cuts none
+_TOO_LONG = "a target is too long"
 
 
 class SeqIOBatches:
@@ -31,7 +34,7 @@ class SeqIOBatches:
     Attributes:
         name: the mixture or task.
         vocabulary: that of its features.
-        examples_per_step: rows of a batch over all hosts (when packed, a row holds several examples).
+        examples_per_step: over all hosts; None when packed: a row holds as many examples as fit.
         shapes: the one shape that batches have.
     """
 
@@ -56,7 +59,8 @@ class SeqIOBatches:
             name: of a registered mixture or task with the features `inputs` and `targets`.
             batch_size: rows of a step over all hosts.
             module: imported first; its import registers the mixture.
-            feature_lengths: tokens of `inputs` and `targets`; SeqIO cuts what is longer.
+            feature_lengths: tokens of `inputs`, which SeqIO cuts at the end, and of `targets`, which are
+                never cut.
             split: which split.
             packing: put several examples in a row.
             shuffle: in SeqIO's way, with a buffer.
@@ -88,13 +92,14 @@ class SeqIOBatches:
                 ' "inputs" and for "targets", such as {"inputs": 512, "targets": 32}'
             )
         self.name = name
+        self._provider = provider
         self.vocabulary = vocabulary_of(name, provider)
-        self.examples_per_step = batch_size
+        self.examples_per_step = None if packing else batch_size
         self._lengths = {name: length for name, length in feature_lengths.items() if length}
         self._packing = packing
         self.shapes = (Shape(batch_size, self._lengths["inputs"], self._lengths["targets"]),)
         self._options = {
-            "dataset_split": split,
+            "split": split,
             "shuffle": shuffle,
             "seed": seed,
         }
@@ -106,7 +111,7 @@ class SeqIOBatches:
         """Makes this host's rows of a step; steps in order are read once, others are searched for.
 
         Raises:
-            UserError: the mixture has no example.
+            UserError: the mixture has no example, or one with a target over its length.
         """
         if self._iterator is None or step < self._next_step:
             self._iterator = self._stream(step)
@@ -121,25 +126,36 @@ class SeqIOBatches:
 
     def _advance(self) -> dict[str, np.ndarray]:
         assert self._iterator is not None
-        features = next(self._iterator, None)
+        try:
+            features = next(self._iterator, None)
+        except self._tf.errors.InvalidArgumentError as error:
+            if (found := re.search(rf"{_TOO_LONG}\W+(\d+)", str(error))) is None:
+                raise
+            raise UserError(
+                f"a target of the SeqIO mixture {self.name!r} has {found[1]} tokens, end-of-sequence"
+                f" included; the limit is {self._lengths['targets']}. Targets are never cut: set"
+                f' TASK_FEATURE_LENGTHS["targets"] to {found[1]} or more'
+            ) from error
         if features is None:
             raise UserError(f"the SeqIO mixture {self.name!r} has no example")
         return features
 
     def _stream(self, step: int) -> Iterator[dict[str, np.ndarray]]:
         """The endless stream of batches from a step on; SeqIO makes the skipped ones, unseen."""
-        dataset = self._seqio.get_dataset(
-            self.name,
-            self._lengths,
-            feature_converter=self._seqio.EncDecFeatureConverter(pack=self._packing),
-            num_epochs=None,
-            verbose=False,
-            **self._options,
-        )
-        batches = dataset.batch(self.examples_per_step, drop_remainder=True)
+        uncut = self._lengths | {"targets": _UNCUT}
+        examples = self._provider.get_dataset(uncut, num_epochs=None, **self._options)
+        convert = self._seqio.EncDecFeatureConverter(pack=self._packing)
+        dataset = convert(examples.map(self._check_target), self._lengths)
+        batches = dataset.batch(self.shapes[0].rows, drop_remainder=True)
         options = self._tf.data.Options()
         options.deterministic = True
         return iter(batches.with_options(options).skip(step).as_numpy_iterator())
+
+    def _check_target(self, example: dict[str, Any]) -> dict[str, Any]:
+        """Fails, within TensorFlow, on a target that the converter would have to cut."""
+        tokens = self._tf.size(example["targets"])
+        self._tf.debugging.Assert(tokens <= self._lengths["targets"], [_TOO_LONG, tokens])
+        return example
 
     def _to_batch(self, features: dict[str, np.ndarray]) -> Batch:
         inputs_BL = features["encoder_input_tokens"].astype(np.int32)

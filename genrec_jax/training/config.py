@@ -17,7 +17,8 @@ from genrec_jax.pipeline.prompt_tables import Cut
 from genrec_jax.training.losses import LossConfig
 from genrec_jax.training.optimizers import Optimizer
 
-# What a resumed run may change: where it runs, how long, and what it keeps; not what a step computes.
+# What a resumed run may change: where it runs, how long, and what it keeps; not what a step computes,
+# apart from the draws of dropout, of which each microbatch has its own.
 # A learning rate that depends on the number of steps has it as `optimizer.learning_rate.total_steps`.
 FREE_ON_RESUME = (
     "train_steps",
@@ -58,7 +59,7 @@ class DataConfig:
             one of the alignment system's, such as `alignment_reat` (`alignment_mixtures.MIXTURE_TASKS`)
             [MIXTURE_OR_TASK_NAME]; with `mixture_module`, any SeqIO mixture or task.
         mixture_module: a module to import, whose SeqIO mixture is trained [MIXTURE_OR_TASK_MODULE].
-        batch_size: examples of one step, over all devices [BATCH_SIZE].
+        batch_size: examples of one step, over all devices; rows, of a SeqIO mixture [BATCH_SIZE].
         feature_lengths: tokens at most of `inputs` (a prompt; see `cut`) and of `targets` (never cut;
             None: no limit) [TASK_FEATURE_LENGTHS].
         packing: put several examples in a row, kept apart by segment ids [PACKING].

@@ -39,7 +39,10 @@ ANY_LENGTH = 1 << 20  # tokens; more than any prompt has
 class HostBatches(Protocol):
     """Rows of one host, by step; `pipeline.batches.TrainBatches`, or the SeqIO reader."""
 
-    examples_per_step: int
+    @property
+    def examples_per_step(self) -> int | None:
+        """Examples of a step over all hosts; None where that varies with the packing."""
+        ...
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -138,9 +141,12 @@ class PlacedBatches:
         cells, padding = count_cells(
             np.asarray(rows.encoder_segment_ids_BL), np.asarray(rows.decoder_segment_ids_BT)
         )
+        examples = self._batches.examples_per_step
+        if examples is None:  # the last segment of each row tells; other hosts' rows count alike
+            examples = int(np.asarray(rows.decoder_segment_ids_BT).max(axis=1).sum()) * self._parts
         return Prepared(
             batch=place(rows, self._sharding),
-            examples=self._batches.examples_per_step,
+            examples=examples,
             cells=cells * self._parts,
             padding=padding * self._parts,
         )
@@ -148,9 +154,10 @@ class PlacedBatches:
     def describe(self, step: int) -> str:
         """Epoch, task and example numbers of a step, to find its batch again."""
         mixture = getattr(self._batches, "mixture", None)
-        if not isinstance(mixture, Mixture):
+        examples = self._batches.examples_per_step
+        if not isinstance(mixture, Mixture) or examples is None:
             return f"step {step} of the mixture"
-        source, epochs_E, numbers_E = mixture.at(step, self._batches.examples_per_step)
+        source, epochs_E, numbers_E = mixture.at(step, examples)
         return (
             f"epoch {int(epochs_E[0])}, task {source.name}, examples {int(numbers_E[0])} to"
             f" {int(numbers_E[-1])} of the epoch's order"
@@ -174,7 +181,7 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
         microbatches: parts that a step works on one after another; rows divide among them too.
 
     Raises:
-        UserError: something is missing, or item ids are of another dataset.
+        UserError: something is missing, item ids are of another dataset, or lengths do not allow it.
     """
     datasets = tuple(dataset_lib.load(path) for path in config.datasets)
     splits = tuple(splits_lib.of(dataset) for dataset in datasets)
@@ -208,13 +215,15 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
         num_candidates=config.num_candidates,
         like_above=config.like_above,
     )
+    sources = {source.dataset.name: source.prompts.tables for source in mixture.sources}
+    tables = tuple(sources[dataset.name] for dataset in datasets)
     if own:
+        check_target_length(config, tables)
         batches = seqio_batches(vocabulary, config, seed, mesh, microbatches)
         steps_per_epoch = 0
     else:
         batches = host_batches(mixture, config, mesh, microbatches)
         steps_per_epoch = batches.steps_per_epoch
-    sources = {source.dataset.name: source.prompts.tables for source in mixture.sources}
     return Inputs(
         datasets=datasets,
         splits=splits,
@@ -223,7 +232,7 @@ def open_inputs(config: DataConfig, seed: int, mesh: Mesh, microbatches: int = 1
         vocabulary=vocabulary,
         templates_text=pathlib.Path(templates_file).read_text(encoding="utf-8"),
         templates=templates,
-        tables=tuple(sources[dataset.name] for dataset in datasets),
+        tables=tables,
         mixture=mixture,
         tasks=mixtures.MIXTURE_TASKS[mixture_name],
         steps_per_epoch=steps_per_epoch,
@@ -248,6 +257,22 @@ def host_batches(
         rows_multiple=mesh.shape["data"] * mesh.shape["fsdp"] * microbatches,
         max_shapes=config.max_shapes,
     )
+
+
+def check_target_length(config: DataConfig, tables: Sequence[PromptTables]) -> None:
+    """Checks, before a SeqIO mixture is read, that its targets may be as long as any item.
+
+    Raises:
+        UserError: they may not.
+    """
+    longest = max(int(own.target_runs().lengths_E.max()) for own in tables)
+    limit = config.max_target_length
+    if limit is not None and limit < longest:
+        raise UserError(
+            f"the longest item of the catalogue has {longest} tokens as a target, end-of-sequence"
+            f" included; the limit is {limit}. Targets are never cut: set"
+            f' TASK_FEATURE_LENGTHS["targets"] to {longest} or more'
+        )
 
 
 def seqio_batches(

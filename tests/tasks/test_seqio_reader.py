@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from genrec_jax.checkpoint import run_log
+from genrec_jax.checkpoint import run_dir, run_log
 from genrec_jax.errors import UserError
 from genrec_jax.indexing import item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
@@ -16,6 +16,7 @@ from genrec_jax.model.config import T5Config
 from genrec_jax.parallel import mesh as mesh_lib
 from genrec_jax.pipeline import (
     mixtures,
+    packing,
     seqio_reader,
     seqio_tasks,
 )
@@ -140,6 +141,20 @@ def test_a_batch_of_ours_through_seqio_is_ours(shop, packing):
     assert examples(batch) == examples(ours)
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_targets_are_never_cut(shop, packing):
+    reader = seqio_reader.SeqIOBatches(
+        "r_Shop_sequential", 4, feature_lengths=LENGTHS, packing=packing, shuffle=False
+    )
+    segments_BT = reader.batch(0).decoder_segment_ids_BT
+    longest = max(int((segments_BT == n).sum(axis=1).max()) for n in (1, 2, 3))
+    options = {"packing": packing, "shuffle": False}
+    cut = {**LENGTHS, "targets": longest - 1}
+    short = seqio_reader.SeqIOBatches("r_Shop_sequential", 4, feature_lengths=cut, **options)
+    with pytest.raises(UserError, match=rf"has {longest} tokens.*limit is {longest - 1}"):
+        short.batch(0)
+
+
 def test_training_on_the_docs_own_mixture(shop, my_tasks, tmp_path):
     """Two steps of `train`, then one more, for which the stream's place is found again."""
     for steps in (2, 3):
@@ -156,7 +171,19 @@ def test_training_on_the_docs_own_mixture(shop, my_tasks, tmp_path):
         )
         mesh = mesh_lib.single_device_mesh()
         assert run.train(settings, mesh=mesh, show_progress=False).step == steps
+    kept = run_dir.RunDir.load(settings.model_dir).mixture
+    assert not {"audit", "cut_shares"} & set(kept)  # nobody knows them
     records = run_log.read_metrics(settings.model_dir)
+    examples = [record["examples"] for record in records if record["kind"] == "train"]
+    reader = inputs.seqio_batches(
+        item_ids.load_vocabulary(shop[1]), settings.data, settings.seed, mesh
+    )
+    counts = [
+        int(((rows.decoder_segment_ids_BT > 0) & (rows.decoder_positions_BT == 0)).sum())
+        for rows in map(reader.batch, range(3))
+    ]
+    assert examples == np.cumsum(counts).tolist()
+    assert sum(counts) > 3 * settings.data.batch_size
     losses = [record["loss"] for record in records if record["kind"] == "train"]
     assert len(losses) == 3
     assert all(2 < loss < 10 for loss in losses)
@@ -202,6 +229,18 @@ def test_a_module_that_fails_is_named(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=r"'needs_environment'.*KeyError: 'NO_SUCH_VARIABLE'"):
         seqio_reader.open_mixture("any", "needs_environment")
+
+
+def test_lengths_are_those_of_the_mixture_not_of_openp5s_prompts(shop, my_tasks):
+    mesh = mesh_lib.single_device_mesh()
+    lengths = {"inputs": 12, "targets": 24}  # OpenP5's question with one item takes more
+    settings = mine(shop, my_tasks, mixture="what_comes_next", feature_lengths=lengths)
+    opened = inputs.open_inputs(settings, 0, mesh)
+    assert opened.shapes == (packing.Shape(4, 12, 24),)
+    longest = int(opened.tables[0].target_runs().lengths_E.max())
+    short = dataclasses.replace(settings, feature_lengths={"inputs": 12, "targets": longest - 1})
+    with pytest.raises(UserError, match=rf"has {longest} tokens.*limit is {longest - 1}"):
+        inputs.open_inputs(short, 0, mesh)
 
 
 def test_a_mixture_on_another_vocabulary_is_refused(shop, my_tasks, shared):
