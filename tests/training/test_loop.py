@@ -396,12 +396,6 @@ def test_a_stop_within_the_validation_of_given_parameters(tmp_path):
     assert set(checkpoints.metrics(0)) == {"hr@10", "loss"}
 
 
-def test_progress_that_an_earlier_version_saved_owes_nothing():
-    saved = loop.Progress.start().to_json()
-    del saved["owes_validation"]
-    assert loop.Progress.from_json(saved) == loop.Progress.start()
-
-
 def test_choosing_by_what_is_not_measured_is_an_error(tmp_path):
     run = Run(tmp_path, validate=Scores(0.1), eval_period=2, metric="auc")
     with pytest.raises(UserError, match=r"'auc'.*measured hr@10, loss"):
