@@ -31,7 +31,10 @@ MACROS: dict[str, tuple[str, str]] = {
     "MIXTURE_OR_TASK_MODULE": ("module that registers your SeqIO mixture", '"my_package.tasks"'),
     "TASK_FEATURE_LENGTHS": ("tokens of prompts and targets", '{"inputs": 512, "targets": 32}'),
     "TRAIN_STEPS": ("training steps in all; 0: the initial parameters as they are", "10000"),
-    "TRAIN_EPOCHS": ("passes over the data instead; needs TRAIN_STEPS=None", "20"),
+    "TRAIN_EPOCHS": (
+        "passes over the data instead; where a file sets TRAIN_STEPS, with TRAIN_STEPS=None",
+        "20",
+    ),
     "INITIAL_CHECKPOINT_PATH": (
         "whose parameters are the start: a run dir, or what `genrec import-weights` wrote",
         '"weights/t5_small"',
@@ -52,6 +55,8 @@ MACROS: dict[str, tuple[str, str]] = {
     "CHECKPOINT_PERIOD": ("steps between checkpoints", "1000"),
     "RANDOM_SEED": ("of every draw", "0"),
 }
+# Required macro -> the one that may be set in its place.
+INSTEAD = {"TRAIN_STEPS": "TRAIN_EPOCHS"}
 GIN_FLAG = "--gin.NAME=VALUE"
 
 

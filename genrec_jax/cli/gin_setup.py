@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import gin
 from gin import config as gin_config
 
-from genrec_jax.cli.gin_flags import MACROS
+from genrec_jax.cli.gin_flags import INSTEAD, MACROS
 from genrec_jax.errors import UserError
 
 Configured = TypeVar("Configured")
@@ -66,6 +66,9 @@ def parse(
             if "." not in name and "/" not in name and name not in known:
                 raise UserError(f"--gin.{name}: there is no such macro.{_guess(name, known)}")
             _parse(lambda binding=binding: gin.parse_config(binding), f"--gin.{binding}")
+        for name, other in INSTEAD.items():
+            if name in known and _is_required(name) and macro(other) is not None:
+                gin.parse_config(f"{name} = None")
         for name, value in (fill or {}).items():
             if name in known and _is_required(name):
                 gin.parse_config(f"{name} = {value}")
@@ -176,7 +179,10 @@ def _guess(name: str, known: Iterable[str]) -> str:
 
 def _missing(names: list[str]) -> str:
     flags = " ".join(f"--gin.{name}={_shell(MACROS.get(name, ('', '...'))[1])}" for name in names)
-    return f"{', '.join(names)} must be set. For example: {flags}"
+    either = "".join(
+        f" ({INSTEAD[name]} does instead of {name})" for name in names if name in INSTEAD
+    )
+    return f"{', '.join(names)} must be set{either}. For example: {flags}"
 
 
 def _shell(value: str) -> str:

@@ -124,6 +124,15 @@ def test_missing_macros_are_listed_with_an_example(capsys, trained):
     assert '--gin.MODEL_DIR=\\"runs/beauty\\"' in message
 
 
+def test_epochs_do_instead_of_steps(capsys, trained):
+    needed = [flag for flag in NEEDED if "STEPS" not in flag]
+    assert "(TRAIN_EPOCHS does instead of TRAIN_STEPS)" in fails(capsys, *FILES, *needed)
+    assert main.main(["train", *FILES, *needed, "--gin.TRAIN_EPOCHS=2"]) == 0
+    settings, _ = trained[0]
+    assert (settings.train_steps, settings.train_epochs) == (None, 2)
+    assert "--gin.TRAIN_STEPS=None" in fails(capsys, *FILES, *NEEDED, "--gin.TRAIN_EPOCHS=2")
+
+
 def test_an_unknown_macro_gets_a_suggestion(capsys, trained):
     message = fails(capsys, *FILES, *NEEDED, "--gin.TRAIN_STEP=5")
     assert "--gin.TRAIN_STEP: there is no such macro. Did you mean TRAIN_STEPS?" in message
