@@ -39,6 +39,8 @@ def lines(
             "batches have one of these shapes, in `genrec plan`'s words --rows x (--input-length +"
             f" --target-length): {listed}",
         ]
+        if late := config.optimizer.learning_rate.notice(steps):
+            told.append(late)
         told += _task_shares(config, inputs)
     if cut := {name: s for name, s in run_dir.mixture.get("cut_shares", {}).items() if s}:
         told.append(

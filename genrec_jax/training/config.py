@@ -19,7 +19,8 @@ from genrec_jax.training.optimizers import Optimizer
 
 # What a resumed run may change: where it runs, how long, and what it keeps; not what a step computes,
 # apart from the draws of dropout, of which each microbatch has its own.
-# A learning rate that depends on the number of steps has it as `optimizer.learning_rate.total_steps`.
+# A learning rate that depends on the number of steps has it as `optimizer.learning_rate.total_steps`, and
+# a warm-up that is a share of them its length as `optimizer.learning_rate.warmup_steps`.
 FREE_ON_RESUME = (
     "train_steps",
     "train_epochs",
@@ -43,6 +44,10 @@ WHY_NOT_FREE = {
     "optimizer.learning_rate.total_steps": (
         "the learning rate follows TRAIN_STEPS: keep it, or start a new run from this one with"
         " INITIAL_CHECKPOINT_PATH"
+    ),
+    "optimizer.learning_rate.warmup_steps": (
+        "where the warm-up is a share of TRAIN_STEPS and these have changed, keep its length with"
+        " --gin.schedules.LearningRate.warmup_steps"
     ),
 }
 
@@ -265,7 +270,8 @@ class TrainConfig:
         if (self.train_steps is None) == (self.train_epochs is None):
             raise UserError(
                 f"train_steps is {self.train_steps} and train_epochs is {self.train_epochs}; wanted"
-                " exactly one of them. Set TRAIN_STEPS, or TRAIN_EPOCHS with TRAIN_STEPS = None"
+                " exactly one of them. Set TRAIN_STEPS or TRAIN_EPOCHS, and the other to None:"
+                " --gin.TRAIN_STEPS=None"
             )
         checks.check_whole("RANDOM_SEED", self.seed, 0, (1 << 32) - 1)
         checks.whole_fields(self, "log_period", "microbatches")
@@ -305,13 +311,13 @@ class TrainConfig:
         return max(1, round(self.train_epochs * steps_per_epoch))
 
     def resolved(self, *, steps: int, vocab_size: int) -> "TrainConfig":
-        """The same with the steps written into the schedule and the vocabulary into the model."""
+        """The same with steps and warm-up written into the schedule, the vocabulary into the model."""
         rate = self.optimizer.learning_rate
-        uses_total = rate.decay in ("linear", "cosine") or rate.warmup_share is not None
-        total = (rate.total_steps or steps) if uses_total else None
-        optimizer = dataclasses.replace(
-            self.optimizer, learning_rate=dataclasses.replace(rate, total_steps=total)
-        )
+        rate = dataclasses.replace(rate, total_steps=rate.total_steps or steps)
+        rate = dataclasses.replace(rate, warmup_steps=rate.warmup(), warmup_share=None)
+        if not rate.depends_on_total:
+            rate = dataclasses.replace(rate, total_steps=None)
+        optimizer = dataclasses.replace(self.optimizer, learning_rate=rate)
         model = dataclasses.replace(self.model, vocab_size=vocab_size)
         return dataclasses.replace(self, optimizer=optimizer, model=model)
 

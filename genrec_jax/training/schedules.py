@@ -20,15 +20,15 @@ class LearningRate:
         decay: `constant`; `rsqrt`, which holds `peak` for `warmup_steps` and then falls with one over
             the square root of the step (T5's pretraining: peak 0.01, warm-up 10,000); `linear` or
             `cosine`, which reach `final_share * peak` at `total_steps`.
-        warmup_steps: length of the warm-up; or give `warmup_share`.
-        warmup_share: length of the warm-up as a share of `total_steps` (OpenP5: 0.05).
+        warmup_steps: length of the warm-up; None: what `warmup_share` says.
+        warmup_share: length of the warm-up as a share of `total_steps` (OpenP5: 0.05); None: no warm-up.
         total_steps: steps of the run; needed by `linear`, `cosine` and `warmup_share`.
         final_share: where `linear` and `cosine` end.
     """
 
     peak: float = 1e-3
     decay: str = "constant"
-    warmup_steps: int = 0
+    warmup_steps: int | None = None
     warmup_share: float | None = None
     total_steps: int | None = None
     final_share: float = 0.0
@@ -37,14 +37,13 @@ class LearningRate:
         checks.check_choice(
             "LearningRate.decay", self.decay, ("constant", "rsqrt", "linear", "cosine")
         )
-        needs_total = self.decay in ("linear", "cosine") or self.warmup_share is not None
-        if needs_total and self.total_steps is None:
+        if self.depends_on_total and self.total_steps is None:
             raise UserError(
                 f"the learning rate (decay={self.decay!r}, warmup_share={self.warmup_share}) needs"
                 " total_steps; set it to the number of training steps"
             )
         checks.number_fields(self, "peak", least=0)
-        checks.whole_fields(self, "warmup_steps", least=0)
+        checks.whole_fields(self, "warmup_steps", least=0, otherwise="as `warmup_share` says")
         checks.whole_fields(self, "total_steps", least=0, otherwise="none are needed")
         shares = ("final_share",) if self.warmup_share is None else ("final_share", "warmup_share")
         checks.number_fields(self, *shares, least=0, most=1)
@@ -53,14 +52,28 @@ class LearningRate:
                 f"LearningRate.final_share is {self.final_share}, where decay={self.decay!r} has no end;"
                 " wanted 0, or decay 'linear' or 'cosine'"
             )
-        if self.warmup_share is not None and self.warmup_steps:
-            raise UserError("got both warmup_steps and warmup_share; wanted one of them")
+
+    @property
+    def depends_on_total(self) -> bool:
+        """Whether `total_steps` changes anything."""
+        by_share = self.warmup_steps is None and self.warmup_share is not None
+        return self.decay in ("linear", "cosine") or by_share
 
     def warmup(self) -> int:
         """Length of the warm-up in steps."""
-        if self.warmup_share is None:
+        if self.warmup_steps is not None:
             return self.warmup_steps
-        return int(self.warmup_share * (self.total_steps or 0))
+        return int((self.warmup_share or 0) * (self.total_steps or 0))
+
+    def notice(self, steps: int) -> str | None:
+        """A line for the user of a run of so many steps that ends within the warm-up; None otherwise."""
+        warmup = self.warmup()
+        if self.decay == "rsqrt" or not 0 < steps <= warmup:
+            return None
+        return (
+            f"the learning rate is still warming up when this run ends: {warmup:,} steps of warm-up,"
+            f" {steps:,} steps in all. --gin.schedules.LearningRate.warmup_steps sets the former"
+        )
 
     def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
         """The rate of a step."""

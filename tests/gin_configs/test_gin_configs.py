@@ -103,6 +103,25 @@ def test_the_required_macros_of_the_train_run_stand_first_and_are_all_named():
     assert str(caught.value).startswith(", ".join(names) + " must be set")
 
 
+@pytest.mark.parametrize(
+    ("files", "warmup"),
+    [
+        (["models/t5_tiny", "runs/train"], 30),
+        (["quickstart"], 100),
+        (["openp5/cpu_ml100k_random"], 100),
+        (["alignment/cpu_ml100k_reat"], 100),
+        (["alignment/beauty_reat"], 1000),
+        (["openp5/parity_beauty_random"], 15),
+    ],
+)
+def test_the_default_warm_up_is_a_tenth_and_recipes_keep_theirs(files, warmup):
+    needed = ['MODEL_DIR="a"', 'DATA_DIR="b"', 'MIXTURE_OR_TASK_NAME="openp5"', "BATCH_SIZE=1"]
+    steps = ["TRAIN_STEPS=300", "TRAIN_EPOCHS=None"]
+    gin_setup.parse([f"gin_configs/{file}.gin" for file in files], [*needed, *steps])
+    settings = gin_setup.configure(config.TrainConfig).resolved(steps=300, vocab_size=9)
+    assert settings.optimizer.learning_rate.warmup() == warmup
+
+
 def test_the_macros_are_those_of_the_design():
     text = (FOLDER / "runs" / "train.gin").read_text()
     for name in (

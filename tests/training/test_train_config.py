@@ -32,6 +32,26 @@ def test_one_dataset_needs_no_list_and_paths_are_recorded_as_text(make_config):
         assert recorded["data"]["datasets"] == ["data/tiny"]
 
 
+@pytest.mark.parametrize(("own", "warmup"), [({}, 30), ({"warmup_steps": 0}, 0)])
+def test_a_warm_up_follows_the_steps_unless_its_length_is_given(make_config, own, warmup):
+    rate = schedules.LearningRate(warmup_share=0.1, total_steps=0, **own)
+    settings = make_config(train_steps=300, optimizer=Optimizer(learning_rate=rate))
+    resolved = settings.resolved(steps=300, vocab_size=77).optimizer.learning_rate
+    assert (resolved.warmup(), resolved.warmup_steps, resolved.total_steps) == (
+        warmup,
+        warmup,
+        None,
+    )
+    assert resolved.notice(300) is None
+
+
+def test_a_run_that_ends_within_its_warm_up_is_told():
+    rate = schedules.LearningRate(warmup_steps=1000)
+    assert "1,000 steps of warm-up, 100 steps in all" in str(rate.notice(100))
+    assert rate.notice(1001) is None
+    assert schedules.LearningRate(decay="rsqrt", warmup_steps=1000).notice(100) is None
+
+
 def test_exactly_one_of_steps_and_epochs(make_config):
     with pytest.raises(UserError, match="exactly one"):
         make_config(train_epochs=2.0)
