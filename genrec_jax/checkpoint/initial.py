@@ -1,6 +1,7 @@
 """The parameters that a run starts from: another run's, or imported weights fitted to its vocabulary."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,7 @@ from genrec_jax import storage
 from genrec_jax.checkpoint import foreign_config, imported, new_tokens, restore
 from genrec_jax.checkpoint.imported import ImportedWeights
 from genrec_jax.checkpoint.new_tokens import NewTokens
-from genrec_jax.checkpoint.run_dir import RunDir
+from genrec_jax.checkpoint.run_dir import CHECKPOINTS, RunDir
 from genrec_jax.data import artefacts
 from genrec_jax.errors import UserError
 from genrec_jax.indexing.vocabulary import Vocabulary
@@ -63,9 +64,10 @@ def initial_params(
     """The parameters of a run dir or of a folder of imported weights, for the run's network.
 
     Args:
-        path: a run dir, or a folder that `genrec import-weights` wrote; the run's vocabulary begins with
-            its vocabulary, so that every row of the embedding still means its token.
-        step: which checkpoint of a run dir.
+        path: a run dir, one of its checkpoints (`RUN/checkpoints/300`), or a folder that `genrec
+            import-weights` wrote; the run's vocabulary begins with its vocabulary, so that every row of
+            the embedding still means its token.
+        step: which checkpoint of a run dir; `best` where the path is a checkpoint's.
         config: the run's network.
         vocabulary: the run's.
         options: how tokens that the folder does not know get their rows. Tokens that it does know are
@@ -148,10 +150,19 @@ def _open(path: artefacts.PathLike, step: restore.Which) -> _Start:
             path, weights.model_config, weights.vocabulary, weights.restore_params, of_run=False
         )
     if not RunDir.exists(path):
+        run, _, number = os.fspath(path).rstrip("/").rpartition(f"/{CHECKPOINTS}/")
+        if number.isdecimal() and RunDir.exists(run):
+            if step not in ("best", int(number)):
+                raise UserError(
+                    f"is the checkpoint of step {number}, but initial_step is {step!r}; wanted one of them."
+                    f" Leave initial_step out, or name the run dir, {run}",
+                    file=str(path),
+                )
+            return _open(run, int(number))
         raise UserError(
-            "is neither a run dir nor imported weights; wanted the MODEL_DIR of another run, or what"
-            " `genrec import-weights` wrote. It also turns a Hugging Face folder or a T5X checkpoint"
-            " into one",
+            "is neither a run dir nor imported weights; wanted the MODEL_DIR of another run (its best"
+            " checkpoint is taken, or MODEL_DIR/checkpoints/STEP), or what `genrec import-weights` wrote."
+            " It also turns a Hugging Face folder or a T5X checkpoint into one",
             file=str(path),
         )
     run_dir = RunDir.load(path)

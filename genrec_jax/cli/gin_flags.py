@@ -36,7 +36,8 @@ MACROS: dict[str, tuple[str, str]] = {
         "20",
     ),
     "INITIAL_CHECKPOINT_PATH": (
-        "whose parameters are the start: a run dir, or what `genrec import-weights` wrote",
+        "whose parameters are the start: a run dir (its best checkpoint), RUN/checkpoints/STEP, or what"
+        " `genrec import-weights` wrote",
         '"weights/t5_small"',
     ),
     "REINITIALISED_TOKENS": (

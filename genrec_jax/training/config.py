@@ -245,7 +245,8 @@ class TrainConfig:
         log_period: steps between lines of `metrics.jsonl`.
         initial_checkpoint: another run dir, or what `genrec import-weights` wrote, whose parameters are
             the start; step and optimizer begin anew [INITIAL_CHECKPOINT_PATH].
-        initial_step: which of a run dir's checkpoints: `best`, `latest` or a step.
+        initial_step: which of a run dir's checkpoints: `best`, `latest` or a step; it may stand in the
+            path instead, `RUN/checkpoints/300`.
         new_tokens: how tokens that imported weights do not know get their embeddings.
     """
 

@@ -142,6 +142,29 @@ def test_a_run_gets_rows_for_tokens_that_it_lacks_and_keeps_what_it_learnt(first
     assert item_ids.load_vocabulary(first.model_dir).sha256 == own.sha256  # as INDEX_DIR
 
 
+def test_a_checkpoint_of_a_run_is_a_start_by_its_path(first):
+    found = run_dir.RunDir.load(first.model_dir)
+
+    def started(step: restore.Which, number: int = 1):
+        return initial.initial_params(
+            f"{first.model_dir}/checkpoints/{number}/",
+            step,
+            found.model_config,
+            vocabulary=found.vocabulary,
+            options=NewTokens(),
+            seed=0,
+            mesh=mesh_lib.single_device_mesh(),
+        )
+
+    wanted = restore.restore_params(first.model_dir, 1)
+    for one, other in zip(jax.tree.leaves(started("best")), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(UserError, match=r"is the checkpoint of step 1, but initial_step is 'latest'"):
+        started("latest")
+    with pytest.raises(UserError, match=r"\b1\b"):  # the steps that there are
+        started("best", 7)
+
+
 def test_a_run_of_another_network_is_no_start_though_all_shapes_are_the_same(first):
     found = run_dir.RunDir.load(first.model_dir)
     model = dataclasses.replace(found.model_config, scale_head_input=False)
