@@ -56,7 +56,8 @@ def prepare_from(
         split: what is held out for validation and test.
         expected_counts: counts that must come out, see `prepare.prepare`.
         overwrite: replace an existing dataset.
-        reader_options: the reader's own keyword arguments; None values are left out.
+        reader_options: the reader's own keyword arguments (see `read` of its module), such as
+            `{"columns": {"user": "visitor", "item": "sku"}}` of `table`; None values are left out.
         manifest: further entries for `dataset.json`.
         show_progress: on stderr.
 
@@ -67,7 +68,9 @@ def prepare_from(
     own = {key: value for key, value in (reader_options or {}).items() if value is not None}
     _check_options(reader, module, own)
     if needs_input(module) and source is None:
-        raise UserError(f"the reader `{reader}` needs data; pass --input PATH")
+        raise UserError(
+            f"the reader `{reader}` needs data; pass --input PATH, or from Python `source`"
+        )
     if not needs_input(module) and source is not None:
         raise UserError(f"the reader `{reader}` reads nothing; leave --input out")
     artefacts.check_output(
@@ -131,9 +134,10 @@ def _check_options(reader: str, module: ModuleType, own: dict[str, Any]) -> None
     for key in own:
         if key not in known:
             flags = ", ".join("--" + name.replace("_", "-") for name in known) or "none"
+            named = ", ".join(map(repr, known)) or "none"
             raise UserError(
                 f"--{key.replace('_', '-')} means nothing to the reader `{reader}`; its own options:"
-                f" {flags}"
+                f" {flags} (from Python, keys of reader_options: {named})"
             )
 
 

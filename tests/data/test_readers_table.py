@@ -43,9 +43,10 @@ def write(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl", "csv.gz"])
 def test_named_columns(tmp_path, kind):
     quoted = {"quoted": True} if kind == "tsv" else {}
-    log = reading.read("table", write(tmp_path, kind), tmp_path, columns=NAMED, **quoted)
-    assert reading.rows(log, *COLUMNS) == WANTED
-    assert not log.order_trusted
+    for columns in (NAMED, dict(pair.split("=") for pair in NAMED.split(","))):
+        log = reading.read("table", write(tmp_path, kind), tmp_path, columns=columns, **quoted)
+        assert reading.rows(log, *COLUMNS) == WANTED
+        assert not log.order_trusted
 
 
 def test_our_names_need_no_naming(tmp_path):
@@ -303,6 +304,8 @@ def test_between_tabs_quotes_around_a_field_need_a_word(
         ("user,item\nu,a\n", {"columns": "user=user,item=sku"}, r"wanted sku\. Name them"),
         ("user,item\nu,a\n", {"columns": "user=user"}, "no column is named for the item"),
         ("user,item\nu,a\n", {"columns": "x=user"}, "--columns has 'x=user'; wanted pairs"),
+        ("user,item\nu,a\n", {"columns": {"x": "user"}}, r"'x=user'.*Python, columns={\"user\": "),
+        ("u,a\n", {"columns": {"user": "u"}, "header": False}, 'in order: columns="user,item'),
         ("user,item,timestamp\nu,a,1e12\n", {}, r":2: impossible timestamp"),
         ("user,item,rating\nu,a,7\n", {"rating_range": (1.0, 5.0)}, r":2: impossible rating"),
         ("user,item\nu,a,b\n", {}, r":2: too many columns: got 'u,a,b'"),

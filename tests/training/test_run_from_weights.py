@@ -159,7 +159,9 @@ def test_a_checkpoint_of_a_run_is_a_start_by_its_path(first):
     wanted = restore.restore_params(first.model_dir, 1)
     for one, other in zip(jax.tree.leaves(started("best")), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(UserError, match=r"is the checkpoint of step 1, but initial_step is 'latest'"):
+    with pytest.raises(
+        UserError, match=r"is the checkpoint of step 1, but initial_step is 'latest'"
+    ):
         started("latest")
     with pytest.raises(UserError, match=r"\b1\b"):  # the steps that there are
         started("best", 7)

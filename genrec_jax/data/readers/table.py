@@ -7,7 +7,7 @@ import codecs
 import itertools
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import polars as pl
 import pyarrow as pa
@@ -27,16 +27,18 @@ from genrec_jax.errors import UserError
 
 DEFAULT_COLUMNS = ("user", "item", "timestamp", "rating")
 OURS = ("user", "item", "timestamp", "rating", "review", "summary")
+EXAMPLE = '{"user": "COLUMN", "item": "COLUMN", "timestamp": "COLUMN"}'
 SEPARATORS = ("\t", ";", ",", "|", "::", " ")
 ESCAPE = r"\\(?:t|\\|x[0-9A-Fa-f]{2}|[0-7]{1,3})"
 IN_QUOTES = r'(?s)^"(?:[^"]|"")*"$'
+Columns = str | Mapping[str, str]
 
 
 def read(
     path: artefacts.PathLike,
     options: staging.ReadOptions,
     *,
-    columns: str | None = None,
+    columns: Columns | None = None,
     header: bool = True,
     separator: str | None = None,
     quoted: bool | None = None,
@@ -53,10 +55,10 @@ def read(
         path: one file, plain, `.gz` or alone in a `.zip`; the kind goes by `.csv`, `.tsv`,
             `.parquet`, `.jsonl` or `.json`.
         options: see `ReadOptions`.
-        columns: which columns hold what. With a header, `user=USER_ID,item=SKU,timestamp=WHEN`;
-            without one, what each column is, in order: `user,item,rating,timestamp`, `_` for
-            columns to read past. By default columns go by our names (user, item, timestamp,
-            rating, review, summary).
+        columns: which columns hold what. With a header, `user=USER_ID,item=SKU,timestamp=WHEN`, or a
+            mapping {"user": "USER_ID", "item": "SKU", "timestamp": "WHEN"}; without one, what each
+            column is, in order: `user,item,rating,timestamp`, `_` for columns to read past. By
+            default columns go by our names (user, item, timestamp, rating, review, summary).
         header: False where a CSV or TSV has none.
         separator: between columns, where it is not the comma of CSV or the tab of TSV. The two letters
             `\\t`, which a shell passes on as they are, mean a tab; `\\x01` and `\\001` likewise.
@@ -138,22 +140,27 @@ def _wanted(rating_range: tuple[float, float] | None, time: str) -> str:
     return f"a user, an item, a time ({time}, before 2100) and a rating ({ratings}) where named"
 
 
-def _named(columns: str | None, member: inputs.Member) -> dict[str, str] | None:
+def _named(columns: Columns | None, member: inputs.Member) -> dict[str, str] | None:
     """`user=A,item=B` as a dict; None where nothing was named."""
     if columns is None:
         return None
     named = {}
-    for part in columns.split(","):
-        ours, equals, theirs = part.partition("=")
-        if not equals or ours.strip() not in OURS:
+    pairs = columns.items() if isinstance(columns, Mapping) else map(_pair, columns.split(","))
+    for ours, theirs in pairs:
+        if not theirs or ours not in OURS:
             raise UserError(
-                f"--columns has {part!r}; wanted pairs such as user=USER_ID,item=SKU with any of"
-                f" {', '.join(OURS)}",
+                f"--columns has {ours if theirs is None else f'{ours}={theirs}'!r}; wanted pairs such as"
+                f" user=USER_ID,item=SKU with any of {', '.join(OURS)}; from Python, columns={EXAMPLE}",
                 file=member.name,
             )
-        named[ours.strip()] = theirs.strip()
+        named[ours] = theirs
     _require_user_and_item(named, member)
     return named
+
+
+def _pair(text: str) -> tuple[str, str | None]:
+    ours, equals, theirs = text.partition("=")
+    return ours.strip(), theirs.strip() if equals else None
 
 
 def _require_user_and_item(named: dict[str, str] | list[str], member: inputs.Member) -> None:
@@ -161,13 +168,13 @@ def _require_user_and_item(named: dict[str, str] | list[str], member: inputs.Mem
         if needed not in named:
             raise UserError(
                 f"no column is named for the {needed}; wanted one. Pass --columns"
-                " user=COLUMN,item=COLUMN,timestamp=COLUMN",
+                f" user=COLUMN,item=COLUMN,timestamp=COLUMN; from Python, columns={EXAMPLE}",
                 file=member.name,
                 line=1,
             )
 
 
-def _pick(names: list[str], columns: str | None, member: inputs.Member) -> dict[str, str]:
+def _pick(names: list[str], columns: Columns | None, member: inputs.Member) -> dict[str, str]:
     """Our column -> theirs, checked against the columns there are."""
     named = _named(columns, member) or {name: name for name in OURS if name in names}
     _refuse_twice(names, named.values(), member)
@@ -176,7 +183,7 @@ def _pick(names: list[str], columns: str | None, member: inputs.Member) -> dict[
         lacking = ", ".join(missing) or "user and item"
         raise UserError(
             f"has the columns {staging.listed(names)}; wanted {lacking}. Name them with --columns"
-            " user=COLUMN,item=COLUMN,timestamp=COLUMN,rating=COLUMN",
+            f" user=COLUMN,item=COLUMN,timestamp=COLUMN,rating=COLUMN; from Python, columns={EXAMPLE}",
             file=member.name,
             line=1,
         )
@@ -210,7 +217,7 @@ def _json_keys(member: inputs.Member) -> list[str]:
 
 
 def _parquet_frames(
-    member: inputs.Member, columns: str | None, stage: staging.Stage, *, of_time: bool
+    member: inputs.Member, columns: Columns | None, stage: staging.Stage, *, of_time: bool
 ) -> Iterator[pl.DataFrame]:
     """Blocks of rows; `of_time` says that a flag tells how times are written."""
     if member.member is not None or member.name.endswith(".gz"):
@@ -291,7 +298,7 @@ def _as_text(frame: pl.DataFrame, column: str) -> pl.Expr:
 
 def _delimited_frames(
     member: inputs.Member,
-    columns: str | None,
+    columns: Columns | None,
     stage: staging.Stage,
     header: bool,
     separator: str,
@@ -325,6 +332,12 @@ def _delimited_frames(
                 frame = frame.slice(1)
                 named = _pick(names, columns, member)
             else:
+                if isinstance(columns, Mapping):
+                    raise UserError(
+                        "has no header, and columns is a mapping; wanted what each column is, in order:"
+                        ' columns="user,item,_,timestamp"',
+                        file=member.name,
+                    )
                 names = [name.strip() for name in (columns or ",".join(DEFAULT_COLUMNS)).split(",")]
                 _require_user_and_item(names, member)
                 if len(names) != width:
