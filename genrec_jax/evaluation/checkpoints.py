@@ -83,8 +83,8 @@ def evaluate_checkpoint(
         search measured, and this one does not, is kept beside it (`merging`).
 
     Raises:
-        UserError: no valid checkpoint, another dataset than the trained one, an unknown template, a
-            full disk.
+        UserError: no valid checkpoint, another dataset than the trained one, an unknown template,
+            references that answer in another form, a full disk.
     """
     evaluation = RunEvaluation(
         run_dir,
@@ -125,7 +125,7 @@ class RunEvaluation:
         self._mesh = mesh or meshes.make_mesh()
         self._show_progress = show_progress and jax.process_index() == 0
         self._counter = _Counter()
-        self._references = references
+        self._references = references = reference_ranks.checked(references)
         self._evaluators = {
             entry.name: from_run.build(
                 self.run,

@@ -390,6 +390,14 @@ def test_impossible_settings_are_refused(fields):
         EvaluateConfig(**fields)
 
 
+def test_references_that_answer_in_another_form_are_refused_before_anything_is_searched(
+    run_dir, mesh
+):
+    references = reference_ranks.References(lambda *_: {"my/bad": {}})
+    with pytest.raises(UserError, match="called 'my/bad'"):
+        checkpoints.RunEvaluation(run_dir, CONFIG, mesh=mesh, references=references)
+
+
 def test_several_datasets_get_a_folder_each(tmp_path, mesh):
     first = tiny_run.make_dataset(tmp_path, "north", num_users=20)
     second = tiny_run.make_dataset(tmp_path, "south", num_users=30)
