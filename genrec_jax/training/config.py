@@ -46,8 +46,8 @@ WHY_NOT_FREE = {
         " INITIAL_CHECKPOINT_PATH"
     ),
     "optimizer.learning_rate.warmup_steps": (
-        "where the warm-up is a share of TRAIN_STEPS and these have changed, keep its length with"
-        " --gin.schedules.LearningRate.warmup_steps"
+        "a warm-up that is a share of TRAIN_STEPS follows them: to go on with another number of steps,"
+        " set schedules.LearningRate.warmup_steps to the number there"
     ),
 }
 
