@@ -163,10 +163,10 @@ def test_training_and_evaluation_find_what_lies_at_a_url(store):
     assert main.main(["index", place, "--method", "sequential"]) == 0
     (folder,) = inputs.find_index_dirs(data, loaded)
     item_ids.load(folder).check_dataset(loaded[0])
-    entry = run_dir.RunDataset("toys", storage.join(place), loaded[0].fingerprint, folder)
+    entry = run_dir.RunDataset("toys", storage.join(place), loaded[0].fingerprint, folder, 60)
     assert from_run.open_dataset(entry, {}).location == place
     assert from_run.open_dataset(entry, {"toys": place}).fingerprint == entry.fingerprint
-    moved = run_dir.RunDataset("toys", "memory://bucket/gone", entry.fingerprint, folder)
+    moved = run_dir.RunDataset("toys", "memory://bucket/gone", entry.fingerprint, folder, 60)
     with pytest.raises(UserError, match=r"^memory://bucket/gone: is not there"):
         from_run.open_dataset(moved, {})
 

@@ -4,9 +4,24 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genrec_jax.checkpoint.run_dir import CONFIG, MANIFEST, RunDir, code_here, compare_settings
+from genrec_jax import storage
+from genrec_jax.checkpoint.run_dir import (
+    CHECKPOINTS,
+    CONFIG,
+    MANIFEST,
+    RunDir,
+    code_here,
+    compare_settings,
+)
 from genrec_jax.data import artefacts
 from genrec_jax.data.dataset import Dataset
+
+
+def warmup_begun(model_dir: artefacts.PathLike) -> int | None:
+    """Steps of warm-up of the run with checkpoints at a path or URL; None where there is no such run."""
+    if not storage.exists(storage.join(model_dir, CHECKPOINTS)) or not RunDir.exists(model_dir):
+        return None
+    return RunDir.load(model_dir).settings["optimizer"]["learning_rate"]["warmup_steps"]
 
 
 def record(

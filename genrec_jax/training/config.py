@@ -20,7 +20,7 @@ from genrec_jax.training.optimizers import Optimizer
 # What a resumed run may change: where it runs, how long, and what it keeps; not what a step computes,
 # apart from the draws of dropout, of which each microbatch has its own.
 # A learning rate that depends on the number of steps has it as `optimizer.learning_rate.total_steps`, and
-# a warm-up that is a share of them its length as `optimizer.learning_rate.warmup_steps`.
+# a warm-up that is a share of them its length as `optimizer.learning_rate.warmup_steps`, which it keeps.
 FREE_ON_RESUME = (
     "train_steps",
     "train_epochs",
@@ -44,10 +44,6 @@ WHY_NOT_FREE = {
     "optimizer.learning_rate.total_steps": (
         "the learning rate follows TRAIN_STEPS: keep it, or start a new run from this one with"
         " INITIAL_CHECKPOINT_PATH"
-    ),
-    "optimizer.learning_rate.warmup_steps": (
-        "a warm-up that is a share of TRAIN_STEPS follows them: to go on with another number of steps,"
-        " set schedules.LearningRate.warmup_steps to the number there"
     ),
 }
 
@@ -311,10 +307,20 @@ class TrainConfig:
             )
         return max(1, round(self.train_epochs * steps_per_epoch))
 
-    def resolved(self, *, steps: int, vocab_size: int) -> "TrainConfig":
-        """The same with steps and warm-up written into the schedule, the vocabulary into the model."""
+    def resolved(
+        self, *, steps: int, vocab_size: int, warmup_begun: int | None = None
+    ) -> "TrainConfig":
+        """The same with steps and warm-up written into the schedule, the vocabulary into the model.
+
+        Args:
+            steps: of the whole run.
+            vocab_size: tokens of the vocabulary.
+            warmup_begun: of the run that goes on, which keeps a warm-up that began as a share of its steps.
+        """
         rate = self.optimizer.learning_rate
         rate = dataclasses.replace(rate, total_steps=rate.total_steps or steps)
+        if rate.warmup_steps is None and rate.warmup_share is not None:
+            rate = dataclasses.replace(rate, warmup_steps=warmup_begun)
         rate = dataclasses.replace(rate, warmup_steps=rate.warmup(), warmup_share=None)
         if not rate.depends_on_total:
             rate = dataclasses.replace(rate, total_steps=None)

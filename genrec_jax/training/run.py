@@ -129,7 +129,11 @@ def train(
         inputs = _open_inputs(config, mesh)
         liked = _check_inputs(config, inputs, validates)
         steps = config.steps(inputs.steps_per_epoch)
-        config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size)
+        config = config.resolved(
+            steps=steps,
+            vocab_size=inputs.vocabulary.size,
+            warmup_begun=restarts.warmup_begun(config.model_dir),
+        )
         run_dir, lock = _open_run_dir(config, inputs, operative_config)
         if lock is not None:
             closing.callback(lock.release)

@@ -30,7 +30,6 @@ GIN = """
 from __gin__ import dynamic_registration
 from genrec_jax.model import config as model_config
 from genrec_jax.training import config
-from genrec_jax.training import schedules
 include 'gin_configs/models/t5_tiny.gin'
 include 'gin_configs/runs/train.gin'
 DATA_DIR = "{data}"
@@ -45,7 +44,6 @@ model_config.T5Config.mlp_dim = 32
 model_config.T5Config.num_encoder_layers = 1
 model_config.T5Config.num_decoder_layers = 1
 config.TrainConfig.log_period = 1
-schedules.LearningRate.warmup_steps = 0
 config.DataConfig.max_shapes = 1
 config.DataConfig.history = 5
 """
