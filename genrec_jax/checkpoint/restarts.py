@@ -1,27 +1,32 @@
 """What a run dir keeps of each time that its run went on under other settings, code or versions."""
 
 import datetime
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genrec_jax import storage
-from genrec_jax.checkpoint.run_dir import (
-    CHECKPOINTS,
-    CONFIG,
-    MANIFEST,
-    RunDir,
-    code_here,
-    compare_settings,
-)
+from genrec_jax.checkpoint import restore
+from genrec_jax.checkpoint.run_dir import CONFIG, MANIFEST, RunDir, code_here, compare_settings
 from genrec_jax.data import artefacts
 from genrec_jax.data.dataset import Dataset
+from genrec_jax.parallel import hosts
 
 
 def warmup_begun(model_dir: artefacts.PathLike) -> int | None:
-    """Steps of warm-up of the run with checkpoints at a path or URL; None where there is no such run."""
-    if not storage.exists(storage.join(model_dir, CHECKPOINTS)) or not RunDir.exists(model_dir):
+    """Steps of the warm-up that a run at a path or URL began as a share of its steps; None: none did.
+
+    On several hosts each of them calls it; host 0 looks.
+    """
+    return hosts.from_first(functools.partial(_warmup_begun, model_dir))
+
+
+def _warmup_begun(model_dir: artefacts.PathLike) -> int | None:
+    if not RunDir.exists(model_dir):
         return None
-    return RunDir.load(model_dir).settings["optimizer"]["learning_rate"]["warmup_steps"]
+    run_dir = RunDir.load(model_dir)
+    rate = run_dir.settings["optimizer"]["learning_rate"]
+    trained = run_dir.settings["train_steps"] != 0 and restore.open_store(run_dir).steps()
+    return rate["warmup_steps"] if trained and rate["warmup_share"] is not None else None
 
 
 def record(

@@ -118,6 +118,7 @@ def _export_programs(arguments: argparse.Namespace, settings: dict) -> None:
         checkpoint=arguments.checkpoint,
         dataset=settings["dataset"],
         num_beams=settings["num_beams"],
+        max_k=max(settings["k"], recommenders.MAX_K),
         room=settings["room"],
     )
     names = ("rows", "lengths", "k", "platforms")

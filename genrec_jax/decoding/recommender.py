@@ -331,7 +331,8 @@ class Recommender:
             the folder.
 
         Raises:
-            UserError: a shape or k below one, an unknown platform, or a folder in the way.
+            UserError: a shape below one, k that is no whole number from 1 to `max_k`, an unknown platform,
+                or a folder in the way.
         """
         self._check_k(k)
         beams = self._beams_for(k)

@@ -182,7 +182,7 @@ def _of_templates(
     )
     wordings, alone = choose_wordings(run_dir.templates, templates)
     if alone and config.templates is not None:
-        raise UserError(f"--templates: {_ALONE.format(', '.join(alone))}")
+        raise UserError(f"the templates asked for: {_ALONE.format(', '.join(alone))}")
     users = ranking.choose_users(dataset, splits, split, config.max_users, config.seed)
     assembler = _assembler(run_dir, entry)
 

@@ -2,7 +2,8 @@
 
 `genrec evaluate --templates A5` adds a row to what `genrec evaluate` measured before. What was measured
 again replaces what it was; all else stays. Another search (beams, a sample of users, ...) is in another
-folder (`EvaluateConfig.folder`), and a result of other parameters is replaced as a whole.
+folder (`EvaluateConfig.folder`). A result of other parameters is replaced as a whole, and so is one whose
+rankings were of other candidates, or do not say which.
 """
 
 import pathlib

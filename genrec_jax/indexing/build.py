@@ -157,14 +157,13 @@ def build_index(
         )
 
     partitions = [splits.of(one) for one in loaded]
-    trees: dict[str, collaborative_ids.Tree] = {}
     ids = [
-        make_item_ids(one, part, config, place, trees)
+        make_item_ids(one, part, config, place)
         for place, (one, part) in enumerate(zip(loaded, partitions, strict=True))
     ]
     made = words(ids)
     _check_names(names, made)
-    audits = _audit(loaded, partitions, ids, made, config, words, trees)
+    audits = _audit(loaded, partitions, ids, made, config, words)
     built = []
     with artefacts.atomic_directory(
         output, overwrite=overwrite, manifests=(item_ids.MANIFEST,)
@@ -220,12 +219,10 @@ def make_item_ids(
     part: splits.Splits,
     config: IndexConfig,
     place: int = 0,
-    trees: dict[str, collaborative_ids.Tree] | None = None,
 ) -> item_ids.ItemIds:
     """The ids of one dataset, number `place` of them, from its training interactions alone.
 
-    Those of a file are as they are there. `trees` are those built before, see
-    `collaborative_ids.build_tree`.
+    Those of a file are as they are there.
     """
     parameters: dict[str, Any] = {}
     added: tuple[str, ...] = ()
@@ -247,7 +244,7 @@ def make_item_ids(
         parameters = {"clusters": clusters, "max_cluster": max_cluster}
         if config.max_user_items is not None:
             parameters["max_user_items"] = config.max_user_items
-        tree = collaborative_ids.build_tree(data, part, **parameters, built=trees)
+        tree = collaborative_ids.build_tree(data, part, **parameters)
         texts, added = tree.texts, tree.added_tokens
     elif config.method == "independent":
         added = tuple(f"<I{item}>" for item in range(data.num_items))
@@ -328,7 +325,6 @@ def _audit(
     made: Vocabulary,
     config: IndexConfig,
     words: Callable[[Sequence[item_ids.ItemIds]], Vocabulary],
-    trees: dict[str, collaborative_ids.Tree],
 ) -> list[list[audit.AuditResult]]:
     """Puts every dataset's ids, and the vocabulary, to the leakage audit.
 
@@ -337,7 +333,7 @@ def _audit(
     rebuilt: list[item_ids.ItemIds] = []
 
     def texts(other: dataset.Dataset) -> Sequence[str]:
-        rebuilt.append(make_item_ids(other, splits.of(other), config, trees=trees))
+        rebuilt.append(make_item_ids(other, splits.of(other), config))
         return rebuilt[-1].texts
 
     if config.method == foreign_ids.METHOD:

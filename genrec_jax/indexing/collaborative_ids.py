@@ -7,7 +7,6 @@ each cluster, and a last one that numbers the item inside its leaf.
 
 import collections
 import dataclasses
-import hashlib
 import math
 import os
 
@@ -73,7 +72,6 @@ def build_tree(
     clusters: int,
     max_cluster: int,
     max_user_items: int | None = None,
-    built: dict[str, Tree] | None = None,
 ) -> Tree:
     """Clusters the items that training has seen; the others form a group of their own.
 
@@ -87,8 +85,6 @@ def build_tree(
         clusters: clusters of a split (the papers' N), at least 2.
         max_cluster: a cluster of more items is split again (the papers' k), at least 1.
         max_user_items: see `cooccurrence`.
-        built: trees of earlier calls by what they were built from, to which this one is added: the same
-            interactions that train are not clustered twice.
 
     Raises:
         UserError: a setting is out of range, or there are too many pairs (see `cooccurrence`).
@@ -97,11 +93,6 @@ def build_tree(
         raise UserError(f"--clusters is {clusters}; wanted at least 2")
     if max_cluster < 1:
         raise UserError(f"--max-cluster is {max_cluster}; wanted at least 1")
-    built = {} if built is None else built
-    settings = (clusters, max_cluster, max_user_items)
-    source = f"{_training_sha256(dataset, splits)} {settings}"
-    if source in built:
-        return built[source]
     order_I = numbered_ids.sequential_order(dataset, splits)
     num_warm = int((training_counts_I(dataset, splits) > 0).sum())
     adjacency_II = cooccurrence(dataset, splits, order_I[:num_warm], max_user_items)
@@ -129,17 +120,7 @@ def build_tree(
                 paths[order_I[member]].append(counter % modulus)
             counter += 1
         queue.extend(children)
-    built[source] = Tree(tuple(map(tuple, paths)))
-    return built[source]
-
-
-def _training_sha256(dataset: Dataset, splits: Splits) -> str:
-    """Of all that a tree depends on, but for the settings."""
-    in_training_X = splits.in_training_X(dataset)
-    digest = hashlib.sha256(f"{dataset.num_users} {dataset.num_items}".encode())
-    for values_X in (dataset.users_X, dataset.items_X):
-        digest.update(values_X[in_training_X].tobytes())
-    return digest.hexdigest()
+    return Tree(tuple(map(tuple, paths)))
 
 
 def cooccurrence(

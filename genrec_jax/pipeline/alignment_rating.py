@@ -72,11 +72,14 @@ class RatingTask(NextItemTask):
     def _choose_positions(self) -> None:
         ratings_X = self.dataset.ratings_X
         if ratings_X is None or np.isnan(ratings_X).any():
-            without = "no ratings" if ratings_X is None else "interactions without a rating"
+            without = "no ratings"
+            if ratings_X is not None:
+                missing = int(np.isnan(ratings_X).sum())
+                without = f"no rating for {missing:,} of its {len(ratings_X):,} interactions"
             raise UserError(
                 f"has {without}; rating prediction needs one for every interaction. Prepare it from a"
                 " source that carries them (amazon, movielens, movietweetings, or table with a rating"
-                " column), or train a mixture without rating prediction",
+                " column, without the rows that lack one), or train a mixture without rating prediction",
                 file=str(self.dataset.path),
             )
         self._liked_X = ratings_X > self.settings.like_above

@@ -319,9 +319,11 @@ class TrainConfig:
         """
         rate = self.optimizer.learning_rate
         rate = dataclasses.replace(rate, total_steps=rate.total_steps or steps)
-        if rate.warmup_steps is None and rate.warmup_share is not None:
+        if rate.warmup_steps is not None:
+            rate = dataclasses.replace(rate, warmup_share=None)
+        elif rate.warmup_share is not None:
             rate = dataclasses.replace(rate, warmup_steps=warmup_begun)
-        rate = dataclasses.replace(rate, warmup_steps=rate.warmup(), warmup_share=None)
+        rate = dataclasses.replace(rate, warmup_steps=rate.warmup())
         if not rate.depends_on_total:
             rate = dataclasses.replace(rate, total_steps=None)
         optimizer = dataclasses.replace(self.optimizer, learning_rate=rate)
@@ -332,4 +334,4 @@ class TrainConfig:
         """Every setting but `model_dir`, as plain JSON values."""
         fields = dataclasses.asdict(self)
         del fields["model_dir"]
-        return json.loads(json.dumps(fields))
+        return json.loads(json.dumps(fields, default=lambda number: number.item()))

@@ -51,10 +51,13 @@ def check_asked(
         users = ranking.choose_users(dataset, split, "validation", max_users, seed)
         if dataset.ratings_X is not None and len(users):
             ratings_E = dataset.ratings_X[split.validation_U[users]]
-            _share(ratings_E > like_above, "validate with", dataset, like_above)
+            more = ", or raise --gin.config.ValidationConfig.users"
+            _share(ratings_E > like_above, "validate with", dataset, like_above, more)
 
 
-def _share(labels_E: np.ndarray, use: str, dataset: Dataset, like_above: float) -> float:
+def _share(
+    labels_E: np.ndarray, use: str, dataset: Dataset, like_above: float, or_else: str = ""
+) -> float:
     share = float(labels_E.mean())
     if share in (0.0, 1.0):
         ratings_X = dataset.ratings_X
@@ -63,7 +66,7 @@ def _share(labels_E: np.ndarray, use: str, dataset: Dataset, like_above: float) 
             f"{share:.0%} of the {len(labels_E)} ratings to {use} are likes, so there is nothing to tell"
             f" apart: a rating above {like_above:g} is one, and the dataset's ratings go from"
             f" {ratings_X.min():g} to {ratings_X.max():g}. Set --gin.config.DataConfig.like_above to a"
-            " number between them",
+            f" number between them{or_else}",
             file=str(dataset.path),
         )
     return share

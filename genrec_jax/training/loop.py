@@ -354,14 +354,14 @@ class Loop:
                 f"the best checkpoint is chosen by {schedule.metric!r}; the validation measured"
                 f" {', '.join(sorted(measured))}. Choose one of these"
             )
-        progress.owes_validation = False
-        progress.best = progress.best.update(measured[schedule.metric], step, schedule.mode)
-        if self._log is not None:
+        if self._log is not None:  # which may fail, and then the validation is owed still
             seconds = {
                 "seconds": progress.totals["seconds"],
                 "examples": progress.totals["examples"],
             }
             self._log.write(step, "validation", {**seconds, **measured})
+        progress.owes_validation = False
+        progress.best = progress.best.update(measured[schedule.metric], step, schedule.mode)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
         mark = "  (best so far)" if progress.best.step == step else ""
         self._display.say(f"validation at step {step}: {shown}{mark}")

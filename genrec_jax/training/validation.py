@@ -91,11 +91,13 @@ def check(config: TrainConfig, inputs: Inputs) -> None:
         inputs: of one of the library's own mixtures; `make_validate` looks at a user's own.
 
     Raises:
-        UserError: `check_metric` refuses the metric, or a rating's validation has no likes or no dislikes.
+        UserError: `check_metric` refuses the metric, or it is the AUC of ratings and those asked for
+            are all likes, or none is.
     """
     settings, datasets = config.validation, inputs.datasets
     chosen = check_metric(settings, inputs.tasks, inputs.templates, [d.name for d in datasets])
-    if any(template.task == "rating" for template in chosen):
+    by_area = settings.metric.partition("/")[0] == "auc"
+    if by_area and any(template.task == "rating" for template in chosen):
         likes.check_asked(
             datasets, inputs.splits, config.data.like_above, settings.users, config.seed
         )

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from genrec_jax.data import dataset
+from genrec_jax.data import dataset, splits
 from genrec_jax.errors import UserError
-from genrec_jax.indexing import build, item_ids
+from genrec_jax.indexing import build, collaborative_ids, item_ids
 from genrec_jax.indexing.vocabulary import Vocabulary
 from genrec_jax.prompts import templates
 from tests.indexing.conftest import write_dataset
@@ -186,6 +186,25 @@ def test_ids_of_a_log_whose_source_ids_grow_with_time_tell_nothing(
     (built,) = build.build_index([data.path], build.IndexConfig(method), prompt_lines=prompt_lines)
     assert built.cold_items == 40
     assert {verdict.status for verdict in built.audit} == {"pass"}, built.audit
+
+
+def test_the_audit_sees_clusters_that_count_held_out_interactions(
+    make_dataset, prompt_lines, monkeypatch
+):
+    count = collaborative_ids.cooccurrence
+
+    def of_everything(data, part, *rest):
+        with pytest.MonkeyPatch.context() as patch:
+            every_X = np.ones(data.num_interactions, bool)
+            patch.setattr(splits.Splits, "in_training_X", lambda *_: every_X)
+            return count(data, part, *rest)
+
+    monkeypatch.setattr(collaborative_ids, "cooccurrence", of_everything)
+    config = build.IndexConfig("collaborative", clusters=3, max_cluster=4)
+    data = make_dataset(_sequences())
+    (built,) = build.build_index([data.path], config, prompt_lines=prompt_lines)
+    verdicts = {verdict.check: verdict.status for verdict in built.audit}
+    assert verdicts["item_ids_rebuilt"] == "fail"
 
 
 def test_wrong_calls(make_dataset, prompt_lines, tmp_path):

@@ -1,7 +1,6 @@
 """Collaborative ids: hand-made graphs, and OpenP5's public files for Beauty."""
 
 import collections
-import dataclasses
 import os
 import platform
 import re
@@ -66,21 +65,6 @@ def test_long_users_are_refused_or_left_out(make_dataset, monkeypatch):
         collaborative_ids.cooccurrence(data, part, items)
     assert collaborative_ids.cooccurrence(data, part, items, 40).nnz == whole_II.nnz
     assert collaborative_ids.cooccurrence(data, part, items, 39).nnz == some_II.nnz
-
-
-def test_the_same_training_interactions_are_clustered_once(make_dataset, monkeypatch):
-    sequences = _communities(np.random.default_rng(5), [12, 9])
-    data = make_dataset(sequences)
-    built = {}
-    tree = _tree(data, clusters=2, max_cluster=8, built=built)
-    other = dataclasses.replace(data, items_X=data.items_X.copy())
-    other.items_X[splits.leave_one_out(data).test_U] = 0
-    more = dataclasses.replace(data, items_X=data.items_X.copy())
-    more.items_X[0] = more.items_X[1]
-    assert _tree(more, clusters=2, max_cluster=8, built=built) is not tree
-    assert _tree(data, clusters=2, max_cluster=9, built=built) is not tree
-    monkeypatch.setattr(collaborative_ids, "cooccurrence", None)
-    assert _tree(other, clusters=2, max_cluster=8, built=built) is tree
 
 
 def test_communities_become_clusters(make_dataset):

@@ -326,9 +326,13 @@ def test_a_warm_up_that_follows_the_steps_is_told_and_keeps_its_length(make_conf
     assert train(dataclasses.replace(settings, train_steps=4)).step == 4
     opened = run_dir.RunDir.load(settings.model_dir)
     assert opened.settings["optimizer"]["learning_rate"]["warmup_steps"] == 2
-    shorter = dataclasses.replace(rate, warmup_steps=1)
-    with pytest.raises(UserError, match="warmup_steps: 2 there, 1 now"):
-        train(dataclasses.replace(settings, optimizer=Optimizer(learning_rate=shorter)))
+    for change, said in (
+        ({"warmup_steps": 1}, "2 there, 1"),
+        ({"warmup_share": 0.5}, "1.0 there, 0.5"),
+    ):
+        changed = Optimizer(learning_rate=dataclasses.replace(rate, **change))
+        with pytest.raises(UserError, match=said):
+            train(dataclasses.replace(settings, optimizer=changed))
 
 
 def test_a_rate_that_follows_the_steps_says_why_they_may_not_change(make_config):

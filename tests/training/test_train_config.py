@@ -2,6 +2,7 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 
 from genrec_jax.errors import UserError
@@ -43,6 +44,14 @@ def test_a_warm_up_follows_the_steps_unless_its_length_is_given(make_config, own
         None,
     )
     assert resolved.notice(300) is None
+
+
+def test_settings_are_recorded_whatever_library_their_numbers_are_of(make_config):
+    settings = make_config()
+    object.__setattr__(
+        settings.data, "batch_size", np.int64(8)
+    )  # the tests' types refuse it earlier
+    assert settings.to_json()["data"]["batch_size"] == 8
 
 
 def test_a_run_that_ends_within_its_warm_up_is_told():
