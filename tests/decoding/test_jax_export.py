@@ -279,7 +279,7 @@ def test_command_line_writes_the_same_programs(recommender, tmp_path, capsys):
     words = ["export", str(recommender.run_dir.path), "--output", str(tmp_path / "exported")]
     assert main.main([*words, "--rows", "2"]) == 2
     assert "--rows means nothing to --to hugging_face" in capsys.readouterr().err
-    assert main.main([*words, "--to", "jax", "--rows", "2", "--lengths", "32"]) == 0
+    assert main.main([*words, "--to", "jax", "--rows", "2", "--lengths", "32", "-k", "101"]) == 0
     assert "1 program;" in capsys.readouterr().out
     assert main.main([*words, "--to", "jax"]) == 2
     assert "pass overwrite (`--overwrite`)" in capsys.readouterr().err
