@@ -319,10 +319,8 @@ class TrainConfig:
         """
         rate = self.optimizer.learning_rate
         rate = dataclasses.replace(rate, total_steps=rate.total_steps or steps)
-        if rate.warmup_steps is not None:
-            rate = dataclasses.replace(rate, warmup_share=None)
-        elif rate.warmup_share is not None:
-            rate = dataclasses.replace(rate, warmup_steps=warmup_begun)
+        own = {"warmup_steps": warmup_begun} if rate.warms_up_by_share else {"warmup_share": None}
+        rate = dataclasses.replace(rate, **own)
         rate = dataclasses.replace(rate, warmup_steps=rate.warmup())
         if not rate.depends_on_total:
             rate = dataclasses.replace(rate, total_steps=None)

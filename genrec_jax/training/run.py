@@ -129,11 +129,10 @@ def train(
         inputs = _open_inputs(config, mesh)
         liked = _check_inputs(config, inputs, validates)
         steps = config.steps(inputs.steps_per_epoch)
-        config = config.resolved(
-            steps=steps,
-            vocab_size=inputs.vocabulary.size,
-            warmup_begun=restarts.warmup_begun(config.model_dir),
-        )
+        begun = None
+        if config.optimizer.learning_rate.warms_up_by_share:
+            begun = restarts.warmup_begun(config.model_dir)
+        config = config.resolved(steps=steps, vocab_size=inputs.vocabulary.size, warmup_begun=begun)
         run_dir, lock = _open_run_dir(config, inputs, operative_config)
         if lock is not None:
             closing.callback(lock.release)
@@ -159,16 +158,18 @@ def train(
             shown = show_progress and first_host
             display = progress_lib.make_display(step, steps) if shown else progress_lib.Silent()
             records.callback(display.close)
-            for line in announcement.lines(
-                config,
-                inputs,
-                run_dir,
-                step=step,
-                steps=steps,
-                num_params=state_lib.number_of_parameters(state.params),
-                liked=liked,
-            ):
-                display.say(line)
+            if shown:  # it looks at thousands of examples
+                told = announcement.lines(
+                    config,
+                    inputs,
+                    run_dir,
+                    step=step,
+                    steps=steps,
+                    num_params=state_lib.number_of_parameters(state.params),
+                    liked=liked,
+                )
+                for line in told:
+                    display.say(line)
             if validates:
                 validate = validation.make_validate(
                     config, inputs, run_dir, mesh, before_batch=stop.raise_if_reached

@@ -54,10 +54,14 @@ class LearningRate:
             )
 
     @property
+    def warms_up_by_share(self) -> bool:
+        """Whether the length of the warm-up follows `total_steps`."""
+        return self.warmup_steps is None and self.warmup_share is not None
+
+    @property
     def depends_on_total(self) -> bool:
         """Whether `total_steps` changes anything."""
-        by_share = self.warmup_steps is None and self.warmup_share is not None
-        return self.decay in ("linear", "cosine") or by_share
+        return self.decay in ("linear", "cosine") or self.warms_up_by_share
 
     def warmup(self) -> int:
         """Length of the warm-up in steps."""

@@ -11,18 +11,8 @@ from genrec_jax.errors import UserError
 from genrec_jax.pipeline import windows
 from genrec_jax.prompts import templates
 from tests.pipeline import alignment_data
-from tests.pipeline.alignment_data import LEAD, ByHand
+from tests.pipeline.alignment_data import LEAD
 from tests.pipeline.pipeline_data import read_sequences
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return alignment_data.write_shop(tmp_path_factory.mktemp("alignment") / "shop")
-
-
-@pytest.fixture(scope="module")
-def words(shared):
-    return alignment_data.t5_with_sentinels(shared)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +24,6 @@ def tables(shop, words):
 def tasks(tables, shop):
     """Every task, unshuffled."""
     return alignment_data.make_tasks(tables, shop, shuffle=False, num_candidates=30, seed=3)
-
-
-@pytest.fixture(scope="module")
-def by_hand(shop):
-    return ByHand(shop)
 
 
 def targets_by_protocol(dataset):

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 
 from genrec_jax.data import splits as splits_lib
 from genrec_jax.pipeline import alignment_eval
@@ -11,22 +10,7 @@ from genrec_jax.pipeline.prompt_batches import PromptAssembler
 from genrec_jax.pipeline.prompt_tables import PromptTables
 from genrec_jax.prompts import templates
 from tests.pipeline import alignment_data
-from tests.pipeline.alignment_data import LEAD, ByHand
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return alignment_data.write_shop(tmp_path_factory.mktemp("alignment") / "shop")
-
-
-@pytest.fixture(scope="module")
-def words(shared):
-    return alignment_data.t5_with_sentinels(shared)
-
-
-@pytest.fixture(scope="module")
-def by_hand(shop):
-    return ByHand(shop)
+from tests.pipeline.alignment_data import LEAD
 
 
 def make_assembler(shop, words) -> PromptAssembler:

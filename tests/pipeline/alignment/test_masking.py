@@ -17,16 +17,6 @@ LEVEL = 1e-4
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return alignment_data.write_shop(tmp_path_factory.mktemp("masking") / "shop")
-
-
-@pytest.fixture(scope="module")
-def words(shared):
-    return alignment_data.t5_with_sentinels(shared)
-
-
-@pytest.fixture(scope="module")
 def tasks(shop, words):
     tables = alignment_data.make_tables(shop, words)
     return alignment_data.make_tasks(tables, shop, ("mim", "mlm"), shuffle=False)
