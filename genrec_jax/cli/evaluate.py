@@ -162,7 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from genrec_jax.checkpoint.run_dir import RunDir
     from genrec_jax.evaluation import checkpoints, reference_ranks, watch
-    from genrec_jax.parallel import compilation_cache
+    from genrec_jax.parallel import compilation_cache, hosts
     from genrec_jax.parallel import mesh as meshes
 
     compilation_cache.use()
@@ -198,8 +198,7 @@ def run(arguments: argparse.Namespace) -> None:
         ):
             _show(written, console)
         return
-    if first_host:
-        evaluate_several.check_files(arguments)
+    hosts.from_first(lambda: evaluate_several.check_files(arguments))
     evaluations, loaded = [], [RunDir.load(run_dir) for run_dir in run_dirs]
     evaluate_several.check(arguments, loaded, config)
     which = "best" if arguments.checkpoint is None else arguments.checkpoint
